@@ -1,0 +1,352 @@
+"""BRIDLE from Python: one function a command, each the same as the command of its name.
+
+    api.shard("recordings", modality="audio")
+    run = api.pretrain("shards/recordings", recipe=api.Recipe(preset="audio-tiny"))
+    codes = list(api.tokenize(["clip.wav"], checkpoint=run["run"]))
+
+Importing this file is cheap; each function imports what it needs.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bridle.errors import EnvironmentFault, UsageError
+
+if TYPE_CHECKING:
+    from bridle.config import Config
+    from bridle.config.adapt import Extent
+    from bridle.infer import Pretrained
+    from bridle.model import Bridle
+    from bridle.sharding import Manifest
+
+OnEvent = Callable[..., None]  # on_event(kind, **fields): progress
+RUNS = Path("runs")
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Where a run's configuration comes from, lowest first: preset < file < sets < seed and workers.
+
+    Attributes:
+        modality: which sets to take when there are several; must agree with the preset.
+        preset: a name of `bridle.config.presets()`; default: what the file extends, else MODALITY-tiny.
+        file: YAML over the preset.
+        sets: `section.key=value` over both.
+        seed, workers: `train.seed` and `data.workers`.
+    """
+
+    modality: str | None = None
+    preset: str | None = None
+    file: Path | None = None
+    sets: Sequence[str] = ()
+    seed: int | None = None
+    workers: int | None = None
+
+    def load(self, default_preset: str | None = None, extent: Extent | None = None) -> tuple[Config, str]:
+        """The configuration and the name of its preset ("" for a file that stands alone).
+
+        Args:
+            default_preset: when neither `preset` nor `file` names one.
+            extent: of the corpus that the preset's sizes adapt to.
+
+        Raises:
+            ConfigError: as `bridle.config.load`; also when modality and preset disagree.
+        """
+        from bridle import config
+        from bridle.errors import ConfigError
+
+        preset = self.preset or (config.extends(self.file) if self.file else None) or default_preset
+        loaded = config.load(
+            preset, self.file, self.sets, {"train.seed": self.seed, "data.workers": self.workers}, extent
+        )
+        if self.modality not in (None, loaded.patches.modality):
+            raise ConfigError(
+                f"--modality {self.modality}, but preset '{preset}' is for {loaded.patches.modality}.",
+                f"Choose --preset {self.modality}-tiny, or leave one of them out.",
+            )
+        return loaded, preset or ""
+
+
+def shard(
+    raw: str | Path,
+    *,
+    modality: str | None = None,
+    out: str | Path | None = None,
+    name: str | None = None,
+    labels: str | Path | None = "folder",
+    workers: int | None = None,
+    max_size_bytes: int = 256_000_000,
+    transcode: bool = False,
+    seed: int = 0,
+    dry_run: bool = False,
+    overwrite: bool = False,
+    on_event: OnEvent | None = None,
+) -> dict[str, Any]:
+    """Turn the media below a folder into tars and a manifest; see `bridle.sharding.shard`.
+
+    Args:
+        labels: "folder", the path of a CSV, or None.
+        workers: decoding processes; default: one a core.
+    """
+    from bridle.schema import Modality
+    from bridle.sharding import shard as run
+
+    report = on_event or _silent
+    return run(
+        Path(raw),
+        Modality(modality) if modality else None,
+        Path(out) if out else None,
+        name=name,
+        labels="folder" if labels == "folder" else Path(labels) if labels else None,
+        workers=workers or os.cpu_count() or 1,
+        max_size_bytes=max_size_bytes,
+        transcode=transcode,
+        seed=seed,
+        dry_run=dry_run,
+        overwrite=overwrite,
+        progress=lambda done, total: report("progress", done=done, total=total, what="files"),
+    )
+
+
+def pretrain(
+    shards: str | Path = "shards",
+    *,
+    recipe: Recipe | Config | None = None,
+    out: str | Path | None = None,
+    steps: int | None = None,
+    epochs: float | None = None,
+    max_minutes: float | None = None,
+    device: str = "auto",
+    overwrite: bool = False,
+    dry_run: bool = False,
+    on_event: OnEvent | None = None,
+) -> dict[str, Any]:
+    """Pretrain an encoder and its codebooks on every set below `shards`; see `bridle.train.pretrain`.
+
+    Args:
+        shards: a set, or a folder of sets.
+        recipe: where the configuration comes from, or the configuration itself; default: MODALITY-tiny.
+        out: run folder; default: `runs/SET-PRESET`, numbered when that exists.
+        steps, epochs, max_minutes: length of the run; at most one of the first two.
+    """
+    from bridle.train import pretrain as run
+
+    config, preset, manifests = _prepare(Path(shards), recipe or Recipe())
+    return run(
+        config,
+        manifests,
+        Path(out) if out else _free_run(f"{_set_name(manifests, Path(shards))}-{preset or 'custom'}"),
+        preset=preset,
+        steps=steps,
+        epochs=epochs,
+        max_minutes=max_minutes,
+        device=pick_device(device),
+        overwrite=overwrite,
+        dry_run=dry_run,
+        on_event=on_event or _silent,
+    )
+
+
+def resume(
+    run: str | Path | None = None,
+    *,
+    shards: str | Path | None = None,
+    steps: int | None = None,
+    epochs: float | None = None,
+    max_minutes: float | None = None,
+    device: str = "auto",
+    dry_run: bool = False,
+    on_event: OnEvent | None = None,
+) -> dict[str, Any]:
+    """Go on with an interrupted run from its last checkpoint, with its own configuration.
+
+    Args:
+        run: run folder; default: the newest.
+        shards: where the shards lie now, if they moved.
+    """
+    from bridle import config
+    from bridle.checkpoint import newest_run, read_state
+    from bridle.schema import Modality
+    from bridle.sharding import find_sets
+    from bridle.train import pretrain as train
+
+    folder = Path(run) if run else newest_run(RUNS)
+    state = read_state(folder)
+    loaded = config.load(file=folder / "config.yaml")
+    places = [Path(shards)] if shards else [Path(place) for place in state["shards"]]
+    manifests = [found for place in places for found in find_sets(place, Modality(loaded.patches.modality))]
+    return train(
+        loaded,
+        manifests,
+        folder,
+        preset=state["preset"],
+        resume=True,
+        steps=steps,
+        epochs=epochs,
+        max_minutes=max_minutes,
+        device=pick_device(device),
+        dry_run=dry_run,
+        on_event=on_event or _silent,
+    )
+
+
+def load(
+    checkpoint: str | Path | None = None, *, recipe: Recipe | Config | None = None, seed: int = 0, device: str = "auto"
+) -> Pretrained:
+    """A model that takes paths: `load("runs/voices").embed("clip.wav")`.
+
+    Args:
+        checkpoint: a run, checkpoint or export; `None`: the newest run below `runs/`; `"random"`: an untrained model
+            of the recipe's shape, the baseline that everything is compared with.
+    """
+    from bridle.infer import Pretrained
+
+    return Pretrained(_model(checkpoint, recipe, seed, device))
+
+
+def tokenize(
+    inputs: Sequence[str | Path],
+    *,
+    checkpoint: str | Path | None = None,
+    workers: int = 0,
+    device: str = "auto",
+    on_event: OnEvent | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Codes of files, folders and sets of shards, one object a file: `{file, levels, grid, codes, times}`.
+
+    `codes` is nested: levels, then time, rows and columns as in `grid`; `times` are the starts of the time steps in
+    seconds.
+    """
+    from bridle.infer import tokenize_inputs
+
+    model = _model(checkpoint, None, 0, device)
+    for codes in tokenize_inputs(model, [Path(item) for item in inputs], workers=workers, on_event=on_event):
+        yield {
+            "file": codes.file,
+            "levels": codes.levels,
+            "grid": list(codes.grid),
+            "codes": codes.codes_THWQ.movedim(-1, 0).tolist(),
+            "times": codes.times_T,
+        }
+
+
+def write_codes(
+    inputs: Sequence[str | Path],
+    out: str | Path,
+    *,
+    checkpoint: str | Path | None = None,
+    workers: int = 0,
+    device: str = "auto",
+    overwrite: bool = False,
+    on_event: OnEvent | None = None,
+) -> dict[str, Any]:
+    """As `tokenize`, into one `.npz` or `.safetensors` file; its layout is in `bridle.infer.codes_file`."""
+    from bridle import infer
+
+    infer.check_output(Path(out), overwrite=overwrite)  # before anything is loaded
+    model = _model(checkpoint, None, 0, device)
+    codes = infer.tokenize_inputs(model, [Path(item) for item in inputs], workers=workers, on_event=on_event)
+    return infer.write_codes(Path(out), codes, source=str(model.source), overwrite=overwrite)
+
+
+def evaluate(
+    data: str | Path,
+    *,
+    task: str = "folder",
+    protocol: str = "knn",
+    pool: str | None = None,
+    folds: int | None = None,
+    test_share: float | None = None,
+    group_by: str | None = None,
+    checkpoint: str | Path | None = None,
+    recipe: Recipe | Config | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    on_event: OnEvent | None = None,
+) -> dict[str, Any]:
+    """Judge a frozen encoder, or its codebooks (`protocol="codes"`); see `bridle.evaluate.evaluate`."""
+    from bridle.evaluate import evaluate as run
+
+    return run(
+        _model(checkpoint, recipe, seed, device),
+        Path(data),
+        task=task,
+        protocol=protocol,
+        pool=pool,
+        folds=folds,
+        test_share=test_share,
+        group_by=group_by,
+        seed=seed,
+        on_event=on_event or _silent,
+    )
+
+
+def export(run: str | Path, *, format: str = "safetensors", out: str | Path, overwrite: bool = False) -> dict[str, Any]:
+    """Write a run for others to load, and check that it loads back equal; see `bridle.export.export`."""
+    from bridle.export import export as write
+
+    return write(Path(run), format=format, out=Path(out), overwrite=overwrite)
+
+
+def pick_device(name: str) -> str:
+    """`auto` -> `cuda` if there is one, else `cpu`.
+
+    Raises:
+        EnvironmentFault: `cuda` was asked for and there is none.
+    """
+    import torch
+
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise EnvironmentFault("--device cuda: PyTorch sees no CUDA device here.", "Use --device cpu or auto.")
+    return ("cuda" if available else "cpu") if name == "auto" else name
+
+
+def _model(checkpoint: str | Path | None, recipe: Recipe | Config | None, seed: int, device: str) -> Bridle:
+    """The network of a checkpoint; `None` and `"random"` as in `load`."""
+    from bridle.checkpoint import load_model, newest_run
+
+    if checkpoint is None:
+        checkpoint = newest_run(RUNS)
+    if str(checkpoint) != "random":
+        return load_model(Path(checkpoint), device=pick_device(device))
+    if recipe is None or recipe == Recipe():
+        raise UsageError("--checkpoint random needs to know its shape.", "Add --preset, such as --preset audio-tiny.")
+    config = recipe.load()[0] if isinstance(recipe, Recipe) else recipe
+    return load_model("random", device=pick_device(device), config=config, seed=seed)
+
+
+def _prepare(shards: Path, recipe: Recipe | Config) -> tuple[Config, str, list[Manifest]]:
+    """Configuration, its preset and the sets of its modality."""
+    from bridle.schema import Modality
+    from bridle.sharding import find_sets, merge_extent
+
+    if not isinstance(recipe, Recipe):
+        return recipe, "", find_sets(shards, Modality(recipe.patches.modality))
+    modality = recipe.modality
+    if recipe.preset or recipe.file:
+        modality = recipe.load()[0].patches.modality
+    manifests = find_sets(shards, Modality(modality) if modality else None)
+    config, preset = recipe.load(f"{manifests[0].modality}-tiny", merge_extent(manifests))
+    return config, preset, manifests
+
+
+def _set_name(manifests: Sequence[Manifest], shards: Path) -> str:
+    return manifests[0].name if len(manifests) == 1 else shards.resolve().name
+
+
+def _free_run(name: str) -> Path:
+    """`runs/NAME`, or the first of `runs/NAME-2`, `runs/NAME-3` ... that is not taken."""
+    candidate, number = RUNS / name, 2
+    while candidate.exists():
+        candidate, number = RUNS / f"{name}-{number}", number + 1
+    return candidate
+
+
+def _silent(kind: str, **fields: Any) -> None:
+    """Progress that nobody watches."""

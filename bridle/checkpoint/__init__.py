@@ -1,0 +1,63 @@
+"""Models and runs on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bridle.checkpoint.model_file import read_model, save_model
+from bridle.checkpoint.run_folder import RunFolder, find_checkpoint, newest_run, write_atomically
+from bridle.checkpoint.training_file import load_training, optimizer_state, restore_optimizer
+from bridle.config.sections import Config
+from bridle.errors import UsageError
+from bridle.model import Bridle
+
+
+def load_model(
+    source: Path | str,
+    *,
+    device: str = "cpu",
+    config: Config | None = None,
+    statistics: dict[str, Any] | None = None,
+    seed: int = 0,
+) -> Bridle:
+    """A model in evaluation mode.
+
+    Args:
+        source: a run, checkpoint or export folder; `"random"` for the untrained model of a `config`, the baseline.
+        statistics: corpus statistics, for `"random"`.
+
+    Raises:
+        DataError: there is no usable model.
+    """
+    if str(source) != "random":
+        return read_model(find_checkpoint(Path(source)), device)
+    if config is None or statistics is None:
+        raise UsageError("an untrained model needs to know its shape", "Give a preset or a run to take it from.")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Bridle(config, statistics)
+    model.source = "random"
+    return model.eval().to(device)
+
+
+def read_state(run: Path) -> dict[str, Any]:
+    """`state.json` of a run: status, preset, shards, result."""
+    return RunFolder(run).state()
+
+
+__all__ = [
+    "RunFolder",
+    "find_checkpoint",
+    "load_model",
+    "load_training",
+    "newest_run",
+    "optimizer_state",
+    "read_model",
+    "read_state",
+    "restore_optimizer",
+    "save_model",
+    "write_atomically",
+]

@@ -1,0 +1,79 @@
+"""A model on disk: `model.safetensors` (weights) beside `model.json` (recipe, corpus statistics, format version).
+
+Exports, checkpoints and the loader all use this one pair; nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from bridle.config.sections import Config
+from bridle.errors import DataError
+from bridle.model import Bridle
+
+WEIGHTS, ABOUT = "model.safetensors", "model.json"
+FORMAT, VERSION = "bridle-model", 1
+
+
+def save_model(model: Bridle, folder: Path, about: dict[str, Any] | None = None) -> None:
+    """Writes the pair into an existing folder; `about` adds keys to `model.json`."""
+    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, folder / WEIGHTS)
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "config": model.config.model_dump(mode="json"),
+        "statistics": model.statistics,
+        **(about or {}),
+    }
+    (folder / ABOUT).write_text(json.dumps(content, indent=1) + "\n")
+
+
+def read_model(folder: Path, device: str = "cpu") -> Bridle:
+    """Reads the pair, in evaluation mode.
+
+    Raises:
+        DataError: a file is missing, damaged, or of a newer version.
+    """
+    about = read_about(folder)
+    try:
+        config = Config.model_validate(about["config"])
+        weights = load_file(folder / WEIGHTS)
+        with torch.device("meta"):
+            names = set(Bridle(config, about["statistics"]).state_dict())
+        if names != set(weights):
+            raise KeyError(f"{len(names ^ set(weights))} weights are missing or unknown")
+        model = Bridle(config, about["statistics"])
+        model.load_state_dict(weights)
+    except (OSError, SafetensorError, ValidationError, KeyError, RuntimeError) as error:
+        raise DataError(
+            f"{folder} is not a usable model: {error}", "Use another checkpoint of the run, or train again."
+        ) from error
+    model.source = str(folder)
+    return model.eval().to(device)
+
+
+def read_about(folder: Path) -> dict[str, Any]:
+    """`model.json`, checked.
+
+    Raises:
+        DataError: it is missing, damaged, or of a newer version.
+    """
+    path = folder / ABOUT
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise DataError(f"{path} is damaged: {error}", "Use another checkpoint of the run.") from error
+    if not isinstance(about, dict) or about.get("format") != FORMAT:
+        raise DataError(f"{path} does not describe a BRIDLE model")
+    if about.get("version") != VERSION:
+        raise DataError(f"{path} has version {about.get('version')}, this BRIDLE reads {VERSION}", "Update BRIDLE.")
+    return about

@@ -1,0 +1,133 @@
+"""A run on disk.
+
+    runs/NAME/config.yaml        the recipe as it was run
+    runs/NAME/state.json         status (running, complete, interrupted, failed), preset, shards, result
+    runs/NAME/metrics.jsonl      one line every few steps
+    runs/NAME/checkpoints/step-00000500/{model.safetensors, model.json, training.safetensors, training.json}
+
+A checkpoint is written under a temporary name and renamed when it is whole: what has its final name can be used.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from bridle.checkpoint.model_file import ABOUT, save_model
+from bridle.checkpoint.training_file import save_training
+from bridle.errors import DataError, UsageError
+from bridle.model import Bridle
+
+STATE, CONFIG, METRICS, CHECKPOINTS = "state.json", "config.yaml", "metrics.jsonl", "checkpoints"
+
+
+class RunFolder:
+    """Paths and state of one run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.metrics = path / METRICS
+
+    @classmethod
+    def create(cls, path: Path, config_yaml: str, state: dict[str, Any], *, overwrite: bool) -> RunFolder:
+        """An empty run folder.
+
+        Raises:
+            UsageError: there is something already.
+        """
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            if not overwrite:
+                raise UsageError(
+                    f"{path} exists already.", f"Continue it with --resume {path}, replace it with --overwrite."
+                )
+            if not (path / STATE).exists():
+                raise UsageError(f"{path} is not a run: it will not be overwritten.", "Choose another --out.")
+            shutil.rmtree(path)
+        path.mkdir(parents=True, exist_ok=True)
+        (path / CHECKPOINTS).mkdir()
+        (path / CONFIG).write_text(config_yaml, encoding="utf-8")
+        run = cls(path)
+        run.update(**state)
+        return run
+
+    def state(self) -> dict[str, Any]:
+        """`state.json`.
+
+        Raises:
+            DataError: this is no run.
+        """
+        try:
+            return json.loads((self.path / STATE).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise DataError(f"{self.path} is not a run: {STATE} cannot be read ({error})") from error
+
+    def update(self, **changes: Any) -> None:
+        """Changes keys of `state.json`, all at once or not at all."""
+        state = self.state() if (self.path / STATE).exists() else {}
+        write_atomically(self.path / STATE, json.dumps({**state, **changes}, indent=1) + "\n")
+
+    def checkpoints(self) -> list[Path]:
+        """Complete checkpoints, oldest first."""
+        return sorted(p for p in (self.path / CHECKPOINTS).glob("step-*") if (p / ABOUT).exists())
+
+    def save(self, model: Bridle, training: dict[str, Any], step: int, keep: int) -> Path:
+        """Writes a checkpoint and removes all but the last `keep`."""
+        final = self.path / CHECKPOINTS / f"step-{step:08d}"
+        temporary = final.with_name(f".{final.name}.{os.getpid()}")
+        shutil.rmtree(temporary, ignore_errors=True)
+        try:
+            temporary.mkdir(parents=True)
+            save_training(training, temporary)
+            save_model(model, temporary, {"step": step})
+            for file in temporary.iterdir():
+                with open(file, "rb") as handle:
+                    os.fsync(handle.fileno())
+            shutil.rmtree(final, ignore_errors=True)
+            temporary.rename(final)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        for old in self.checkpoints()[:-keep]:
+            shutil.rmtree(old, ignore_errors=True)
+        return final
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """The old content or the new, never half of it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def find_checkpoint(where: Path) -> Path:
+    """The folder with the model: of a run its newest complete checkpoint; a checkpoint or an export is itself.
+
+    Raises:
+        DataError: there is none.
+    """
+    where = where.parent if where.is_file() else where
+    if (where / ABOUT).exists():
+        return where
+    if not where.exists():
+        raise DataError(f"{where} does not exist.", "Give a run folder, one of its checkpoints, or an export.")
+    found = RunFolder(where).checkpoints()
+    if not found:
+        raise DataError(f"{where} holds no checkpoint.", "Give a run folder, one of its checkpoints, or an export.")
+    return found[-1]
+
+
+def newest_run(root: Path) -> Path:
+    """The run below `root` that was written to last and has a checkpoint.
+
+    Raises:
+        DataError: there is none.
+    """
+    runs = [state.parent for state in root.glob(f"**/{STATE}") if RunFolder(state.parent).checkpoints()]
+    if not runs:
+        raise DataError(f"no run with a checkpoint below {root}", "Train one: bridle pretrain --shards shards/")
+    return max(runs, key=lambda run: (run / STATE).stat().st_mtime)

@@ -1,0 +1,30 @@
+"""The recipe of a run: typed sections, presets, and the one order in which values override each other.
+
+`sections` needs pydantic and `loading` PyYAML; both are imported when first asked for, so that `bridle --help` is not
+kept waiting.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bridle.config.loading import dump, extends, load, presets
+    from bridle.config.sections import Config
+
+__all__ = ["Config", "dump", "extends", "load", "presets"]
+
+_HOME = {
+    "Config": "sections",
+    "dump": "loading",
+    "extends": "loading",
+    "load": "loading",
+    "presets": "loading",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'bridle.config' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"bridle.config.{_HOME[name]}"), name)

@@ -1,0 +1,191 @@
+"""The typed configuration: one class a section, defaults are the paper's base recipe (arXiv 2502.02118).
+
+Precedence, lowest first: preset, `--config file.yaml`, `--set section.key=value`, flag (see `load.py`).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(ge=0)]
+Rate = Annotated[float, Field(gt=0.0)]
+
+
+class Section(BaseModel):
+    """Unknown keys are errors, values do not change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class AudioPatches(Section):
+    """Waveform -> log-mel spectrogram -> rectangles of `patch_frames` x `patch_mels`."""
+
+    modality: Literal["audio"] = "audio"
+    rate_hz: Positive = 16000
+    mel_bins: Positive = 128
+    high_hz: Annotated[float, Field(ge=0.0)] = 0.0  # upper edge of the mel bands; 0 is half of rate_hz
+    frames: Positive = 1024  # 10 ms each; longer clips are cropped, shorter ones masked, never learned
+    patch_frames: Positive = 16
+    patch_mels: Positive = 16
+    normalise: Literal["corpus", "clip"] = "corpus"  # clip: mean 0 and variance 1 in each clip
+    roll: bool = True  # augmentation: shift in time, wrapping around
+    gain_db: Annotated[float, Field(ge=0.0)] = 6.0  # augmentation: uniform in +- this
+
+    @model_validator(mode="after")
+    def _divisible(self) -> AudioPatches:
+        if self.mel_bins % self.patch_mels:
+            raise ValueError(f"mel_bins {self.mel_bins} is not a multiple of patch_mels {self.patch_mels}")
+        return self
+
+
+class ImagePatches(Section):
+    """RGB -> `size` x `size` -> squares of `patch` pixels."""
+
+    modality: Literal["image"] = "image"
+    size: Positive = 224
+    patch: Positive = 16
+    crop_scale: Share = 0.2  # augmentation: smallest share of the area a random crop keeps; 1 = off
+    flip: bool = True
+
+    @model_validator(mode="after")
+    def _divisible(self) -> ImagePatches:
+        if self.size % self.patch:
+            raise ValueError(f"size {self.size} is not a multiple of patch {self.patch}")
+        return self
+
+
+class VideoPatches(Section):
+    """Every `stride`-th frame -> `size` x `size` -> tubelets of `tubelet` frames x `patch` x `patch` pixels."""
+
+    modality: Literal["video"] = "video"
+    frames: Positive = 16
+    stride: Positive = 4
+    size: Positive = 224
+    tubelet: Positive = 2
+    patch: Positive = 16
+    crop_scale: Share = 0.5
+    flip: bool = True
+
+    @model_validator(mode="after")
+    def _divisible(self) -> VideoPatches:
+        if self.size % self.patch:
+            raise ValueError(f"size {self.size} is not a multiple of patch {self.patch}")
+        if self.frames % self.tubelet:
+            raise ValueError(f"frames {self.frames} is not a multiple of tubelet {self.tubelet}")
+        return self
+
+
+class EncoderSection(Section):
+    """A pre-norm Vision Transformer; the tokenizer's own encoder has the same shape unless it says otherwise."""
+
+    width: Positive = 768
+    depth: Positive = 12
+    heads: Positive = 12
+    mlp_ratio: Rate = 4.0
+
+    @model_validator(mode="after")
+    def _divisible(self) -> EncoderSection:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        return self
+
+
+class PredictorSection(EncoderSection):
+    """Visible features + mask tokens -> logits of the masked patches' codes."""
+
+    width: Positive = 512
+    depth: Positive = 8
+    heads: Positive = 16
+
+
+class TokenizerSection(Section):
+    """The tokenizer's own encoder; `null` takes the encoder's value."""
+
+    depth: Positive | None = None
+    estimator_depth: Positive = 3
+    commitment: Annotated[float, Field(ge=0.0)] = 0.25
+    level_weights: Literal["uniform", "energy"] = "uniform"  # of the levels in the encoder's cross-entropy
+
+
+class QuantizerSection(Section):
+    """Residual quantizer: `levels` (Q) codebooks of `codes` (K) vectors of `width` (C)."""
+
+    levels: Positive = 4
+    codes: Annotated[int, Field(ge=2, le=65536)] = 256
+    width: Positive = 256
+    decay: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.99
+    dead_below: Share = 0.1  # replace a code used less than this share of its expected usage 1/K
+    kmeans_iterations: Positive = 10
+    # cold start: leading principal components of the patches that are kept (null: all), and how far their
+    # variances are levelled (0 not at all, 0.5 fully whitened)
+    cold_components: Positive | None = None
+    cold_whitening: Annotated[float, Field(ge=0.0, le=0.5)] = 0.5
+
+
+class MaskSection(Section):
+    """Which patches the encoder does not see."""
+
+    shape: Literal["random", "tube", "block"] = "random"
+    ratio: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.8
+    per_clip: Positive = 1  # masks a clip that share one tokenizer pass
+
+
+class OptimSection(Section):
+    """AdamW with warm-up and cosine to zero in each phase."""
+
+    batch_size: Positive = 1024  # clips a step
+    lr: Rate = 5e-4
+    tokenizer_lr: Rate = 2e-4
+    beta1: Share = 0.9
+    beta2: Share = 0.95
+    weight_decay: Annotated[float, Field(ge=0.0)] = 1e-4
+    warmup: Share = 0.1  # share of a phase's steps
+    clip_norm: Annotated[float, Field(gt=0.0)] = 3.0
+
+
+class ScheduleSection(Section):
+    """The order and length of the phases, in epochs; `--steps`, `--epochs` and `--max-minutes` rescale the whole."""
+
+    mode: Literal["interleaved", "joint"] = "interleaved"
+    turns: Count = 1  # tokenizer + encoder phases after the cold start
+    cold: Rate = 100.0
+    tokenizer: Rate = 25.0  # each
+    encoder: Rate = 100.0  # each; the length of the only phase in joint mode
+    joint_every: Positive = 4  # joint mode: tokenizer loss every n-th step ...
+    joint_weight: Rate = 0.2  # ... with this weight
+
+
+class TrainSection(Section):
+    """How the loop runs; nothing here changes what is learned, but for the seed and the precision."""
+
+    seed: Count = 0
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    log_every: Positive = 10
+    checkpoint_every: Positive = 500  # steps
+    keep: Positive = 2  # checkpoints
+
+
+class DataSection(Section):
+    """How clips are read."""
+
+    workers: Count = 0  # decoding processes; 0 decodes in the training process
+    cache_gb: Annotated[float, Field(ge=0.0)] = 2.0  # keep decoded clips in memory when they all fit
+
+
+class Config(Section):
+    """The whole recipe of a run."""
+
+    patches: Annotated[AudioPatches | ImagePatches | VideoPatches, Field(discriminator="modality")]
+    encoder: EncoderSection = EncoderSection()
+    predictor: PredictorSection = PredictorSection()
+    tokenizer: TokenizerSection = TokenizerSection()
+    quantizer: QuantizerSection = QuantizerSection()
+    mask: MaskSection = MaskSection()
+    optim: OptimSection = OptimSection()
+    schedule: ScheduleSection = ScheduleSection()
+    train: TrainSection = TrainSection()
+    data: DataSection = DataSection()

@@ -1,0 +1,72 @@
+"""Every error a user can meet: one message, one remedy, one exit code.
+
+Raise these for anything a user can cause or mend; `assert` is for our own invariants.
+The command line prints `message` and `hint` and leaves with `exit_code`; the library raises.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class BridleError(Exception):
+    """Base of all user-facing errors.
+
+    Args:
+        message: names the file, option or line, and says why.
+        hint: the next thing to try, as a sentence or a command line.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n{self.hint}" if self.hint else self.message
+
+
+class UsageError(BridleError):
+    """The command line or call is wrong (an output that exists, a missing argument)."""
+
+    exit_code = 2
+
+
+class ConfigError(BridleError):
+    """A preset, config file or `--set` cannot be used."""
+
+    exit_code = 3
+
+
+class DataError(BridleError):
+    """Media, shards, manifest or checkpoint are missing, damaged or of the wrong kind."""
+
+    exit_code = 4
+
+
+class MediaError(DataError):
+    """One file cannot be decoded; sharding and streaming catch it, count it and go on."""
+
+
+class EnvironmentFault(BridleError):
+    """The machine lacks something: a device, a library, disk space."""
+
+    exit_code = 5
+
+
+class NumericalError(BridleError):
+    """Training produced values that are not finite too often to go on."""
+
+    exit_code = 6
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`"; did you mean 'x'?"` for the closest known name, or the list of all when none is close."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    if close:
+        return f"did you mean '{close[0]}'?"
+    return "known: " + ", ".join(known)

@@ -1,0 +1,162 @@
+"""Attentive probe: a small transformer head over frozen patch features, for what an average cannot show.
+
+Which way a picture moves is a product of change in space and change in time. A mean of patch features and a linear
+layer cannot form that product. Learned queries can: a key holds content plus fixed position, so a head looks for
+some content at some place and time and says where it found it, and an MLP over all heads compares what they found
+(V-JEPA's probe, arXiv 2404.08471, made small). It has no self-attention on purpose: on raw video that saw no more
+motion at twice the cost, and every layer more judges the probe instead of the encoder.
+
+    x_BND --z-score, Linear, + positions--> LayerNorm --> cross-attention by learned queries --> LayerNorm, MLP
+
+Shapes: B clips, N patches, D feature width, W probe width, H heads, L queries.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+_AXIS_FREQUENCIES = 8  # sines and cosines an axis
+
+
+@dataclass(frozen=True, slots=True)
+class AttentiveRecipe:
+    """How the probe is built and trained; the same for every encoder that is compared."""
+
+    width: int = 64
+    heads: int = 8
+    queries: int = 4
+    epochs: int = 20
+    batch_size: int = 64
+    lr: float = 4e-3
+    weight_decay: float = 0.05
+    dropout: float = 0.1
+    smoothing: float = 0.1
+
+
+class AttentiveProbe(nn.Module):
+    """Patch features and positions -> class scores `(B, classes)`."""
+
+    def __init__(self, dims: int, classes: int, recipe: AttentiveRecipe) -> None:
+        super().__init__()
+        width = recipe.width
+        self.project = nn.Linear(dims, width)
+        self.place = nn.Linear(6 * _AXIS_FREQUENCIES, width, bias=False)
+        self.norm = nn.LayerNorm(width)
+        self.queries_LW = nn.Parameter(0.02 * torch.randn(recipe.queries, width))
+        self.collect = _Attention(width, recipe.heads)
+        self.head = nn.Sequential(
+            nn.Flatten(1),
+            nn.LayerNorm(recipe.queries * width),
+            nn.Dropout(recipe.dropout),
+            nn.Linear(recipe.queries * width, 2 * width),
+            nn.GELU(),
+            nn.Dropout(recipe.dropout),
+            nn.Linear(2 * width, classes),
+        )
+
+    def forward(self, x_BND: Tensor, valid_BN: Tensor, coords_BN3: Tensor) -> Tensor:
+        x_BNW = self.project(x_BND) + self.place(positions(coords_BN3))
+        query_BLW = self.queries_LW.expand(len(x_BNW), -1, -1)
+        return self.head(self.collect(query_BLW, self.norm(x_BNW), valid_BN))
+
+
+class _Attention(nn.Module):
+    """Multi-head attention of `query_BLW` over the valid `memory_BNW`."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, query_BLW: Tensor, memory_BNW: Tensor, valid_BN: Tensor) -> Tensor:
+        key_BNW, value_BNW = self.key_value(memory_BNW).chunk(2, dim=-1)
+        split = [t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (self.query(query_BLW), key_BNW, value_BNW)]
+        mixed = F.scaled_dot_product_attention(*split, attn_mask=valid_BN[:, None, None, :])
+        return self.out(mixed.transpose(1, 2).flatten(2))
+
+
+def positions(coords_BN3: Tensor) -> Tensor:
+    """Fixed sines and cosines of the integer coordinates, wavelengths 2 to 256 patches an axis, `(B, N, 6 F)`."""
+    frequency_F = torch.pi * 2.0 ** -torch.arange(_AXIS_FREQUENCIES, device=coords_BN3.device)
+    angle_BNP = (coords_BN3.float().unsqueeze(-1) * frequency_F).flatten(-2)
+    return torch.cat([angle_BNP.sin(), angle_BNP.cos()], dim=-1)
+
+
+def attentive(
+    train_BND: Tensor,
+    valid_BN: Tensor,
+    coords_BN3: Tensor,
+    labels_B: Tensor,
+    test: tuple[Tensor, Tensor, Tensor],
+    *,
+    seed: int = 0,
+    recipe: AttentiveRecipe | None = None,
+) -> Tensor:
+    """Train the probe on frozen features for a fixed number of epochs and classify the test clips.
+
+    Args:
+        train_BND, valid_BN, coords_BN3, labels_B: the train clips; a clip without any valid patch is not allowed.
+        test: features, validity and coordinates of the test clips.
+        seed: weights, order and dropout; the same seed gives the same predictions.
+
+    Returns:
+        Predictions, int64 `(M,)`, on the features' device.
+    """
+    recipe = recipe or AttentiveRecipe()
+    scale = _patch_standardiser(train_BND, valid_BN)
+    with torch.random.fork_rng(devices=[train_BND.device] if train_BND.is_cuda else []), torch.enable_grad():
+        torch.manual_seed(seed)
+        probe = AttentiveProbe(train_BND.shape[-1], int(labels_B.max()) + 1, recipe).to(train_BND.device)
+        _train(probe, (train_BND, valid_BN, coords_BN3, labels_B), scale, recipe)
+    probe.eval()
+    with torch.no_grad():
+        scores = [
+            probe(scale(x), valid, coords) for x, valid, coords in zip(*(t.split(256) for t in test), strict=True)
+        ]
+    return torch.cat(scores).argmax(1)
+
+
+def _train(probe: AttentiveProbe, data: tuple[Tensor, ...], scale: _Scale, recipe: AttentiveRecipe) -> None:
+    train_BND, valid_BN, coords_BN3, labels_B = data
+    batches = -(-len(labels_B) // recipe.batch_size)
+    optimiser = torch.optim.AdamW(probe.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, max_lr=recipe.lr, total_steps=recipe.epochs * batches, pct_start=0.1
+    )
+    for _ in range(recipe.epochs):
+        for rows in torch.randperm(len(labels_B)).to(labels_B.device).chunk(batches):
+            scores = probe(scale(train_BND[rows]), valid_BN[rows], coords_BN3[rows])
+            loss = F.cross_entropy(scores, labels_B[rows], label_smoothing=recipe.smoothing)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(probe.parameters(), 1.0)
+            optimiser.step()
+            schedule.step()
+
+
+class _Scale:
+    """Z-score of patch features; features may be stored in half precision."""
+
+    def __init__(self, mean_D: Tensor, scale_D: Tensor) -> None:
+        self.mean_D, self.scale_D = mean_D, scale_D
+
+    def __call__(self, x_BND: Tensor) -> Tensor:
+        return (x_BND.float() - self.mean_D) * self.scale_D
+
+
+def _patch_standardiser(x_BND: Tensor, valid_BN: Tensor) -> _Scale:
+    """Mean and deviation over the valid patches of train."""
+    weight_BN1 = valid_BN.unsqueeze(-1)
+    count = valid_BN.sum()
+    mean_D = sum((x.float() * w).sum((0, 1)) for x, w in zip(x_BND.split(256), weight_BN1.split(256))) / count
+    square_D = sum(
+        ((x.float() - mean_D).square() * w).sum((0, 1)) for x, w in zip(x_BND.split(256), weight_BN1.split(256))
+    )
+    std_D = (square_D / count).sqrt()
+    return _Scale(mean_D, torch.where(std_D > 1e-6 * std_D.max(), 1 / std_D, torch.zeros_like(std_D)))

@@ -1,0 +1,137 @@
+"""Which clips train a probe and which test it: k folds or one fixed split, stratified, groups kept on one side.
+
+Shapes: N clips.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, StratifiedShuffleSplit
+
+from bridle.errors import DataError, UsageError
+
+Groups = Sequence[str] | Sequence[int] | np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Positions of the train and the test clips, sorted."""
+
+    train: np.ndarray
+    test: np.ndarray
+
+
+def group_names(paths: Sequence[str], pattern: str) -> list[str]:
+    """The group of each original path: the first capture group of `pattern`, or its whole match when it has none.
+
+    Raises:
+        UsageError: not a regular expression.
+        DataError: a path does not match.
+    """
+    try:
+        regex = re.compile(pattern)
+    except re.error as error:
+        raise UsageError(f"--group-by '{pattern}' is not a regular expression: {error}") from None
+    groups = []
+    for path in paths:
+        match = regex.search(path)
+        name = match and match.group(1 if regex.groups else 0)
+        if name is None:
+            raise DataError(
+                f"--group-by '{pattern}' does not match '{path}'",
+                "every original path must match; its first (group) names the speaker, photo, ...",
+            )
+        groups.append(name)
+    return groups
+
+
+def make_splits(
+    labels_N: np.ndarray,
+    groups_N: Groups | None = None,
+    *,
+    folds: int = 5,
+    test_share: float | None = None,
+    seed: int = 0,
+    names: Sequence[str] | None = None,
+) -> list[Split]:
+    """Stratified folds, or a single split when `test_share` is given; no group is ever on both sides.
+
+    Args:
+        labels_N: class of each clip, 0 ... classes - 1.
+        groups_N: what must stay together (a speaker's clips, a photo's takes).
+        folds: number of folds; every clip is tested once.
+        test_share: one split with about this share of clips in test instead of folds; with groups it is the nearest
+            1 / n that whole groups allow.
+        seed: decides the shuffle.
+        names: class names for messages.
+
+    Raises:
+        DataError: fewer than two classes, or a class (or the groups) too small for the folds.
+    """
+    labels_N = np.asarray(labels_N)
+    if test_share is not None and not 0.0 < test_share < 1.0:
+        raise UsageError(f"--test-share {test_share} is not between 0 and 1")
+    parts = folds if test_share is None else max(2, round(1 / test_share))
+    if parts < 2:
+        raise UsageError(f"--folds {folds}: at least 2 are needed", "--test-share 0.2 makes a single split")
+    called = [str(name) for name in (np.unique(labels_N) if names is None else names)]
+    if groups_N is None:
+        _check_classes(labels_N, folds if test_share is None else 2, called)
+    else:
+        groups_N = np.unique(np.asarray(groups_N), return_inverse=True)[1]
+        _check_classes(labels_N, 2, called)
+        _check_groups(labels_N, groups_N, parts, called)
+    return _split(labels_N, groups_N, parts, test_share, seed)
+
+
+def _split(
+    labels_N: np.ndarray, groups_N: np.ndarray | None, parts: int, test_share: float | None, seed: int
+) -> list[Split]:
+    column = np.zeros((len(labels_N), 1))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The least populated class")  # checked by us, per group
+        if groups_N is not None:
+            maker = StratifiedGroupKFold(parts, shuffle=True, random_state=seed)
+            pairs = list(maker.split(column, labels_N, groups_N))
+        elif test_share is not None:
+            pairs = list(StratifiedShuffleSplit(1, test_size=test_share, random_state=seed).split(column, labels_N))
+        else:
+            pairs = list(StratifiedKFold(parts, shuffle=True, random_state=seed).split(column, labels_N))
+    if test_share is not None:
+        pairs = pairs[:1]
+    splits = [Split(np.sort(train), np.sort(test)) for train, test in pairs]
+    if any(len(split.test) == 0 or len(split.train) == 0 for split in splits):
+        raise DataError("the groups are too unequal: a fold stays empty", f"use fewer than --folds {parts}")
+    return splits
+
+
+def _check_classes(labels_N: np.ndarray, least: int, names: Sequence[str]) -> None:
+    counts = np.bincount(labels_N, minlength=len(names))
+    if np.count_nonzero(counts) < 2:
+        raise DataError(
+            f"{np.count_nonzero(counts)} class of clips: a probe needs at least two",
+            "lay the files out as DATA/CLASS/file, or shard them with --labels",
+        )
+    small = [f"'{names[i]}' ({counts[i]})" for i in np.flatnonzero(counts) if counts[i] < least]
+    if small:
+        raise DataError(
+            f"fewer clips than the {least} folds in class {', '.join(small[:5])}{' ...' if len(small) > 5 else ''}",
+            "use fewer --folds, or add clips to the class",
+        )
+
+
+def _check_groups(labels_N: np.ndarray, groups_N: np.ndarray, folds: int, names: Sequence[str]) -> None:
+    total = len(np.unique(groups_N))
+    if total < folds:
+        raise DataError(f"{total} groups do not fill {folds} folds", f"use --folds {max(total, 2)} or fewer")
+    lonely = [names[i] for i in np.unique(labels_N) if len(np.unique(groups_N[labels_N == i])) < 2]
+    if lonely:
+        raise DataError(
+            f"class '{lonely[0]}' occurs in a single group: tested, it would never have been trained",
+            "choose a --group-by whose groups cross the classes",
+        )

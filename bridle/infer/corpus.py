@@ -1,0 +1,63 @@
+"""What an untrained model needs to know of the data it is tried on: statistics and extent, as `bridle shard` measures.
+
+Shards bring both along; of a folder a part of the files is decoded.
+"""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+from bridle.errors import DataError, MediaError
+from bridle.infer.sources import is_sharded
+from bridle.media import decode, probe
+from bridle.patches.statistics import corpus_statistics
+from bridle.schema import Clip, MediaInfo, Modality
+from bridle.sharding import find_sets, merge_extent, merge_statistics
+from bridle.sharding.discover import discover
+
+_MEASURED = 200  # files of a folder, evenly spread
+_WINDOW_S = 10.0  # from the beginning of each
+
+
+def measure(data: Path, modality: Modality) -> tuple[dict[str, Any], dict[str, list[float]]]:
+    """Corpus statistics and extent (5, 50 and 95 % quantiles) of shards or a folder of media.
+
+    Raises:
+        DataError: nothing of that modality, or nothing that can be decoded.
+    """
+    if is_sharded(data):
+        manifests = find_sets(data, modality)
+        return merge_statistics(manifests), merge_extent(manifests)
+    files = discover(data, modality).files
+    step = max(1, len(files) // _MEASURED)
+    decoded = [clip for file in files[::step] if (clip := _decode(data / file)) is not None]
+    if not decoded:
+        raise DataError(f"none of the {modality} files below {data} can be decoded")
+    infos = [info for info, _ in decoded]
+    extent = {}
+    for name in ("duration_s", "rate_hz", "frames", "short_side"):
+        values = [value for info in infos if (value := _value(info, name))]
+        if values:
+            cuts = statistics.quantiles(values, n=20, method="inclusive") if len(values) > 1 else values * 19
+            extent[name] = [cuts[0], cuts[9], cuts[18]]
+    measured: dict[str, Any] = dict(corpus_statistics((clip for _, clip in decoded), modality))
+    if "rate_hz" in extent:
+        measured["rate_hz"] = extent["rate_hz"][1]
+    return measured, extent
+
+
+def _decode(path: Path) -> tuple[MediaInfo, Clip] | None:
+    try:
+        info = probe(path, path.name)
+        return info, decode(path, info, window=(0.0, _WINDOW_S) if info.duration_s else None)
+    except MediaError:
+        return None
+
+
+def _value(info: MediaInfo, name: str) -> float | None:
+    if name == "short_side":
+        return float(min(info.height, info.width)) if info.height and info.width else None
+    value = getattr(info, name)
+    return float(value) if value else None

@@ -1,0 +1,163 @@
+"""Files, folders and shards -> one stream of sources, each the bytes of one file and what is known about it.
+
+inputs --find_sources--> Source --windows_of--> views the patcher understands, with their times
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from torch import Tensor
+
+from bridle.errors import DataError, MediaError, UsageError
+from bridle.media import decode, detect, probe
+from bridle.patches.patcher import Patcher
+from bridle.schema import Clip, MediaInfo, Modality
+from bridle.sharding import Manifest, find_sets
+from bridle.sharding.discover import discover
+from bridle.sharding.manifest import FILE as MANIFEST
+from bridle.stream import SampleReader
+from bridle.stream.read import media_info
+
+_CHUNK_BYTES = 256_000_000  # decoded; longer media are read piece by piece
+_AUDIO_BYTES = 4  # a decoded sample
+_PIXEL_BYTES = 3
+
+
+@dataclass(slots=True)
+class Source:
+    """One file to be read.
+
+    Attributes:
+        path: how results and messages call it.
+        data: where its bytes are, the bytes, a clip already decoded, or why there is nothing to read.
+        info: what a probe said; None: not looked at yet.
+        label: class name, where there is one.
+    """
+
+    path: str
+    data: Path | bytes | Clip | MediaError
+    info: MediaInfo | None = None
+    label: str | None = None
+
+
+@dataclass(slots=True)
+class View:
+    """One window of a file, ready for the patcher."""
+
+    view: Tensor
+    start_s: float
+    step_s: float
+
+
+def find_sources(inputs: Sequence[Path], modality: Modality) -> tuple[Iterator[Source], int]:
+    """Everything that `inputs` name, in order, and how many that is.
+
+    Args:
+        inputs: media files, folders of media (labels: the folder that holds the file), sets of shards or folders of
+            such sets.
+        modality: what the checkpoint was trained on.
+
+    Raises:
+        DataError: an input that does not exist, holds nothing, or is of another modality (naming both).
+    """
+    if not inputs:
+        raise UsageError("nothing to read", "name a file, a folder or a set of shards")
+    found = [_find(Path(path), modality) for path in inputs]
+    return (source for part, _ in found for source in part), sum(count for _, count in found)
+
+
+def _find(path: Path, modality: Modality) -> tuple[Iterator[Source], int]:
+    if not path.exists():
+        raise DataError(f"{path} does not exist")
+    if is_sharded(path):
+        sets = find_sets(path)
+        check_modality({found.modality for found in sets}, modality, path)
+        return _shard_sources(sets), sum(found.samples for found in sets)
+    if path.is_file():
+        kind = detect(path.name)
+        if kind is not None:
+            check_modality({kind}, modality, path)
+        return iter([Source(str(path), path)]), 1
+    files = _media_below(path, modality)
+    return (Source(file, path / file, label=PurePosixPath(file).parent.name or None) for file in files), len(files)
+
+
+def is_sharded(path: Path) -> bool:
+    """Whether a path is a set of shards, a part of one, or a folder of sets."""
+    if path.is_file():
+        return path.name == MANIFEST or (path.suffix == ".tar" and (path.parent / MANIFEST).exists())
+    return (path / MANIFEST).exists() or next(path.rglob(MANIFEST), None) is not None
+
+
+def check_modality(found: set[Modality], wanted: Modality, where: Path | str) -> None:
+    """Raises DataError naming both when data are not what the checkpoint was trained on."""
+    if wanted not in found:
+        kinds = ", ".join(sorted(found))
+        raise DataError(
+            f"{where} holds {kinds}, but the checkpoint was trained on {wanted}",
+            f"choose a checkpoint for {kinds} with --checkpoint, or other data",
+        )
+
+
+def _media_below(folder: Path, modality: Modality) -> list[str]:
+    try:
+        return discover(folder, modality).files
+    except DataError as error:
+        raise DataError(
+            f"the checkpoint was trained on {modality}, but there are {error.message}", error.hint
+        ) from None
+
+
+def _shard_sources(sets: list[Manifest]) -> Iterator[Source]:
+    reader = SampleReader(sets)
+    for sample in range(len(reader)):
+        try:
+            meta = reader.meta(sample)
+        except MediaError as error:
+            yield Source(reader.index.keys[sample], error)
+            continue
+        yield Source(meta["path"], reader.content(sample), media_info(meta), meta.get("label"))
+
+
+def windows_of(source: Source, patcher: Patcher, modality: Modality, rate_hz: int) -> Iterator[View]:
+    """The consecutive windows of one file; long media are decoded piece by piece, so memory stays bounded.
+
+    Raises:
+        MediaError: the file cannot be decoded or is of another modality.
+    """
+    if isinstance(source.data, MediaError):
+        raise source.data
+    if isinstance(source.data, Clip):
+        step_s = patcher.step_of(source.data)
+        yield from (View(view, start_s, step_s) for view, start_s in patcher.windows(source.data))
+        return
+    info = source.info or probe(source.data, PurePosixPath(source.path).name)
+    if info.modality is not modality:
+        raise MediaError(f"is {info.modality}, but the checkpoint was trained on {modality}")
+    piece_s, start_s = _piece_s(info, patcher, rate_hz), 0.0
+    while True:
+        window = None if piece_s is None else (start_s, piece_s)
+        clip = decode(source.data, info, source=source.path, rate_hz=rate_hz, window=window)
+        step_s = patcher.step_of(clip)
+        views = [View(view, begin_s, step_s) for view, begin_s in patcher.windows(clip)]
+        if piece_s is None or start_s + piece_s >= (info.duration_s or 0.0) or len(views) < 2:
+            yield from views
+            return
+        # The last window may be cut short by the end of the piece: the next piece begins with it.
+        yield from views[:-1]
+        start_s = views[-1].start_s
+
+
+def _piece_s(info: MediaInfo, patcher: Patcher, rate_hz: int) -> float | None:
+    """Seconds to decode at once; None: the whole file."""
+    window_s = patcher.window_s(info)
+    if not window_s or not info.duration_s:
+        return None
+    samples = info.duration_s * rate_hz * _AUDIO_BYTES
+    decoded = (info.frames or 0) * (info.height or 0) * (info.width or 0) * _PIXEL_BYTES or samples
+    if decoded <= _CHUNK_BYTES:
+        return None
+    return max(3 * window_s, info.duration_s * _CHUNK_BYTES / decoded)

@@ -1,0 +1,11 @@
+"""Bytes -> Clip: the only package that knows file formats.
+
+probe(data, name)   header only              -> MediaInfo
+check(data, name)   decodes every sample     -> MediaInfo with measured sizes (call it in a killable process)
+decode(data, info)  the whole clip or a window of it -> Clip
+"""
+
+from bridle.media.decode import decode
+from bridle.media.probe import MAX_BYTES, MAX_PIXELS, SUFFIXES, check, detect, probe, read_bytes
+
+__all__ = ["MAX_BYTES", "MAX_PIXELS", "SUFFIXES", "check", "decode", "detect", "probe", "read_bytes"]

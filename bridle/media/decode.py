@@ -1,0 +1,57 @@
+"""One entry to the three decoders: bytes and what is known about them -> Clip."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bridle.errors import MediaError
+from bridle.media import audio, image, video
+from bridle.media.probe import MAX_PIXELS, read_bytes, reason
+from bridle.schema import Clip, MediaInfo, Modality
+
+
+def decode(
+    data: bytes | Path,
+    info: MediaInfo,
+    *,
+    key: str = "",
+    source: str = "",
+    rate_hz: int = 16000,
+    window: tuple[float, float] | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> Clip:
+    """Decode one clip.
+
+    Args:
+        data: the file's bytes, or where they are.
+        info: what `probe` or `check` said about them.
+        key: name of the sample in its shard.
+        source: original path, for messages.
+        rate_hz: sampling rate that audio is converted to.
+        window: (start_s, length_s): decode only this part (a part that reaches over the end is cut there); None
+            decodes everything. Images have no time and ignore it.
+        max_pixels: refuse larger images.
+
+    Returns:
+        Audio: float32 `(S,)`, channels averaged. Image: uint8 `(3, H, W)`, upright, over white where transparent.
+        Video: uint8 `(T, 3, H, W)` with `rate_hz` in frames a second.
+
+    Raises:
+        MediaError: with the reason alone.
+    """
+    raw = read_bytes(data)
+    try:
+        if info.modality is Modality.AUDIO:
+            return Clip(key, Modality.AUDIO, audio.decode(raw, info, rate_hz, window), rate_hz, _start(window), source)
+        if info.modality is Modality.IMAGE:
+            return Clip(key, Modality.IMAGE, image.decode(raw, info, max_pixels), source=source)
+        frames, fps, start_s = video.decode(raw, window)
+        return Clip(key, Modality.VIDEO, frames, fps, start_s, source)
+    except MediaError:
+        raise
+    except Exception as error:  # third-party decoders raise whatever they like on damaged files
+        raise MediaError(reason(error)) from error
+
+
+def _start(window: tuple[float, float] | None) -> float:
+    return window[0] if window else 0.0

@@ -1,0 +1,106 @@
+"""Pictures: torchvision for plain JPEG, Pillow for every other format and for odd ones.
+
+Whatever comes in, RGB goes out: upright by EXIF, transparency over white, 16 bits scaled to 8, palettes and CMYK
+converted, the first frame of an animation.
+
+Shapes: H, W, 3 channels.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import torch
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from bridle.errors import MediaError
+from bridle.schema import MediaInfo, Modality
+
+# Pillow's format -> suffix. A list, because Pillow also claims MPEG streams, PDF and others as pictures.
+_SUFFIX = {
+    "JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "BMP": "bmp", "DIB": "bmp", "GIF": "gif", "TIFF": "tif",
+    "PPM": "ppm", "JPEG2000": "jp2", "AVIF": "avif",
+}  # fmt: skip
+_FORMATS = [name for name in _SUFFIX if name != "MPO"]  # the JPEG reader finds these by itself
+_TURNED = {5, 6, 7, 8}  # EXIF orientations that swap height and width
+
+
+def probe(raw: bytes) -> MediaInfo | None:
+    """Format and upright size from the header; None when this is no picture Pillow knows."""
+    picture = _open(raw)
+    if picture is None:
+        return None
+    with picture:
+        width, height = picture.size
+        suffix = _SUFFIX[picture.format or ""]
+        if suffix in {"jpg", "tif", "webp", "png"} and picture.getexif().get(ExifTags.Base.Orientation) in _TURNED:
+            width, height = height, width
+        return MediaInfo(Modality.IMAGE, suffix, height=height, width=width, channels=len(picture.getbands()))
+
+
+def measure(raw: bytes, info: MediaInfo) -> MediaInfo:
+    """Decode as training will, after Pillow has made sure that no part is missing."""
+    assert info.height is not None and info.width is not None
+    if info.suffix == "jpg":  # torchvision fills what a cut JPEG lacks with grey; Pillow says so
+        picture = _open(raw)
+        if picture is not None:
+            with picture:
+                picture.load()
+    _, height, width = decode(raw, info, info.height * info.width).shape
+    return replace(info, height=height, width=width)
+
+
+def decode(raw: bytes, info: MediaInfo, max_pixels: int) -> Tensor:
+    """uint8 `(3, H, W)`."""
+    if (info.height or 0) * (info.width or 0) > max_pixels:
+        raise MediaError(f"{info.width}x{info.height} is larger than {max_pixels} pixels")
+    if info.suffix == "jpg" and info.channels in (1, 3):
+        import torchvision.io as vision  # a second to import, needed for this line only
+
+        coded = torch.frombuffer(bytearray(raw), dtype=torch.uint8)
+        try:
+            return vision.decode_jpeg(coded, mode=vision.ImageReadMode.RGB, apply_exif_orientation=True)
+        except RuntimeError:
+            pass  # Pillow reads some more, and says why when it does not
+    picture = _open(raw)
+    if picture is None:
+        raise MediaError("no known image format inside")
+    with picture:
+        if picture.size[0] * picture.size[1] > max_pixels:
+            raise MediaError(f"{picture.size[0]}x{picture.size[1]} is larger than {max_pixels} pixels")
+        array_HW3 = np.array(_rgb(ImageOps.exif_transpose(picture)))
+    return torch.from_numpy(array_HW3).permute(2, 0, 1).contiguous()
+
+
+def _open(raw: bytes) -> Image.Image | None:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # corrupt EXIF, and sizes that are checked against our own limit
+            return Image.open(io.BytesIO(raw), formats=_FORMATS)
+    except Image.DecompressionBombError as error:
+        raise MediaError(str(error).split(",")[0]) from error
+    except UnidentifiedImageError:
+        return None
+    except Exception as error:  # a picture by its first bytes, with a broken header
+        raise MediaError(f"cannot be decoded: {error}") from error
+
+
+def _rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode.startswith("I") or picture.mode == "F":
+        return _scaled(np.asarray(picture)).convert("RGB")
+    if picture.mode in {"RGBA", "LA", "PA", "La", "RGBa"} or "transparency" in picture.info:
+        layer = picture.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    return picture.convert("RGB")
+
+
+def _scaled(array_HW: np.ndarray) -> Image.Image:
+    """Integers are 16 bits wide; floats run to 1, 255 or 65535, whichever holds their largest value."""
+    values_HW = np.nan_to_num(array_HW.astype(np.float64))
+    peak = values_HW.max(initial=0.0)
+    top = 65535.0 if array_HW.dtype.kind in "iu" or peak > 255 else 255.0 if peak > 1 else 1.0
+    return Image.fromarray((values_HW * (255.0 / top)).round().clip(0, 255).astype(np.uint8))

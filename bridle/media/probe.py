@@ -1,0 +1,100 @@
+"""What a file is: candidates by suffix (fast, for folders), the truth by content.
+
+`probe` reads headers. Headers lie (a truncated AVI announces every frame it once had, an MPEG-1 stream 0.04 s for
+79 frames), so `check` decodes everything and measures. Decoders can crash or hang on damaged files: a caller
+that meets unknown files runs `check` in a process that it can lose (`bridle.sharding.workers`).
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from bridle.errors import MediaError
+from bridle.media import audio, image, video
+from bridle.schema import MediaInfo, Modality
+
+SUFFIXES: dict[Modality, frozenset[str]] = {
+    Modality.AUDIO: frozenset(
+        "wav wave flac ogg oga opus mp3 m4a aac aif aiff aifc au snd caf gsm g722 w64 rf64 wma amr mka ac3".split()
+    ),
+    Modality.IMAGE: frozenset("jpg jpeg jpe jfif png webp bmp gif tif tiff ppm pgm pbm pnm jp2 avif".split()),
+    Modality.VIDEO: frozenset("mp4 m4v mov avi mkv webm mpg mpeg m1v m2v ts mts m2ts wmv flv 3gp ogv vob".split()),
+}
+MAX_PIXELS = 64_000_000  # of one image or frame: 192 MB decoded; a 1.2 MB PNG can announce 168 megapixels
+MAX_BYTES = 2 * 1024**3  # a file is held in memory while it is decoded
+
+
+def detect(path: str | os.PathLike[str]) -> Modality | None:
+    """The modality that a file's name suggests, None when it is not media; the content may disagree."""
+    suffix = _suffix(os.fspath(path))
+    for modality, suffixes in SUFFIXES.items():
+        if suffix in suffixes:
+            return modality
+    return None
+
+
+def probe(data: bytes | Path, name: str) -> MediaInfo:
+    """Read the headers of one file.
+
+    Args:
+        data: the file's bytes, or where they are.
+        name: file name or path; a hint where content cannot tell (headerless G.722, `.mov` against `.mp4`).
+
+    Raises:
+        MediaError: with the reason alone, when this is not media that can be decoded.
+    """
+    raw = read_bytes(data)
+    hint = _suffix(name)
+    info = image.probe(raw) or audio.probe(raw) or video.probe(raw, hint) or audio.probe_headerless(raw, hint)
+    if info is None:
+        raise MediaError("no known audio, image or video format inside")
+    if info.height is not None and info.width is not None and info.height * info.width > MAX_PIXELS:
+        raise MediaError(f"{info.width}x{info.height} is {info.height * info.width // 10**6} megapixels, too large")
+    return info
+
+
+def check(data: bytes | Path, name: str) -> MediaInfo:
+    """Decode one file from beginning to end.
+
+    Returns:
+        What `probe` says, with duration, frames and size as measured.
+
+    Raises:
+        MediaError: with the reason alone.
+    """
+    raw = read_bytes(data)
+    info = probe(raw, name)
+    measure = {Modality.AUDIO: audio.measure, Modality.IMAGE: image.measure, Modality.VIDEO: video.measure}
+    try:
+        return measure[info.modality](raw, info)
+    except MediaError:
+        raise
+    except Exception as error:  # third-party decoders raise whatever they like on damaged files
+        raise MediaError(reason(error)) from error
+
+
+def read_bytes(data: bytes | Path) -> bytes:
+    """The bytes of a file, refused when empty or too large to hold."""
+    if isinstance(data, Path):
+        try:
+            size = data.stat().st_size
+            if size > MAX_BYTES:
+                raise MediaError(f"{size / 1024**3:.1f} GiB in one file, the limit is 2; cut it into pieces first")
+            data = data.read_bytes()
+        except OSError as error:
+            raise MediaError(f"cannot be read: {error.strerror or error}") from error
+    if not data:
+        raise MediaError("the file is empty")
+    return data
+
+
+def reason(error: BaseException) -> str:
+    """One short line about a decoder's error."""
+    text = " ".join(str(error).split())
+    return f"cannot be decoded: {text[:160]}" if text else f"cannot be decoded: {type(error).__name__}"
+
+
+def _suffix(name: str) -> str:
+    stem, dot, suffix = os.path.basename(name).rpartition(".")
+    return suffix.lower() if dot and stem else ""

@@ -1,0 +1,91 @@
+"""The whole model: encoder, predictor, both tokenizers, estimator.
+
+Shapes: B clips, N patches, D width, Q levels, R valid patches.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bridle.config.sections import Config
+from bridle.model.encoder import Encoder
+from bridle.model.masking import Mask, pick
+from bridle.model.predictor import Predictor
+from bridle.model.tokenizer import ColdTokenizer, Estimator, Tokenizer
+from bridle.patches import build_patcher
+from bridle.quantize import Quantized
+from bridle.schema import PatchBatch
+
+
+class Bridle(nn.Module):
+    """One model for all modalities; what they differ in lies in `patcher`.
+
+    Args:
+        config: the recipe.
+        statistics: the corpus statistics of the manifest.
+    """
+
+    learned: Tensor
+    source = "untrained"
+
+    def __init__(self, config: Config, statistics: dict[str, Any]) -> None:
+        super().__init__()
+        self.config, self.statistics = config, statistics
+        self.patcher = build_patcher(config.patches, statistics)
+        values, axes, section = self.patcher.values, self.patcher.axes, config.quantizer
+        self.encoder = Encoder(values, axes, config.encoder)
+        self.predictor = Predictor(config.encoder.width, axes, config.predictor, section.levels, section.codes)
+        self.cold_tokenizer = ColdTokenizer(values, section, config.train.seed)
+        shape = config.encoder.model_copy(update={"depth": config.tokenizer.depth or config.encoder.depth})
+        self.tokenizer = Tokenizer(values, axes, shape, section, config.train.seed + 1)
+        self.estimator = Estimator(section.width, axes, config.encoder, config.tokenizer.estimator_depth)
+        # The estimator's targets have mean 0 and variance 1 in every channel, or a few channels would rule the cosine.
+        self.target_norm = nn.BatchNorm1d(config.encoder.width, affine=False)
+        # Whether the learned tokenizer is the one in force.
+        self.register_buffer("learned", torch.tensor(False))
+
+    @property
+    def modality(self) -> str:
+        return self.config.patches.modality
+
+    @property
+    def ready(self) -> bool:
+        """Whether there are codes at all: an untrained model has none."""
+        return bool(self.tokenizer.quantizer.initialised if self.learned else self.cold_tokenizer.quantizer.initialised)
+
+    def quantize(self, batch: PatchBatch) -> Quantized:
+        """The R valid patches through the tokenizer in force."""
+        return self.tokenizer(batch) if bool(self.learned) else self.cold_tokenizer(batch)
+
+    def predict(self, batch: PatchBatch, mask: Mask) -> Tensor:
+        """Logits of the hidden patches' codes `(B, M, Q, K)`; the encoder computes the visible patches only."""
+        x_BVP = pick(batch.x_BNP, mask.visible_BV)
+        visible_BV3 = pick(batch.coords_BN3, mask.visible_BV)
+        masked_BM3 = pick(batch.coords_BN3, mask.masked_BM)
+        h_BVD = self.encoder(x_BVP, visible_BV3, mask.visible_valid_BV)[:, 1:]
+        return self.predictor(h_BVD, visible_BV3, masked_BM3, mask.visible_valid_BV, mask.masked_valid_BM)
+
+    @torch.no_grad()
+    def features(self, batch: PatchBatch) -> Tensor:
+        """E's features of the unmasked clips, float32 `(B, N, D)`; rows of padding are zero."""
+        valid_BN = None if batch.dense else batch.valid_BN
+        h_BND = self.encoder(batch.x_BNP, batch.coords_BN3, valid_BN)[:, 1:]
+        return h_BND.float() * batch.valid_BN[..., None]
+
+    @torch.no_grad()
+    def tokenize(self, batch: PatchBatch) -> Tensor:
+        """Codes, int64 `(B, N, Q)`; padding is -1."""
+        return self.tokenize_detailed(batch)[0]
+
+    @torch.no_grad()
+    def tokenize_detailed(self, batch: PatchBatch) -> tuple[Tensor, Tensor]:
+        """Codes as in `tokenize`, and the norm of the residual after each level `(B, N, Q)` (z has norm 1)."""
+        out = self.quantize(batch)
+        codes_BNQ = out.codes_NQ.new_full((*batch.valid_BN.shape, out.codes_NQ.shape[-1]), -1)
+        codes_BNQ[batch.valid_BN] = out.codes_NQ
+        norm_BNQ = torch.zeros_like(codes_BNQ, dtype=torch.float32)
+        norm_BNQ[batch.valid_BN] = out.residual_norm_NQ
+        return codes_BNQ, norm_BNQ

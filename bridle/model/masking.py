@@ -1,0 +1,87 @@
+"""Which patches the encoder sees and which it must predict.
+
+Every shape is a way to score the patches of a grid; the lowest scores stay visible. So the share of hidden patches
+is exact for every clip, padding is neither visible nor masked, and clips of different length share a batch.
+
+Shapes: B clips, N patches, V visible, M masked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bridle.schema import PatchBatch
+
+
+@dataclass(slots=True)
+class Mask:
+    """Indices into the N patches; the `_valid` masks are None when no slot of any clip is padding."""
+
+    visible_BV: Tensor
+    visible_valid_BV: Tensor | None
+    masked_BM: Tensor
+    masked_valid_BM: Tensor | None
+
+
+def draw_mask(batch: PatchBatch, shape: str, ratio: float, rng: torch.Generator) -> Mask:
+    """One random mask a clip.
+
+    Args:
+        batch: patches with validity and grid.
+        shape: "random" hides single patches, "tube" the same rows and columns at all times, "block" rectangles.
+        ratio: share of each clip's valid patches to hide.
+        rng: a CPU generator; the masks follow from it alone, whatever the device.
+    """
+    clips = len(batch.valid_BN)
+    if shape == "tube":
+        _, rows, columns = batch.grid
+        score_BN = torch.rand(clips, 1, rows * columns, generator=rng).expand(-1, batch.grid[0], -1).flatten(1)
+    elif shape == "block":
+        score_BN = _block_scores(clips, batch.grid, rng)
+    else:
+        score_BN = torch.rand(clips, batch.valid_BN.shape[1], generator=rng)
+    return split(score_BN.to(batch.valid_BN.device), batch.valid_BN, ratio, dense=batch.dense)
+
+
+def _block_scores(clips: int, grid: tuple[int, int, int], rng: torch.Generator, blocks: int = 64) -> Tensor:
+    """Random boxes fall one after the other; a patch's score is how early it was hit, the earliest highest."""
+    size_3 = torch.tensor(grid, dtype=torch.float32)
+    centre_BK3 = torch.rand(clips, blocks, 3, generator=rng) * size_3
+    # Boxes of a sixth to half of each axis: large enough that a hidden patch's neighbours are hidden too.
+    half_BK3 = (torch.rand(clips, blocks, 3, generator=rng) / 6 + 1 / 12) * size_3
+    axes = [torch.arange(n, dtype=torch.float32) + 0.5 for n in grid]
+    point_N3 = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
+    hit_BKN = ((point_N3 - centre_BK3[:, :, None]).abs() <= half_BK3[:, :, None].clamp(min=0.5)).all(-1)
+    order_K1 = torch.arange(blocks, 0, -1)[:, None]
+    earliest_BN = (hit_BKN * order_K1).amax(1).float()
+    return earliest_BN + torch.rand(clips, len(point_N3), generator=rng)
+
+
+def split(score_BN: Tensor, valid_BN: Tensor, ratio: float, *, dense: bool) -> Mask:
+    """Hides the `ratio` of each clip's valid patches with the highest scores; at least one stays, one goes."""
+    clips, patches = score_BN.shape
+    score_BN = score_BN.masked_fill(~valid_BN, torch.inf)
+    order_BN = score_BN.argsort(dim=1)
+    if dense:
+        visible = min(max(1, round(patches * (1 - ratio))), max(1, patches - 1))
+        return Mask(order_BN[:, :visible], None, order_BN[:, visible:], None)
+    n_B = valid_BN.sum(1)
+    visible_B = (n_B * (1 - ratio)).round().long().clamp(min=1).minimum((n_B - 1).clamp(min=1))
+    masked_B = n_B - visible_B
+    slot_V = torch.arange(int(visible_B.max()), device=score_BN.device)
+    slot_M = torch.arange(max(int(masked_B.max()), 1), device=score_BN.device)
+    place_BM = (visible_B[:, None] + slot_M).clamp(max=patches - 1)
+    return Mask(
+        order_BN[:, : len(slot_V)],
+        slot_V < visible_B[:, None],
+        order_BN.gather(1, place_BM),
+        slot_M < masked_B[:, None],
+    )
+
+
+def pick(x_BNX: Tensor, index_BM: Tensor) -> Tensor:
+    """Rows of each clip by index: `(B, N, X)`, `(B, M)` -> `(B, M, X)`."""
+    return x_BNX.gather(1, index_BM[..., None].expand(-1, -1, x_BNX.shape[-1]))

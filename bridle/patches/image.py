@@ -1,0 +1,83 @@
+"""Images -> squares of pixels."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torchvision.transforms.v2.functional as TF
+from torch import Tensor
+
+from bridle.config.sections import ImagePatches
+from bridle.patches.patcher import Patcher
+from bridle.schema import Clip, MediaInfo, PatchBatch
+
+
+def crop_and_resize(x_CHW: Tensor, size: int, smallest: float, rng: torch.Generator | None) -> Tensor:
+    """`(..., H, W)` uint8 -> `(..., size, size)`.
+
+    With `rng` a random crop of `smallest` to all of the area, sides 3:4 to 4:3; without, the central square.
+    """
+    height, width = x_CHW.shape[-2:]
+    if rng is None or smallest >= 1.0:
+        side = min(height, width)
+        crop_h = crop_w = side
+        top, left = (height - side) // 2, (width - side) // 2
+    else:
+        area = height * width * (smallest + (1 - smallest) * float(torch.rand((), generator=rng)))
+        aspect = math.exp((float(torch.rand((), generator=rng)) * 2 - 1) * math.log(4 / 3))
+        crop_h = max(1, min(height, round(math.sqrt(area / aspect))))
+        crop_w = max(1, min(width, round(math.sqrt(area * aspect))))
+        top = int(torch.randint(height - crop_h + 1, (), generator=rng))
+        left = int(torch.randint(width - crop_w + 1, (), generator=rng))
+    x_CHW = x_CHW[..., top : top + crop_h, left : left + crop_w]
+    return x_CHW if (crop_h, crop_w) == (size, size) else TF.resize(x_CHW, [size, size], antialias=True)
+
+
+def normalise_pixels(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """uint8 -> float32 with the corpus' mean 0 and standard deviation 1; `mean`, `std` broadcast over channels."""
+    return (x.float() / 255.0 - mean) / std
+
+
+def flip_some(x_BW: Tensor, rng: torch.Generator) -> Tensor:
+    """Mirrors a random half of the batch left to right (last axis)."""
+    flip_B = (torch.rand(len(x_BW), generator=rng) < 0.5).to(x_BW.device)
+    return torch.where(flip_B.view(-1, *[1] * (x_BW.dim() - 1)), x_BW.flip(-1), x_BW)
+
+
+class ImagePatcher(Patcher):
+    """Args:
+    config: sizes and augmentation.
+    mean, std: of each RGB channel of the corpus in [0, 1].
+    """
+
+    channels = 3
+    axes = (1, 2)
+    step_s = 0.0
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: ImagePatches, mean: list[float], std: list[float]) -> None:
+        super().__init__()
+        self.config = config
+        self.patch = (1, config.patch, config.patch)
+        side = config.size // config.patch
+        self.grid = (1, side, side)
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+
+    def window_s(self, info: MediaInfo) -> float | None:
+        return None
+
+    def prepare(self, clip: Clip, rng: torch.Generator | None) -> Tensor:
+        return crop_and_resize(clip.data, self.config.size, self.config.crop_scale, rng)
+
+    def windows(self, clip: Clip) -> list[tuple[Tensor, float]]:
+        return [(self.prepare(clip, None), 0.0)]
+
+    def forward(self, views: list[Tensor], rng: torch.Generator | None = None) -> PatchBatch:
+        x_BCHW = torch.stack(views).to(self.mean.device)
+        if rng is not None and self.config.flip:
+            x_BCHW = flip_some(x_BCHW, rng)
+        x_BCHW = normalise_pixels(x_BCHW, self.mean, self.std)
+        return self._assemble(x_BCHW[:, :, None], [1] * len(views))

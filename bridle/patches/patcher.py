@@ -1,0 +1,61 @@
+"""The face of all patchers: what decoding, training and inference ask of a modality.
+
+    Clip --prepare (CPU, one clip, random crop)--> small tensor --forward (device, whole batch)--> PatchBatch
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from bridle.patches.cut import Grid, coordinates, cut
+from bridle.schema import Clip, MediaInfo, PatchBatch
+
+
+class Patcher(nn.Module, ABC):
+    """Turns clips of one modality into patches; holds no weights, only settings and corpus statistics."""
+
+    patch: Grid  # values of a patch along time, rows and columns
+    grid: Grid  # patches of a full clip along time, rows and columns
+    axes: tuple[int, ...]  # the grid axes that carry positions
+    channels: int
+    step_s: float  # seconds between two steps of the grid along time; 0 for an image
+
+    @property
+    def values(self) -> int:
+        """P, the numbers in a patch."""
+        t, h, w = self.patch
+        return self.channels * t * h * w
+
+    @abstractmethod
+    def window_s(self, info: MediaInfo) -> float | None:
+        """Seconds of this file that one training clip needs; None means all of it."""
+
+    @abstractmethod
+    def prepare(self, clip: Clip, rng: torch.Generator | None) -> Tensor:
+        """One training view in a compact dtype: random crop with `rng`, the centre without."""
+
+    @abstractmethod
+    def windows(self, clip: Clip) -> list[tuple[Tensor, float]]:
+        """Consecutive views that cover the whole clip, each with its start in seconds."""
+
+    def step_of(self, clip: Clip) -> float:
+        """Seconds between two steps of the grid in the windows of this clip."""
+        return self.step_s
+
+    @abstractmethod
+    def forward(self, views: list[Tensor], rng: torch.Generator | None = None) -> PatchBatch:
+        """Views of one batch -> patches on this module's device, augmented when `rng` is given."""
+
+    def _assemble(self, x_BCTHW: Tensor, steps: list[int]) -> PatchBatch:
+        """Cuts padded blocks; `steps` says how many time steps of each clip are real."""
+        x_BNP = cut(x_BCTHW, self.patch)
+        grid = (x_BCTHW.shape[2] // self.patch[0], *self.grid[1:])
+        coords_N3 = coordinates(grid, x_BNP.device)
+        step_B1 = torch.tensor(steps, device=x_BNP.device)[:, None]
+        valid_BN = coords_N3[:, 0] < step_B1
+        x_BNP = x_BNP * valid_BN[..., None]
+        dense = min(steps) == grid[0]
+        return PatchBatch(x_BNP, coords_N3.expand(len(steps), -1, -1), valid_BN, grid, dense)

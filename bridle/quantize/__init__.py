@@ -1,0 +1,17 @@
+"""Quantizers and their health: vectors -> codes."""
+
+from bridle.quantize.codebook import kmeans, nearest_code
+from bridle.quantize.random_projection import RandomProjection
+from bridle.quantize.residual import Quantized, ResidualQuantizer
+from bridle.quantize.usage import count_codes, usage_entropy, usage_share
+
+__all__ = [
+    "Quantized",
+    "RandomProjection",
+    "ResidualQuantizer",
+    "count_codes",
+    "kmeans",
+    "nearest_code",
+    "usage_entropy",
+    "usage_share",
+]

@@ -1,0 +1,136 @@
+"""The process that decodes unknown files and may be lost: `python -m bridle.sharding.child FD`.
+
+A nurse loads the libraries once and forks the process that works; when a decoder kills that one, the nurse
+reports it and forks the next, in milliseconds. A hang is ended by the kernel: SIGALRM, left at its default,
+stops a process even while a decoder holds Python's lock.
+
+Messages on FD: Task in; Report, Failure or Death out.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from bridle import media
+from bridle.errors import MediaError
+from bridle.patches.statistics import Moments, clip_moments
+from bridle.schema import MediaInfo, Modality
+from bridle.sharding.transcode import transcode
+
+_STATISTICS_S = {Modality.AUDIO: 10.0, Modality.VIDEO: 1.0}  # from the middle of a clip
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Decode one file; all times in seconds."""
+
+    path: bytes
+    modality: Modality
+    timeout_s: float
+    transcode: bool = False
+    measure: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A file that decodes: what it holds, its size, its share of the statistics, its new bytes if transcoded."""
+
+    info: MediaInfo
+    size: int
+    moments: Moments | None = None
+    content: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A file that does not."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """The decoder took its process along."""
+
+    signal: int
+
+
+@dataclass(frozen=True, slots=True)
+class Bug:
+    """An error of ours; the parent raises it."""
+
+    traceback: str
+
+
+def work(task: Task) -> Report | Failure:
+    """Check one file from beginning to end."""
+    path = Path(os.fsdecode(task.path))
+    try:
+        raw = media.read_bytes(path)
+        info = media.check(raw, path.name)
+        if info.modality is not task.modality:
+            return Failure(f"holds {info.modality}, not {task.modality}")
+        content = None
+        if task.transcode:
+            info, content = transcode(raw, info)
+        moments = None
+        if task.measure:
+            moments = clip_moments(media.decode(raw if content is None else content, info, window=_middle(info)))
+        return Report(info, len(raw) if content is None else len(content), moments, content)
+    except MediaError as error:
+        return Failure(error.message)
+    except MemoryError:
+        return Failure("cannot be decoded: not enough memory")
+
+
+def serve(connection: Connection) -> None:
+    """Answer tasks until the parent closes the connection."""
+    while True:
+        try:
+            task = connection.recv()
+        except EOFError:
+            return
+        signal.setitimer(signal.ITIMER_REAL, task.timeout_s)
+        try:
+            answer: Report | Failure | Bug = work(task)
+        except Exception:
+            answer = Bug(traceback.format_exc())
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        connection.send(answer)
+
+
+def nurse(connection: Connection) -> None:
+    """Keep one working process alive."""
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    while True:
+        child = os.fork()
+        if child == 0:
+            try:
+                serve(connection)
+            except OSError:  # the parent is gone
+                pass
+            finally:
+                os._exit(0)
+        _, status = os.waitpid(child, 0)
+        if not os.WIFSIGNALED(status):
+            return
+        connection.send(Death(os.WTERMSIG(status)))
+
+
+def _middle(info: MediaInfo) -> tuple[float, float] | None:
+    length_s = _STATISTICS_S.get(info.modality)
+    if length_s is None or info.duration_s is None or info.duration_s <= length_s:
+        return None
+    return (info.duration_s - length_s) / 2, length_s
+
+
+if __name__ == "__main__":
+    from bridle.sharding import child  # messages must carry the importable module's name, not __main__
+
+    child.nurse(Connection(int(sys.argv[1])))

@@ -1,0 +1,49 @@
+"""Several sets seen as one corpus: what a recipe adapts to and what normalises its batches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from bridle.sharding.manifest import Manifest
+
+
+def merge_statistics(manifests: Sequence[Manifest]) -> dict[str, Any]:
+    """Means and deviations over all sets, each weighted by its samples; `rate_hz` is the typical frame rate."""
+    weights = [manifest.samples for manifest in manifests]
+    merged: dict[str, Any] = {}
+    for kind in ("fbank", "pixel"):
+        if f"{kind}_mean" not in manifests[0].statistics:
+            continue
+        means = [_as_list(manifest.statistics[f"{kind}_mean"]) for manifest in manifests]
+        stds = [_as_list(manifest.statistics[f"{kind}_std"]) for manifest in manifests]
+        mean = [_average(channel, weights) for channel in zip(*means, strict=True)]
+        square = [
+            _average([m * m + s * s for m, s in zip(ms, ss, strict=True)], weights)
+            for ms, ss in zip(zip(*means, strict=True), zip(*stds, strict=True), strict=True)
+        ]
+        std = [math.sqrt(max(s - m * m, 1e-12)) for m, s in zip(mean, square, strict=True)]
+        merged[f"{kind}_mean"], merged[f"{kind}_std"] = (mean[0], std[0]) if kind == "fbank" else (mean, std)
+    rates = merge_extent(manifests).get("rate_hz")
+    if rates:
+        merged["rate_hz"] = rates[1]
+    return merged
+
+
+def merge_extent(manifests: Sequence[Manifest]) -> dict[str, list[float]]:
+    """The manifests' 5, 50 and 95 % quantiles as one: lowest, sample-weighted middle, highest."""
+    merged: dict[str, list[float]] = {}
+    for key in manifests[0].extent:
+        parts = [(manifest.extent[key], manifest.samples) for manifest in manifests if key in manifest.extent]
+        middle = _average([part[1] for part, _ in parts], [samples for _, samples in parts])
+        merged[key] = [min(part[0] for part, _ in parts), middle, max(part[2] for part, _ in parts)]
+    return merged
+
+
+def _average(values: Sequence[float], weights: Sequence[int]) -> float:
+    return sum(v * w for v, w in zip(values, weights, strict=True)) / max(sum(weights), 1)
+
+
+def _as_list(value: float | list[float]) -> list[float]:
+    return value if isinstance(value, list) else [value]

@@ -1,0 +1,205 @@
+"""`manifest.json`: what a set of shards holds, and finding sets below a folder. The format: shards/README.md."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bridle.errors import DataError
+from bridle.schema import Modality
+
+FILE = "manifest.json"
+FORMAT = "bridle-shards"
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One tar: its name inside the set's folder, samples, size and hash."""
+
+    file: str
+    samples: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(slots=True)
+class Manifest:
+    """One set of shards.
+
+    Attributes:
+        folder: where the set lies; not stored.
+        statistics: `fbank_mean`, `fbank_std`, or `pixel_mean`, `pixel_std` (see `bridle.patches.statistics`).
+        extent: 5, 50 and 95 % quantiles over the samples of `duration_s` and `rate_hz` (audio, video), `frames`
+            (video) and `short_side` (image, video), each a list of three.
+        decoded_bytes: all samples decoded, audio as 16 kHz int16, pixels as uint8.
+        rejects: `{"file", "reason"}` of every file that was skipped.
+    """
+
+    name: str
+    modality: Modality
+    shards: list[Shard]
+    samples: int
+    bytes: int
+    labels: list[str] = field(default_factory=list)
+    statistics: dict[str, Any] = field(default_factory=dict)
+    extent: dict[str, list[float]] = field(default_factory=dict)
+    decoded_bytes: int = 0
+    rejects: list[dict[str, str]] = field(default_factory=list)
+    created_by: str = ""
+    folder: Path = Path()
+
+    def to_json(self) -> str:
+        """The text of `manifest.json`."""
+        content = {"format": FORMAT, "version": VERSION, **asdict(self)}
+        del content["folder"]
+        return json.dumps(content, indent=1) + "\n"
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read and check one set: every shard is there in its full size.
+
+    Raises:
+        DataError: naming the manifest or the shard that is wrong.
+    """
+    path = folder / FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise DataError(f"{path} is not JSON: {error}", "Write the set again with bridle shard --overwrite.") from error
+    manifest = _parse(content, path)
+    for shard in manifest.shards:
+        _check_size(manifest, shard)
+    return manifest
+
+
+def find_sets(path: Path, modality: Modality | None = None) -> list[Manifest]:
+    """Every set at or below a folder, of one modality, sorted by path.
+
+    Raises:
+        DataError: no sets, sets of several modalities and none chosen, or a set that is damaged.
+    """
+    path = Path(path)
+    start = path.parent if path.is_file() else path  # a manifest or a tar stands for its set
+    if not path.exists():
+        raise DataError(f"{path} does not exist", _make_hint())
+    folders = sorted(folder for folder, _, files in os.walk(start, followlinks=False) if FILE in files)
+    sets = [_parse_quietly(Path(folder)) for folder in folders if not _is_partial(Path(folder), start)]
+    sets = [found for found in sets if found is not None]
+    if not sets:
+        raise DataError(f"no shards below {path}", _make_hint(modality))
+    listing = ", ".join(f"{found.folder} ({found.modality})" for found in sets)
+    chosen = [found for found in sets if modality is None or found.modality is modality]
+    if not chosen:
+        raise DataError(f"no {modality} shards below {path}; found {listing}", _make_hint(modality))
+    if len({found.modality for found in chosen}) > 1:
+        raise DataError(f"shards of several modalities below {path}: {listing}", "Choose one with --modality.")
+    return [read_manifest(found.folder) for found in chosen]
+
+
+def merge_statistics(manifests: Sequence[Manifest]) -> dict[str, Any]:
+    """The statistics of several sets taken as one corpus, each weighted by its samples."""
+    weights = [manifest.samples for manifest in manifests]
+    merged: dict[str, Any] = {}
+    for stem in ("fbank", "pixel"):
+        if f"{stem}_mean" not in manifests[0].statistics:
+            continue
+        means, stds = ([_as_list(one.statistics[f"{stem}_{kind}"]) for one in manifests] for kind in ("mean", "std"))
+        mean = [_weighted(column, weights) for column in zip(*means, strict=True)]
+        squares = [[m * m + s * s for m, s in zip(*both, strict=True)] for both in zip(means, stds, strict=True)]
+        square = [_weighted(column, weights) for column in zip(*squares, strict=True)]
+        std = [max(s - m * m, 0.0) ** 0.5 for s, m in zip(square, mean, strict=True)]
+        one_number = isinstance(manifests[0].statistics[f"{stem}_mean"], float)
+        merged |= {f"{stem}_mean": mean[0] if one_number else mean, f"{stem}_std": std[0] if one_number else std}
+    if "rate_hz" in manifests[0].statistics:
+        merged["rate_hz"] = max(manifests, key=lambda one: one.samples).statistics["rate_hz"]
+    return merged
+
+
+def verify(manifest: Manifest) -> None:
+    """Read every byte and compare the hashes.
+
+    Raises:
+        DataError: naming the first shard that was altered.
+    """
+    for shard in manifest.shards:
+        _check_size(manifest, shard)
+        with open(manifest.folder / shard.file, "rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != shard.sha256:
+                raise _damaged(manifest, shard, "its content differs from the manifest's hash")
+
+
+def _as_list(value: float | list[float]) -> list[float]:
+    return value if isinstance(value, list) else [value]
+
+
+def _weighted(values: Iterable[float], weights: list[int]) -> float:
+    return sum(value * weight for value, weight in zip(values, weights, strict=True)) / sum(weights)
+
+
+def _parse_quietly(folder: Path) -> Manifest | None:
+    """None for a `manifest.json` that is somebody else's."""
+    path = folder / FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return read_manifest(folder)  # ours or not, say what is wrong
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        return None
+    return _parse(content, path)
+
+
+def _parse(content: Any, path: Path) -> Manifest:
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise DataError(f"{path} is not a manifest of BRIDLE shards")
+    version = content.get("version")
+    if not isinstance(version, int) or version > VERSION:
+        raise DataError(
+            f"{path} has format version {version}, this BRIDLE reads up to {VERSION}", "Update BRIDLE to read this set."
+        )
+    try:
+        known = {name: content[name] for name in Manifest.__slots__ if name in content and name != "folder"}
+        known["shards"] = [Shard(**{name: shard[name] for name in Shard.__slots__}) for shard in known["shards"]]
+        known["modality"] = Modality(known["modality"])
+        manifest = Manifest(**known, folder=path.parent)
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{path} is damaged: {error!r}", "Write the set again with bridle shard --overwrite."
+        ) from error
+    if any(os.sep in shard.file or shard.file in ("", "..") for shard in manifest.shards):
+        raise DataError(f"{path} names a shard outside its folder")
+    if manifest.samples != sum(shard.samples for shard in manifest.shards):
+        raise DataError(f"{path} disagrees with itself: {manifest.samples} samples, its shards hold another number")
+    return manifest
+
+
+def _check_size(manifest: Manifest, shard: Shard) -> None:
+    try:
+        size = (manifest.folder / shard.file).stat().st_size
+    except OSError as error:
+        raise _damaged(manifest, shard, f"it cannot be read ({error.strerror})") from error
+    if size != shard.bytes:
+        raise _damaged(manifest, shard, f"it has {size} bytes, the manifest says {shard.bytes}")
+
+
+def _damaged(manifest: Manifest, shard: Shard, why: str) -> DataError:
+    return DataError(
+        f"{manifest.folder / shard.file} does not match its manifest: {why}",
+        "Copy the set again, or write it again with bridle shard --overwrite.",
+    )
+
+
+def _is_partial(folder: Path, start: Path) -> bool:
+    """Folders of a run that is still writing, or that was killed, begin with a dot."""
+    return any(part.startswith(".") for part in folder.relative_to(start).parts)
+
+
+def _make_hint(modality: Modality | None = None) -> str:
+    return f"Make shards first: bridle shard RAW --modality {modality or 'audio|image|video'}"

@@ -1,0 +1,100 @@
+"""One request -> one training view: read, decode the window that is needed, prepare. Runs in the decoding processes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from bridle.errors import MediaError
+from bridle.schema import Clip, MediaInfo, Modality
+from bridle.stream.cache import ClipCache
+from bridle.stream.order import Request, sample_seed
+from bridle.stream.read import SampleReader, media_info
+
+_AUDIO_HZ = 16000
+_SLACK_S = 0.01  # a resampler may give some samples more than the duration says
+
+Prepare = Callable[[Clip, torch.Generator | None], Tensor]
+Window = Callable[[MediaInfo], float | None]
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A sample ready for the patcher, or the reason why it is not (then `data` is None)."""
+
+    key: str
+    data: Tensor | None
+    path: str = ""
+    reason: str = ""
+
+
+class ViewDataset(Dataset[View]):
+    """Map-style over `Request`; equal requests give equal views."""
+
+    def __init__(self, reader: SampleReader, prepare: Prepare, window_s: Window, seed: int, cache: bool) -> None:
+        self._reader, self._prepare, self._window_s, self._seed = reader, prepare, window_s, seed
+        self._cache = ClipCache(_capacities(reader)) if cache else None
+
+    def __getitem__(self, request: Request) -> View:
+        key = self._reader.index.keys[request.index]
+        rng = torch.Generator().manual_seed(sample_seed(self._seed, request))
+        path = key
+        try:
+            meta = self._reader.meta(request.index)
+            path = meta["path"]
+            info = media_info(meta)
+            window = _random_window(info, self._window_s(info), rng)
+            if self._cache is None:
+                clip = self._reader.clip(request.index, meta, window)
+            else:
+                clip = _cut(self._whole(request.index, meta, info), window)
+        except MediaError as error:
+            return View(key, None, path, error.message)
+        return View(key, self._prepare(clip, rng), path)
+
+    def _whole(self, sample: int, meta: dict, info: MediaInfo) -> Clip:
+        assert self._cache is not None
+        rate_hz = _AUDIO_HZ if info.modality is Modality.AUDIO else info.rate_hz
+        names = Clip(self._reader.index.keys[sample], info.modality, torch.empty(0), rate_hz, 0.0, meta["path"])
+        clip = self._cache.get(sample, names)
+        if clip is None:
+            self._cache.put(sample, self._reader.clip(sample, meta))
+            clip = self._cache.get(sample, names)  # as later epochs will see it
+        return clip or self._reader.clip(sample, meta)
+
+
+def _random_window(info: MediaInfo, length_s: float | None, rng: torch.Generator) -> tuple[float, float] | None:
+    """A uniformly random part of that length, None (everything) for clips that are not longer."""
+    if length_s is None or info.duration_s is None or info.duration_s <= length_s:
+        return None
+    return torch.rand((), generator=rng).item() * (info.duration_s - length_s), length_s
+
+
+def _cut(clip: Clip, window: tuple[float, float] | None) -> Clip:
+    if window is None:
+        return clip
+    assert clip.rate_hz is not None
+    start = round(window[0] * clip.rate_hz)
+    data = clip.data[start : start + max(1, round(window[1] * clip.rate_hz))]
+    return Clip(clip.key, clip.modality, data, clip.rate_hz, start / clip.rate_hz, clip.source)
+
+
+def _capacities(reader: SampleReader) -> np.ndarray:
+    """Bytes of each decoded clip, from its JSON; zero for a damaged one."""
+    capacities = np.zeros(len(reader), dtype=np.int64)
+    for sample in range(len(reader)):
+        try:
+            info = media_info(reader.meta(sample))
+        except MediaError:
+            continue
+        if info.modality is Modality.AUDIO:
+            capacities[sample] = 2 * math.ceil(((info.duration_s or 0.0) + _SLACK_S) * _AUDIO_HZ)
+        else:
+            capacities[sample] = 3 * (info.frames or 1) * (info.height or 0) * (info.width or 0)
+    return capacities

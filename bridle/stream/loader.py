@@ -1,0 +1,147 @@
+"""The training stream: endless batches in an order that depends on the seed alone, resumable at every batch.
+
+Costs: one pass over the tar headers at the start; then a read and a decode a sample, in `workers` processes or, with
+0, in this one. Sets whose decoded clips fit in `cache_gb` are decoded once and kept in memory.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from bridle.errors import DataError
+from bridle.stream.dataset import Prepare, View, ViewDataset, Window
+from bridle.stream.index import ShardSet
+from bridle.stream.order import Cursor, Request, plan
+from bridle.stream.read import SampleReader, all_failed
+
+_GIGABYTE = 10**9
+
+
+@dataclass(slots=True)
+class Batch:
+    """Training views of different samples and the samples' keys."""
+
+    tensors: list[Tensor]
+    keys: list[str]
+
+
+class ClipStream:
+    """Batches of prepared clips from some sets of one modality.
+
+    Args:
+        manifests: the sets.
+        prepare: clip and random generator -> training view, a compact CPU tensor.
+        window_s: seconds of a file that one view needs; None for all of it.
+        batch_size: views a batch, on each rank; at most the corpus.
+        seed: of order and crops.
+        workers: decoding processes; 0 decodes in this one.
+        cache_gb: keep decoded clips when all of them take less memory than this.
+        rank, world: this process' share of every step.
+
+    Attributes:
+        samples: in the corpus.
+        failures: path -> reason of samples that could not be decoded; they are left out of their batch.
+
+    Raises:
+        DataError: a tar does not match its manifest, or the sets are empty.
+    """
+
+    def __init__(
+        self,
+        manifests: Sequence[ShardSet],
+        prepare: Prepare,
+        window_s: Window,
+        *,
+        batch_size: int,
+        seed: int = 0,
+        workers: int = 0,
+        cache_gb: float = 0.0,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        reader = SampleReader(manifests)
+        self.samples = len(reader)
+        if not self.samples:
+            raise DataError("the shards hold no samples")
+        self.batch_size = max(1, min(batch_size, self.samples // world))
+        self.cached = sum(manifest.decoded_bytes for manifest in manifests) <= cache_gb * _GIGABYTE
+        self.failures: dict[str, str] = {}
+        self._dataset = ViewDataset(reader, prepare, window_s, seed, self.cached)
+        self._seed, self._workers, self._rank, self._world = seed, workers, rank, world
+        self._cursor = Cursor()
+
+    def batches(self) -> Iterator[Batch]:
+        """Endless, from the cursor on.
+
+        Raises:
+            DataError: not one sample of a whole epoch can be decoded.
+        """
+        failed_in_a_row = 0
+        cursors = (cursor for _, cursor in self._plan())
+        for views, cursor in zip(self._views(), cursors, strict=True):
+            good = [view for view in views if view.data is not None]
+            self.failures.update({view.path: view.reason for view in views if view.data is None})
+            self._cursor = cursor
+            failed_in_a_row = 0 if good else failed_in_a_row + len(views)
+            if failed_in_a_row * self._world >= self.samples:
+                raise all_failed(self.failures)
+            if good:
+                yield Batch([view.data for view in good if view.data is not None], [view.key for view in good])
+
+    def state(self) -> dict[str, Any]:
+        """Where the stream stands, after the batch yielded last; goes into a checkpoint."""
+        return {"epoch": self._cursor.epoch, "position": self._cursor.position, "samples": self.samples}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from there, with the next call of `batches`.
+
+        Raises:
+            DataError: the state belongs to a corpus of another size.
+        """
+        if state["samples"] != self.samples:
+            raise DataError(
+                f"the shards hold {self.samples} samples, the run to resume was reading {state['samples']}",
+                "Resume with the shards it was started on, or start a new run.",
+            )
+        self._cursor = Cursor(state["epoch"], state["position"])
+
+    def _plan(self) -> Iterator[tuple[list[Request], Cursor]]:
+        return plan(self.samples, self.batch_size, self._seed, self._cursor, self._rank, self._world)
+
+    def _views(self) -> Iterator[list[View]]:
+        requests = (step for step, _ in self._plan())
+        if not self._workers:
+            for step in requests:
+                yield [self._dataset[request] for request in step]
+            return
+        loader = DataLoader(
+            self._dataset,
+            batch_sampler=requests,  # type: ignore[arg-type]  # any iterable of lists will do
+            num_workers=self._workers,
+            collate_fn=_pack,
+            multiprocessing_context="fork" if sys.platform == "linux" else None,  # the cache is inherited
+        )
+        for packed in loader:
+            yield _unpack(*packed)
+
+
+def _pack(views: list[View]) -> tuple[list[View], Tensor | None, list[torch.Size]]:
+    """One tensor for the way between processes: each tensor would take a file descriptor of its own."""
+    data = [view.data for view in views if view.data is not None]
+    names = [View(view.key, None, view.path, view.reason) for view in views]
+    return names, torch.cat([tensor.reshape(-1) for tensor in data]) if data else None, [one.shape for one in data]
+
+
+def _unpack(names: list[View], flat: Tensor | None, shapes: list[torch.Size]) -> list[View]:
+    if flat is None:
+        return names
+    parts = iter(flat.split([shape.numel() for shape in shapes]))
+    sizes = iter(shapes)
+    return [name if name.reason else View(name.key, next(parts).view(next(sizes)), name.path) for name in names]

@@ -1,0 +1,5 @@
+"""Phases in turn: shards in, a run folder out."""
+
+from bridle.train.pretrain import pretrain
+
+__all__ = ["pretrain"]

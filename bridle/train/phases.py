@@ -1,0 +1,57 @@
+"""The order of the phases and how far a run has come.
+
+    interleaved:  cold | tokenizer encoder | tokenizer encoder | ...      joint:  joint
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from bridle.config.sections import ScheduleSection
+
+Kind = Literal["cold", "tokenizer", "encoder", "joint"]
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """One phase: what it trains, and how long in steps or, where the run is limited by time, in seconds."""
+
+    kind: Kind
+    steps: int | None
+    seconds: float | None = None
+
+    def fraction(self, steps: int, seconds: float) -> float:
+        """How much of the phase is done after that many steps and seconds, 1 when it is over."""
+        if self.seconds is not None:
+            return min(1.0, seconds / self.seconds)
+        assert self.steps is not None
+        return min(1.0, steps / self.steps)
+
+
+def plan_phases(
+    schedule: ScheduleSection,
+    steps_per_epoch: float,
+    *,
+    steps: int | None = None,
+    epochs: float | None = None,
+    max_minutes: float | None = None,
+) -> list[Phase]:
+    """All phases of a run; at most one of the limits is given, and stretches or shrinks every phase alike."""
+    lengths: list[tuple[Kind, float]] = [("cold", schedule.cold)]
+    lengths += [("tokenizer", schedule.tokenizer), ("encoder", schedule.encoder)] * schedule.turns
+    if schedule.mode == "joint":
+        lengths = [("joint", schedule.encoder)]
+    total = sum(length for _, length in lengths)
+    if max_minutes is not None:
+        return [Phase(kind, None, 60 * max_minutes * length / total) for kind, length in lengths]
+    all_steps = steps if steps is not None else (epochs if epochs is not None else total) * steps_per_epoch
+    return [Phase(kind, max(1, round(all_steps * length / total))) for kind, length in lengths]
+
+
+def learning_rate(peak: float, fraction: float, warmup: float) -> float:
+    """Linear warm-up over the first `warmup` of a phase, then a cosine to zero (Loshchilov & Hutter 2017)."""
+    if fraction < warmup:
+        return peak * fraction / warmup
+    return peak * 0.5 * (1 + math.cos(math.pi * (fraction - warmup) / max(1 - warmup, 1e-9)))

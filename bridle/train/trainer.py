@@ -1,0 +1,277 @@
+"""The training loop: phases in turn, a checkpoint every few steps, resumable at each of them.
+
+What a step draws at random (masks, augmentation) follows from the seed and the step's number, and the stream's order
+from its cursor; so a checkpoint needs no generator states.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bridle.checkpoint import RunFolder, optimizer_state, restore_optimizer
+from bridle.errors import NumericalError
+from bridle.model import Bridle
+from bridle.schema import PatchBatch
+from bridle.stream import ClipStream
+from bridle.train.log import MetricsLog
+from bridle.train.meter import Meter
+from bridle.train.objectives import Objective, encoder_objective, tokenizer_objective
+from bridle.train.phases import Phase, learning_rate
+
+OnEvent = Callable[..., None]
+_FIT_VECTORS_PER_CODE = 128  # patches that the cold start's whitening and k-means look at
+_FIT_BATCHES = 64
+_BAD_STEPS = 10  # steps in a row without a finite gradient before the run is given up
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal ended the run after a whole step; everything is saved."""
+
+
+class Trainer:
+    """Trains one model on one stream.
+
+    Args:
+        model: on its device.
+        stream: training views.
+        phases: see `plan_phases`.
+        run: where checkpoints and metrics go.
+        on_event: told "phase", "step", "warning" (see `bridle.train.pretrain`).
+    """
+
+    def __init__(
+        self, model: Bridle, stream: ClipStream, phases: list[Phase], run: RunFolder, device: str, on_event: OnEvent
+    ) -> None:
+        self.model, self.stream, self.phases, self.run, self.on_event = model, stream, phases, run, on_event
+        self.config, self.device = model.config, torch.device(device)
+        self.dtype = autocast_dtype(self.config.train.precision, self.device)
+        self.log = MetricsLog(run.metrics)
+        self.phase_index, self.phase_step, self.step, self.clips = 0, 0, 0, 0
+        self.phase_seconds = self.seconds = 0.0
+        self.last: dict[str, Any] = {}
+        self.bad_steps = self.skipped = 0
+        self._stop = 0
+
+    def train(self, resume_from: dict[str, Any] | None = None) -> None:
+        """Runs all phases from where the run stands.
+
+        Raises:
+            Interrupted: after SIGINT or SIGTERM, with everything saved.
+            NumericalError: too many steps in a row without a finite gradient.
+        """
+        optimizer_tensors = self._restore(resume_from) if resume_from else None
+        batches = self.stream.batches() if resume_from else None
+        with self._signals():
+            while self.phase_index < len(self.phases):
+                if optimizer_tensors is None and self.phase_step == 0:
+                    self._enter(self.phases[self.phase_index])
+                batches = batches or self.stream.batches()
+                self._run_phase(self.phases[self.phase_index], batches, optimizer_tensors)
+                optimizer_tensors = None
+        self._save({})
+
+    def _run_phase(self, phase: Phase, batches: Iterator[Any], optimizer_tensors: dict[str, Tensor] | None) -> None:
+        modules = set_trainable(self.model, phase.kind)
+        peak = self.config.optim.tokenizer_lr if phase.kind == "tokenizer" else self.config.optim.lr
+        optimizer = build_optimizer(modules, self.config)
+        if optimizer_tensors:
+            restore_optimizer(optimizer, optimizer_tensors)
+        self.on_event("phase", phase=phase.kind, index=self.phase_index, phases=len(self.phases))
+        meter, mark = Meter(), time.monotonic()
+        while (fraction := phase.fraction(self.phase_step, self.phase_seconds)) < 1.0:
+            # The middle of the step: neither the first step nor the last is lost to a rate of zero.
+            middle = min(1.0, fraction + 0.5 / phase.steps) if phase.steps else max(fraction, 1e-4)
+            rate = learning_rate(peak, middle, self.config.optim.warmup)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            batch = next(batches)
+            objective = self._step(phase, batch.tensors, optimizer)
+            now = time.monotonic()
+            self.phase_seconds, self.seconds, mark = self.phase_seconds + now - mark, self.seconds + now - mark, now
+            self.step, self.phase_step, self.clips = self.step + 1, self.phase_step + 1, self.clips + len(batch.keys)
+            meter.add(objective, len(batch.keys))
+            if self.step % self.config.train.log_every == 0 or phase.fraction(self.phase_step, self.phase_seconds) >= 1:
+                self._report(phase, meter, rate)
+            if self._stop or self.step % self.config.train.checkpoint_every == 0:
+                self._save(optimizer_state(optimizer))
+                if self._stop:
+                    raise Interrupted(self._stop)
+        self._leave(phase)
+        self._save({})
+
+    def _step(self, phase: Phase, views: list[Tensor], optimizer: torch.optim.Optimizer) -> Objective:
+        """Forward, backward, update; a step whose gradient is not finite changes no weight."""
+        batch = self.model.patcher(views, self._generator(1))
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
+            objective = self._objective(phase, batch)
+        optimizer.zero_grad(set_to_none=True)
+        objective.loss.backward()
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        norm = nn.utils.clip_grad_norm_(parameters, self.config.optim.clip_norm)
+        if torch.isfinite(norm):
+            optimizer.step()
+            self.bad_steps = 0
+        else:
+            self._skip(optimizer)
+        return objective
+
+    def _objective(self, phase: Phase, batch: PatchBatch) -> Objective:
+        rng = self._generator(2)
+        if phase.kind == "tokenizer":
+            return tokenizer_objective(self.model, batch)
+        if phase.kind != "joint":
+            return encoder_objective(self.model, batch, rng)
+        schedule = self.config.schedule
+        extra: Tensor | float = 0.0
+        if self.phase_step % schedule.joint_every == 0:
+            extra = schedule.joint_weight * tokenizer_objective(self.model, batch).loss
+        self.model.tokenizer.eval()  # making targets must not move codebooks a second time
+        objective = encoder_objective(self.model, batch, rng)
+        self.model.tokenizer.train()
+        objective.loss = objective.loss + extra
+        return objective
+
+    def _skip(self, optimizer: torch.optim.Optimizer) -> None:
+        self.bad_steps, self.skipped = self.bad_steps + 1, self.skipped + 1
+        self.on_event("warning", message=f"step {self.step}: the gradient is not finite; step skipped")
+        if self.bad_steps >= _BAD_STEPS:
+            saved = self._save(optimizer_state(optimizer))
+            raise NumericalError(
+                f"{self.bad_steps} steps in a row without a finite gradient; the state before is in {saved}",
+                "Lower --set optim.lr, or use --set train.precision=float32.",
+            )
+
+    def _enter(self, phase: Phase) -> None:
+        """What a phase needs before its first step."""
+        if phase.kind == "cold":
+            self._fit_cold_tokenizer()
+        else:
+            if phase.kind in ("tokenizer", "joint"):
+                self.model.tokenizer.quantizer.reset()
+            if phase.kind == "joint":
+                self.model.learned.fill_(True)
+            if phase.kind == "encoder":
+                self.model.predictor.renew_head()
+
+    def _leave(self, phase: Phase) -> None:
+        if phase.kind in ("tokenizer", "joint"):
+            self.model.tokenizer.quantizer.freeze()
+            self.model.learned.fill_(True)
+        self.phase_index, self.phase_step, self.phase_seconds = self.phase_index + 1, 0, 0.0
+
+    def _fit_cold_tokenizer(self) -> None:
+        """Whitening and codebooks from the first batches; the stream then starts over."""
+        start = self.stream.state()
+        needed, rows = _FIT_VECTORS_PER_CODE * self.config.quantizer.codes, []
+        for number, batch in enumerate(self.stream.batches()):
+            patches = self.model.patcher(batch.tensors)
+            rows.append(patches.x_BNP[patches.valid_BN])
+            if sum(map(len, rows)) >= needed or number + 1 == _FIT_BATCHES:
+                break
+        self.stream.load(start)
+        self.model.cold_tokenizer.fit(torch.cat(rows))
+
+    def _report(self, phase: Phase, meter: Meter, rate: float) -> None:
+        row = {"step": self.step, "phase": phase.kind, "phase_index": self.phase_index, **meter.read(), "lr": rate}
+        self.last = {**self.last, **row}
+        self.log.write({**row, "seconds": round(self.seconds, 2)})
+        self.on_event("step", **row, done=self._done(), eta_s=self._eta_s(), skipped=self.skipped)
+
+    def _done(self) -> float:
+        """Share of the whole run that is done."""
+        lengths = [phase.seconds or float(phase.steps or 0) for phase in self.phases]
+        phase = self.phases[self.phase_index]
+        here = lengths[self.phase_index] * phase.fraction(self.phase_step, self.phase_seconds)
+        return (sum(lengths[: self.phase_index]) + here) / sum(lengths)
+
+    def _eta_s(self) -> float:
+        done = self._done()
+        return self.seconds * (1 - done) / max(done, 1e-9)
+
+    def _generator(self, purpose: int) -> torch.Generator:
+        return torch.Generator().manual_seed((self.config.train.seed * 1_000_003 + self.step) * 4 + purpose)
+
+    def _save(self, optimizer: dict[str, Tensor]) -> str:
+        training = {
+            "step": self.step,
+            "phase_index": self.phase_index,
+            "phase_step": self.phase_step,
+            "phase_seconds": self.phase_seconds,
+            "seconds": self.seconds,
+            "clips": self.clips,
+            "last": self.last,
+            "stream": self.stream.state(),
+            "optimizer": optimizer,
+        }
+        return str(self.run.save(self.model, training, self.step, self.config.train.keep))
+
+    def _restore(self, training: dict[str, Any]) -> dict[str, Tensor] | None:
+        for name in ("step", "phase_index", "phase_step", "phase_seconds", "seconds", "clips", "last"):
+            setattr(self, name, training[name])
+        self.stream.load(training["stream"])
+        self.log.truncate(self.step)
+        return training["optimizer"] or None
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """SIGINT and SIGTERM finish the step first; a second SIGINT does not wait."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+        def stop(number: int, frame: Any) -> None:
+            if self._stop:
+                raise KeyboardInterrupt
+            self._stop = number
+
+        for number in before:
+            signal.signal(number, stop)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def set_trainable(model: Bridle, kind: str) -> list[nn.Module]:
+    """Gradients and training mode for the parts a phase trains, and for nothing else; returns those parts."""
+    parts: dict[str, list[nn.Module]] = {
+        "cold": [model.encoder, model.predictor],
+        "encoder": [model.encoder, model.predictor],
+        "tokenizer": [model.tokenizer, model.estimator, model.target_norm],
+        "joint": [model.encoder, model.predictor, model.tokenizer, model.estimator, model.target_norm],
+    }
+    model.requires_grad_(False).eval()
+    for part in parts[kind]:
+        part.requires_grad_(True).train()
+    return parts[kind]
+
+
+def build_optimizer(modules: list[nn.Module], config: Any) -> torch.optim.AdamW:
+    """AdamW over the modules; biases, norms and single tokens are not decayed."""
+    parameters = [p for module in modules for p in module.parameters()]
+    groups = [
+        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": config.optim.weight_decay},
+        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=0.0, betas=(config.optim.beta1, config.optim.beta2), fused=True)
+
+
+def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    """bfloat16 where the device computes in it, None for float32."""
+    if precision == "float32":
+        return None
+    if precision == "bfloat16":
+        return torch.bfloat16
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else None
+    return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else None

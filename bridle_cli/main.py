@@ -1,0 +1,127 @@
+"""`bridle`: the command group, and the one place that turns an exception into a message and an exit code.
+
+0 ok, 2 usage, 3 configuration, 4 data, 5 environment, 6 numerical, 130 interrupted; 1 is a bug of ours.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+import click
+
+from bridle.errors import BridleError, nearest
+from bridle_cli.console import Console
+
+COMMANDS = ("shard", "pretrain", "tokenize", "eval", "export", "config")
+_INTERRUPTED = 130
+_ENVIRONMENT = 5
+
+
+class _Commands(click.Group):
+    """Imports a command's file when the command is asked for; the files import no torch."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"bridle_cli.commands.{cmd_name}").command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
+            raise click.UsageError(f"No such command '{args[0]}'; {nearest(args[0], COMMANDS)}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(None, "--version", package_name="bridle")
+def commands() -> None:
+    """Raw audio, images or video in; a pretrained encoder and discrete tokens out.
+
+    \b
+    bridle shard RAW --modality audio --labels folder     media -> tar shards in shards/RAW
+    bridle pretrain --shards shards/RAW                   shards -> a run in runs/
+    bridle tokenize clip.wav                              files -> discrete codes
+    bridle eval --task folder --data shards/RAW           how good are the features?
+    bridle export runs/NAME --format safetensors --out encoder/
+    """
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit code.
+
+    Args:
+        argv: arguments without the program's name; `None` takes the process's own.
+    """
+    console = Console()
+    try:
+        arguments = list(sys.argv[1:] if argv is None else argv)
+        with commands.make_context("bridle", arguments, obj=console) as context:
+            commands.invoke(context)
+        sys.stdout.flush()
+        return 0
+    except click.exceptions.Exit as leave:  # --help and --version
+        return leave.exit_code
+    except BrokenPipeError:
+        return _stop_writing()
+    except (Exception, KeyboardInterrupt) as error:
+        if console.debug:
+            traceback.print_exception(error, file=sys.stderr)
+        return _report(error, console)
+
+
+def _report(error: BaseException, console: Console) -> int:
+    """Says what happened and returns the exit code that goes with it."""
+    if isinstance(error, BridleError):
+        console.fail(error.message, error.hint)
+        return error.exit_code
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        click.echo(error.format_message(), err=True)
+        return error.exit_code
+    if isinstance(error, click.ClickException):
+        where = getattr(error, "ctx", None)
+        console.fail(
+            error.format_message(), f"Options and examples: {where.command_path if where else 'bridle'} --help"
+        )
+        return error.exit_code
+    if isinstance(error, KeyboardInterrupt | click.Abort):
+        console.fail("Interrupted.")
+        return _INTERRUPTED
+    ours = isinstance(error, ImportError) and str(error.name).startswith("bridle")
+    if (isinstance(error, OSError | MemoryError | ImportError) and not ours) or type(
+        error
+    ).__name__ == "OutOfMemoryError":
+        console.fail(*_machine(error))
+        return _ENVIRONMENT
+    console.fail(
+        f"This is a bug in bridle: {type(error).__name__}: {error}",
+        "" if console.debug else "Add --debug for the traceback, and please report both.",
+    )
+    return 1
+
+
+def _machine(error: BaseException) -> tuple[str, str]:
+    """Message and hint for what the machine refused."""
+    if isinstance(error, ImportError):
+        return f"A library is missing or broken: {error}", "pip install -c constraints.txt -e ."
+    if not isinstance(error, OSError):
+        return f"Out of memory: {error}", "Try a smaller batch: --set optim.batch_size=32"
+    name = f"{error.filename}: " if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{name}the disk is full.", "Nothing half-written was kept; free some space and run the command again."
+    return f"{name}{error.strerror or error}", ""
+
+
+def _stop_writing() -> int:
+    """The reader of our output has gone (`bridle ... | head`): no more output, and none at exit either."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0

@@ -1,0 +1,93 @@
+"""Options that several commands share, so that one name means one thing everywhere."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from bridle_cli.console import Console
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+MODALITIES = ("audio", "image", "video")
+_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+def _size(context: click.Context, parameter: click.Parameter, value: str) -> int:
+    """`256MB`, `1GiB` or plain bytes -> bytes."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]i?B|)", value.strip(), re.IGNORECASE)
+    size = int(float(match[1]) * _UNITS[match[2].upper()]) if match else 0
+    if size <= 0:
+        raise click.BadParameter(f"'{value}' is not a size; wanted something like 256MB or 1GiB.", context, parameter)
+    return size
+
+
+max_size = click.option(
+    "--max-size",
+    metavar="SIZE",
+    default="256MB",
+    show_default=True,
+    callback=_size,
+    help="A shard is closed at this size.",
+)
+
+
+def _switch(name: str, help_text: str) -> Callable[[_Command], _Command]:
+    """A flag that sets the console's attribute of the same name as soon as it is read."""
+
+    def turn_on(context: click.Context, _: click.Parameter, value: bool) -> None:
+        if value:
+            setattr(context.find_object(Console), name, True)
+
+    return click.option(f"--{name}", is_flag=True, is_eager=True, expose_value=False, callback=turn_on, help=help_text)
+
+
+def shared(command: _Command) -> _Command:
+    """`--json`, `--quiet` and `--debug`: every command has them."""
+    for switch in (
+        _switch("debug", "Show the traceback of a failure."),
+        _switch("quiet", "No progress and notes; warnings and errors stay."),
+        _switch("json", "Print the result as JSON."),
+    ):
+        command = switch(command)
+    return command
+
+
+seed = click.option("--seed", type=click.IntRange(min=0), default=None, help="Seed of every random choice.")
+device = click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="auto takes a GPU if there is one.",
+)
+overwrite = click.option("--overwrite", is_flag=True, help="Replace an output that exists.")
+dry_run = click.option("--dry-run", is_flag=True, help="Print the plan and do nothing.")
+modality = click.option(
+    "--modality", type=click.Choice(MODALITIES), default=None, help="What kind of media; default: what is there."
+)
+workers = click.option("--workers", type=click.IntRange(min=0), default=None, help="Processes that decode.")
+checkpoint = click.option(
+    "--checkpoint",
+    metavar="RUN|FILE|random",
+    default=None,
+    help="A run, checkpoint or export; default: the newest run. random: an untrained encoder, with --preset.",
+)
+preset = click.option("--preset", metavar="NAME", default=None, help="A recipe, such as audio-tiny.")
+config_file = click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="YAML over the preset; it may name one: extends: audio-tiny.",
+)
+sets = click.option("--set", "sets", metavar="KEY=VALUE", multiple=True, help="One value over both: optim.lr=1e-3.")
+
+
+def out(help_text: str, *, required: bool = False) -> Callable[[_Command], _Command]:
+    """`--out PATH`, with what lands there."""
+    return click.option("--out", type=click.Path(path_type=Path), default=None, required=required, help=help_text)

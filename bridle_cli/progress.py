@@ -1,0 +1,120 @@
+"""Progress of long commands on stderr: bars on a terminal, a plain line every ten seconds elsewhere.
+
+The library reports events, `on_event(kind, **fields)`; the classes here turn them into bars and lines.
+"""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from bridle_cli.console import Console, duration
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+
+_PLAIN_EVERY_S = 10.0
+
+
+class Progress:
+    """Shows `done of total` of whatever the events count. Use as a context manager and hand it over as the callback.
+
+    It has one method `_KIND` for each kind of event; subclasses add their own.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bars: RichProgress | None = None
+        self._task: Any = None
+        self._spoke = time.monotonic()
+
+    def __enter__(self) -> Self:
+        if not self._console.quiet and self._console.err.is_terminal:
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+            from rich.progress import Progress as RichProgress
+
+            self._bars = RichProgress(
+                TextColumn("{task.description}", markup=False),
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[details]}", markup=False),
+                console=self._console.err,
+            )
+            self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bars:
+            self._bars.stop()
+
+    def __call__(self, kind: str, **fields: Any) -> None:
+        """One event; kinds that a class does not know are not shown."""
+        handler = getattr(self, f"_{kind}", None)
+        if handler:
+            handler(**fields)
+
+    def _progress(self, done: int, total: int | None = None, what: str = "files", **_: Any) -> None:
+        self._advance(what, done, total, "")
+
+    def _warning(self, message: str, **_: Any) -> None:
+        self._console.warn(message)
+
+    def _begin(self, name: str, total: int | None) -> None:
+        """A new bar; the one before stays above it."""
+        if self._bars:
+            self._task = self._bars.add_task(name, total=total, details="")
+
+    def _advance(self, name: str, done: int, total: int | None, details: str) -> None:
+        if self._console.quiet:
+            return
+        if self._bars:
+            if self._task is None:
+                self._begin(name, total)
+            self._bars.update(self._task, completed=done, total=total, details=details)
+        elif time.monotonic() - self._spoke >= _PLAIN_EVERY_S or (total and done >= total):
+            self._spoke = time.monotonic()
+            self._console.note(f"{name} {done}/{'?' if total is None else total}  {details}".rstrip())
+
+
+class PretrainProgress(Progress):
+    """Phase, step, loss, clips a second, time left, and the share of codes in use at each level.
+
+    Attributes:
+        run: the run folder as soon as it is known, to say how an interrupted run goes on.
+    """
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console)
+        self.run: str | None = None
+        self._phases: list[dict[str, Any]] = []
+        self._index: int | None = None
+
+    def _start(self, phases: list[dict[str, Any]], clips: int, parameters: int, run: Any = None, **_: Any) -> None:
+        self._phases = phases
+        self.run = str(run) if run is not None else None
+        plan = ", ".join(f"{phase['name']} {phase['steps']}" for phase in phases)
+        self._console.note(f"{clips} clips, {parameters / 1e6:.1f} M parameters; steps: {plan}")
+
+    def _step(self, phase: str, phase_index: int, step: int, steps: int, **fields: Any) -> None:
+        name = f"{phase_index + 1}/{len(self._phases)} {phase}" if self._phases else phase
+        if phase_index != self._index:
+            self._index = phase_index
+            self._begin(name, steps)
+        self._advance(name, step, steps, _details(fields))
+
+
+def _details(fields: dict[str, Any]) -> str:
+    """`loss 3.21  512 clips/s  codes in use 98 97 95 90 %  2:10 left`, as far as it is known."""
+    parts = []
+    if fields.get("loss") is not None:
+        parts.append(f"loss {fields['loss']:.3f}")
+    if fields.get("clips_per_s"):
+        parts.append(f"{fields['clips_per_s']:.0f} clips/s")
+    if fields.get("usage"):
+        parts.append(f"codes in use {' '.join(f'{100 * share:.0f}' for share in fields['usage'])} %")
+    if fields.get("eta_s") is not None:
+        parts.append(f"{duration(fields['eta_s'])} left")
+    return "  ".join(parts)

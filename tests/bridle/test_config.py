@@ -1,0 +1,172 @@
+"""Presets load, later sources win, and every mistake is named with its source in one error."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bridle import config
+from bridle.errors import ConfigError
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "mine.yaml"
+    path.write_text(text, "utf-8")
+    return path
+
+
+def test_presets_are_three_modalities_in_four_sizes() -> None:
+    assert config.presets() == sorted(
+        f"{modality}-{size}" for modality in ("audio", "image", "video") for size in ("tiny", "small", "base", "large")
+    )
+
+
+@pytest.mark.parametrize("name", config.presets())
+def test_preset_survives_being_written_and_read(name: str, tmp_path: Path) -> None:
+    loaded = config.load(name)
+    assert loaded.patches.modality == name.split("-")[0]
+    assert config.load(file=write(tmp_path, config.dump(loaded))) == loaded
+
+
+@pytest.mark.parametrize(
+    ("name", "tokens", "batch", "lr", "ratio"),
+    [
+        ("audio-base", 512, 1024, 5e-4, 0.8),
+        ("image-base", 196, 1024, 5e-4, 0.75),
+        ("video-base", 1568, 2048, 1.2e-3, 0.9),
+    ],
+)
+def test_base_is_the_published_recipe(name: str, tokens: int, batch: int, lr: float, ratio: float) -> None:
+    base = config.load(name)
+    patches = base.patches
+    if patches.modality == "audio":
+        count = (patches.frames // patches.patch_frames) * (patches.mel_bins // patches.patch_mels)
+    else:
+        frames = patches.frames // patches.tubelet if patches.modality == "video" else 1
+        count = frames * (patches.size // patches.patch) ** 2
+    assert count == tokens
+    assert (base.encoder.width, base.encoder.depth, base.encoder.heads) == (768, 12, 12)
+    assert (base.optim.batch_size, base.optim.lr, base.mask.ratio) == (batch, lr, ratio)
+    assert (base.quantizer.levels, base.quantizer.codes, base.quantizer.width) == (4, 256, 256)
+
+
+def test_larger_and_smaller_presets_change_the_encoder_alone() -> None:
+    base = config.load("image-base")
+    for name, shape in {"image-large": (1024, 24, 16), "image-small": (384, 12, 6)}.items():
+        other = config.load(name)
+        assert (other.encoder.width, other.encoder.depth, other.encoder.heads) == shape
+        assert other.model_copy(update={"encoder": base.encoder}) == base
+
+
+def test_later_sources_win(tmp_path: Path) -> None:
+    file = write(tmp_path, "optim: {lr: 2e-3, batch_size: 7, beta1: 0.5}\n")
+    loaded = config.load("audio-tiny", file, ["optim.lr=3e-3", "optim.batch_size=8"], {"optim.lr": 4e-3})
+    assert (loaded.optim.lr, loaded.optim.batch_size, loaded.optim.beta1) == (4e-3, 8, 0.5)
+
+
+def test_a_flag_that_was_not_given_changes_nothing() -> None:
+    assert config.load("audio-tiny", flags={"train.seed": None}) == config.load("audio-tiny")
+
+
+def test_file_extends_a_preset(tmp_path: Path) -> None:
+    file = write(tmp_path, "extends: image-tiny\nmask:\n  # ratio: 0.5\noptim:\n  lr: 1e-5\n")
+    assert config.load(file=file) == config.load("image-tiny", sets=["optim.lr=0.00001"])
+
+
+@pytest.mark.parametrize(("text", "value"), [("1e-3", 1e-3), ("1E+0", 1.0), (".5e0", 0.5), ("5", 5.0), ("1.e-2", 0.01)])
+def test_numbers_with_an_exponent_are_numbers(text: str, value: float) -> None:
+    assert config.load("audio-tiny", sets=[f"optim.lr={text}"]).optim.lr == value
+
+
+def test_null_and_sections_can_be_set() -> None:
+    loaded = config.load("audio-tiny", sets=["tokenizer.depth=null", "mask={ratio: 0.6, shape: block}"])
+    assert loaded.tokenizer.depth is None
+    assert (loaded.mask.ratio, loaded.mask.shape) == (0.6, "block")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("maks.ratio=0.5", ["maks.ratio", "--set", "unknown", "'mask.ratio'"]),
+        ("lr=0.5", ["'optim.lr'"]),
+        ("optim.lrr=0.5", ["'optim.lr'"]),
+        ("mask=0.5", ["mask", "section", "mask.shape"]),
+        ("mask.ratio.x=0.5", ["'mask.ratio'"]),
+        ("mask.ratio=most", ["mask.ratio", "--set", "a number", "'most'"]),
+        ("mask.ratio=1.5", ["mask.ratio", "less than 1", "1.5"]),
+        ("mask.shape=cube", ["'random'", "'tube'", "'block'", "'cube'"]),
+        ("encoder.depth=true", ["encoder.depth", "a whole number", "true"]),
+        ("encoder.depth=2.5", ["encoder.depth", "a whole number", "2.5"]),
+        ("encoder.depth='2'", ["encoder.depth", "a whole number", "text"]),
+        ("patches.flip=1", ["patches.flip", "true or false", "1"]),
+        ("encoder.heads=7", ["encoder", "not a multiple of heads 7"]),
+        ("patches.size=33", ["patches", "--set", "not a multiple of patch"]),
+        ("patches.roll=true", ["patches.roll", "unknown"]),
+        ("patches.modality=audio", ["patches.modality", "image-tiny"]),
+        ("mask.ratio", ["mask.ratio", "section.key=value"]),
+        ("mask.ratio=", ["mask.ratio", "missing"]),
+        ("mask.ratio=[", ["mask.ratio", "YAML"]),
+    ],
+)
+def test_each_mistake_says_key_source_and_remedy(text: str, said: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config.load("image-tiny", sets=[text])
+    for part in said:
+        assert part in caught.value.message
+    assert "bridle config show --preset image-tiny" in caught.value.hint
+
+
+def test_all_mistakes_come_at_once_with_file_and_line(tmp_path: Path) -> None:
+    file = write(tmp_path, "optim:\n  lr: fast\n  bta1: 0.9\n")
+    with pytest.raises(ConfigError) as caught:
+        config.load("audio-tiny", file, ["mask.ratoi=1", "train.seed=-1"], {"data.workers": "two"})
+    message = caught.value.message
+    assert message.startswith("5 mistakes")
+    for part in (f"optim.lr ({file}:2)", f"optim.bta1 ({file}:3)", "mask.ratoi (--set)", "train.seed (--set)"):
+        assert part in message
+    assert "data.workers (--workers)" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a: [1\n", ":2: not valid YAML"),
+        ("- 1\n- 2\n", "wanted sections"),
+        ("just text\n", "wanted sections"),
+        ("extends: 3\n", "wanted the name of a preset"),
+        ("extends: audio-tny\n", "did you mean 'audio-tiny'"),
+        ("", "names no modality"),
+        ("optim: {lr: 0.1}\n", "names no modality"),
+        ("patches: {modality: film}\n", "audio, image, video"),
+        ("patches: {modality: [audio]}\n", "audio, image, video"),
+    ],
+)
+def test_unusable_file(text: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=said):
+        config.load(file=write(tmp_path, text))
+
+
+def test_missing_and_binary_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml: No such file"):
+        config.load("audio-tiny", tmp_path / "nowhere.yaml")
+    (tmp_path / "noise.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="UTF-8"):
+        config.load("audio-tiny", tmp_path / "noise.yaml")
+
+
+def test_two_different_presets(tmp_path: Path) -> None:
+    file = write(tmp_path, "extends: audio-tiny\n")
+    assert config.load("audio-tiny", file) == config.load("audio-tiny")
+    with pytest.raises(ConfigError, match=r"extends preset 'audio-tiny', but --preset asks for 'audio-base'"):
+        config.load("audio-base", file)
+
+
+def test_unknown_preset_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="no preset 'vidoe-tiny'; did you mean 'video-tiny'"):
+        config.load("vidoe-tiny")
+
+
+def test_unknown_attribute_of_the_package() -> None:
+    with pytest.raises(AttributeError, match="laod"):
+        config.laod  # noqa: B018

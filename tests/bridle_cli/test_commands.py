@@ -1,0 +1,154 @@
+"""What each command hands to the library and prints of its answer; the library itself is played by fakes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bridle import api
+from bridle_cli.main import main
+
+
+class Fake:
+    """Stands in for one function of the api and keeps how it was called."""
+
+    def __init__(self, answer: object) -> None:
+        self.answer = answer
+
+    def __call__(self, *arguments: object, **options: object) -> object:
+        self.arguments, self.options = arguments, options
+        if isinstance(self.answer, BaseException):
+            raise self.answer
+        return self.answer
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch):
+    def install(name: str, answer: object) -> Fake:
+        double = Fake(answer)
+        monkeypatch.setattr(api, name, double)
+        return double
+
+    return install
+
+
+RUN = {"run": "runs/x", "modality": "audio", "preset": "audio-tiny", "steps": 4, "seconds": 1.5, "clips": 512,
+       "loss": 3.25, "usage": [1.0, 0.5], "checkpoint": "runs/x/checkpoints/step-4"}  # fmt: skip
+
+
+def test_pretrain_hands_over_every_option(fake, capsys) -> None:
+    double = fake("pretrain", RUN)
+    code = main(
+        "pretrain --shards s --modality audio --preset audio-small --config c.yaml --set a=1 --set b=2 --out runs/x "
+        "--steps 7 --max-minutes 1.5 --seed 3 --workers 2 --device cpu --overwrite --dry-run --json".split()
+    )
+    assert code == 0
+    assert double.arguments == (Path("s"),)
+    double.options.pop("on_event")
+    assert double.options == {
+        "recipe": api.Recipe("audio", "audio-small", Path("c.yaml"), ("a=1", "b=2"), 3, 2),
+        "out": Path("runs/x"),
+        "steps": 7,
+        "epochs": None,
+        "max_minutes": 1.5,
+        "device": "cpu",
+        "overwrite": True,
+        "dry_run": True,
+    }
+    assert json.loads(capsys.readouterr().out) == RUN
+
+
+def test_pretrain_takes_the_shards_folder_by_default(fake) -> None:
+    double = fake("pretrain", RUN)
+    assert main(["pretrain"]) == 0
+    assert double.arguments == (Path("shards"),)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "run"),
+    [
+        (["--resume", "runs/x"], Path("runs/x")),
+        (["--resume", "--steps", "9"], None),
+        (["--out", "o", "--resume"], Path("o")),
+    ],
+)
+def test_resume_with_and_without_a_name(fake, arguments, run) -> None:
+    double = fake("resume", RUN)
+    assert main(["pretrain", *arguments]) == 0
+    assert double.arguments == (run,)
+
+
+def test_interrupted_pretraining_says_how_to_go_on(monkeypatch, capsys) -> None:
+    def pretrain(*_: object, on_event, **__: object) -> None:
+        on_event("start", phases=[], clips=1, parameters=1, run="runs/x")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(api, "pretrain", pretrain)
+    assert main(["pretrain"]) == 130
+    assert "bridle pretrain --resume runs/x" in capsys.readouterr().err
+
+
+CODES = {"file": "a.wav", "levels": 2, "grid": [2, 1, 2], "codes": [[[[1, 2]], [[3, 4]]], [[[5, 6]], [[7, 8]]]],
+         "times": [0.0, 0.5]}  # fmt: skip
+
+
+def test_tokenize_prints_one_object_a_line(fake, capsys) -> None:
+    double = fake("tokenize", [CODES, CODES])
+    assert main(["tokenize", "a.wav", "b", "--checkpoint", "runs/x", "--json"]) == 0
+    assert double.arguments == ((Path("a.wav"), Path("b")),)
+    assert double.options["checkpoint"] == "runs/x"
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [CODES, CODES]
+
+
+def test_tokenize_prints_a_row_a_level_in_reading_order(fake, capsys) -> None:
+    fake("tokenize", [CODES])
+    assert main(["tokenize", "a.wav"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.strip()]
+    assert rows[-2:] == [["a.wav", "2x1x2", "1", "1", "2", "3", "4"], ["2", "5", "6", "7", "8"]]
+
+
+def test_tokenize_to_a_file_prints_no_codes(fake, capsys) -> None:
+    double = fake("write_codes", {"out": "c.npz", "files": 2})
+    assert main(["tokenize", "a.wav", "--out", "c.npz", "--overwrite", "--json"]) == 0
+    assert double.arguments == ((Path("a.wav"),), Path("c.npz"))
+    assert double.options["overwrite"] is True
+    assert json.loads(capsys.readouterr().out) == {"out": "c.npz", "files": 2}
+
+
+RESULT = {"task": "folder", "protocol": "linear", "checkpoint": "runs/x", "metric": "accuracy", "value": 0.5,
+          "ci95": [0.4, 0.6], "n_train": 80, "n_test": 20, "seed": 1}  # fmt: skip
+
+
+def test_eval_hands_over_every_option(fake, capsys) -> None:
+    double = fake("evaluate", RESULT)
+    code = main(
+        "eval --task folder --data d --protocol linear --pool segments --folds 4 --group-by _(.)_ --checkpoint random "
+        "--preset audio-tiny --seed 1 --device cpu --json".split()
+    )
+    assert code == 0
+    assert double.arguments == (Path("d"),)
+    double.options.pop("on_event")
+    assert double.options == {
+        "task": "folder",
+        "protocol": "linear",
+        "pool": "segments",
+        "folds": 4,
+        "test_share": None,
+        "group_by": "_(.)_",
+        "checkpoint": "random",
+        "recipe": api.Recipe(preset="audio-tiny"),
+        "seed": 1,
+        "device": "cpu",
+    }
+    assert json.loads(capsys.readouterr().out) == RESULT
+
+
+def test_export_hands_over_every_option(fake, capsys) -> None:
+    answer = {"format": "safetensors", "out": "e", "files": ["model.safetensors"], "parity": 0.0}
+    double = fake("export", answer)
+    assert main(["export", "runs/x", "--format", "safetensors", "--out", "e", "--json"]) == 0
+    assert double.arguments == (Path("runs/x"),)
+    assert double.options == {"format": "safetensors", "out": Path("e"), "overwrite": False}
+    assert json.loads(capsys.readouterr().out) == answer

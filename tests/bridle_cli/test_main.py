@@ -1,0 +1,200 @@
+"""Exit codes, messages and streams: what scripts and people rely on, whatever the command."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from bridle import api, errors
+from bridle_cli.main import COMMANDS, main
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch):
+    """Makes `bridle shard x` raise the given exception."""
+
+    def install(error: BaseException) -> None:
+        def shard(*_: object, **__: object) -> None:
+            raise error
+
+        monkeypatch.setattr(api, "shard", shard)
+
+    return install
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errors.UsageError("out exists", "choose another"), 2),
+        (errors.ConfigError("no such key"), 3),
+        (errors.DataError("no shards"), 4),
+        (errors.MediaError("not a wav"), 4),
+        (errors.EnvironmentFault("no GPU"), 5),
+        (errors.NumericalError("loss is nan"), 6),
+        (OSError(errno.ENOSPC, "No space left on device", "x.tar"), 5),
+        (PermissionError(errno.EACCES, "Permission denied", "x.tar"), 5),
+        (ModuleNotFoundError("No module named 'av'", name="av"), 5),
+        (MemoryError(), 5),
+        (KeyboardInterrupt(), 130),
+        (ZeroDivisionError("division by zero"), 1),
+        (ModuleNotFoundError("No module named 'bridle.x'", name="bridle.x"), 1),
+    ],
+)
+def test_each_kind_of_failure_has_its_code_and_no_traceback(failing, capsys, error, code) -> None:
+    failing(error)
+    assert main(["shard", "x"]) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert "Traceback" not in err
+
+
+def test_message_and_hint_are_both_shown(failing, capsys) -> None:
+    failing(errors.DataError("no shards below [shards]", "bridle shard RAW --modality audio"))
+    main(["shard", "x"])
+    assert capsys.readouterr().err == "error: no shards below [shards]\nbridle shard RAW --modality audio\n"
+
+
+def test_full_disk_names_the_file(failing, capsys) -> None:
+    failing(OSError(errno.ENOSPC, "No space left on device", "x.tar"))
+    main(["shard", "x"])
+    assert "x.tar: the disk is full" in capsys.readouterr().err
+
+
+def test_debug_shows_the_traceback(failing, capsys) -> None:
+    failing(errors.DataError("no shards"))
+    assert main(["shard", "x", "--debug"]) == 4
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_file_name_cannot_move_the_cursor(failing, capsys) -> None:
+    failing(errors.DataError("bad file a\x1b[2Jb\rc"))
+    main(["shard", "x"])
+    assert "\x1b" not in (err := capsys.readouterr().err)
+    assert "a\\x1b[2Jb\\rc" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["shrad"], "did you mean 'shard'"),
+        (["shard"], "RAW"),
+        (["shard", "x", "--modalty", "audio"], "--modality"),
+        (["shard", "x", "--modality", "smell"], "'audio', 'image', 'video'"),
+        (["shard", "x", "--max-size", "huge"], "256MB"),
+        (["shard", "x", "--max-size", "0"], "not a size"),
+        (["tokenize"], "FILE|DIR|SHARDS"),
+        (["eval", "--data", "x"], "--task"),
+        (["eval", "--task", "k400", "--data", "x"], "'folder'"),
+        (["export", "runs/x", "--format", "onnx", "--out", "y"], "'safetensors'"),
+        (["pretrain", "--steps", "0"], "--steps"),
+        (["pretrain", "--resume", "runs/x", "--set", "optim.lr=1"], "--set"),
+        (["config", "show"], "--preset"),
+        (["config", "shwo"], "show"),
+    ],
+)
+def test_usage_errors_name_what_is_there(capsys, arguments, said) -> None:
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert said in err
+
+
+def test_no_arguments_print_help_and_fail(capsys) -> None:
+    assert main([]) == 2
+    assert "Usage: bridle" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_and_examples(capsys, name) -> None:
+    assert main([name, "--help"]) == 0
+    out = capsys.readouterr().out
+    if name == "config":
+        assert main([name, "show", "--help"]) == 0
+        out = capsys.readouterr().out
+    assert f"Examples:\n    bridle {name} " in out
+    for option in ("--json", "--quiet", "--debug"):
+        assert option in out
+
+
+def test_version(capsys) -> None:
+    import bridle
+
+    assert main(["--version"]) == 0
+    assert bridle.__version__ in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("256MB", 256_000_000), ("1GiB", 2**30), ("1.5kb", 1500), ("4096", 4096), ("2 GB", 2 * 10**9)]
+)
+def test_sizes(monkeypatch, text, size) -> None:
+    seen = {}
+
+    def shard(raw: Path, **options: object) -> None:
+        seen.update(options)
+        raise click.Abort
+
+    monkeypatch.setattr(api, "shard", shard)
+    assert main(["shard", "x", "--max-size", text]) == 130
+    assert seen["max_size_bytes"] == size
+
+
+def run(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "bridle_cli", *arguments], text=True, capture_output=True, **options)
+
+
+def test_full_stdout_is_an_environment_error() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "bridle_cli", "config", "show", "--preset", "audio-tiny"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert done.returncode == 5
+    assert "disk is full" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_reader_that_leaves_early_is_no_error() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "bridle_cli", "config", "show", "--preset", "audio-tiny"],
+        stdout=write,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_config_show_prints_yaml_that_reads_back(tmp_path, capsys) -> None:
+    from bridle import config
+
+    assert main(["config", "show", "--preset", "video-tiny", "--set", "optim.lr=1e-5"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    (tmp_path / "mine.yaml").write_text(out)
+    assert config.load(file=tmp_path / "mine.yaml") == config.load("video-tiny", sets=["optim.lr=1e-5"])
+
+
+def test_config_show_json_is_one_object(capsys) -> None:
+    assert main(["config", "show", "--preset", "audio-tiny", "--json"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1
+    assert json.loads(lines[0])["patches"]["modality"] == "audio"
+
+
+def test_config_mistakes_leave_with_3(capsys) -> None:
+    assert main(["config", "show", "--preset", "audio-tiny", "--set", "maks.ratio=1"]) == 3
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "did you mean 'mask.ratio'" in err
