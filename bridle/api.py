@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bridle.errors import EnvironmentFault, UsageError
+from bridle.errors import ConfigError, DataError, EnvironmentFault, UsageError
 
 if TYPE_CHECKING:
     from bridle.config import Config
@@ -58,7 +58,6 @@ class Recipe:
             ConfigError: as `bridle.config.load`; also when modality and preset disagree.
         """
         from bridle import config
-        from bridle.errors import ConfigError
 
         preset = self.preset or (config.extends(self.file) if self.file else None) or default_preset
         loaded = config.load(
@@ -132,15 +131,18 @@ def pretrain(
         shards: a set, or a folder of sets.
         recipe: where the configuration comes from, or the configuration itself; default: MODALITY-tiny.
         out: run folder; default: `runs/SET-PRESET`, numbered when that exists.
-        steps, epochs, max_minutes: length of the run; at most one of the first two.
+        steps, epochs, max_minutes: length of the run; at most one of them.
     """
     from bridle.train import pretrain as run
 
     config, preset, manifests = _prepare(Path(shards), recipe or Recipe())
+    report = on_event or _silent
+    folder = Path(out) if out else _free_run(f"{_set_name(manifests, Path(shards))}-{preset or 'custom'}")
+    report("run", path=str(folder))
     return run(
         config,
         manifests,
-        Path(out) if out else _free_run(f"{_set_name(manifests, Path(shards))}-{preset or 'custom'}"),
+        folder,
         preset=preset,
         steps=steps,
         epochs=epochs,
@@ -148,7 +150,7 @@ def pretrain(
         device=pick_device(device),
         overwrite=overwrite,
         dry_run=dry_run,
-        on_event=on_event or _silent,
+        on_event=report,
     )
 
 
@@ -156,14 +158,11 @@ def resume(
     run: str | Path | None = None,
     *,
     shards: str | Path | None = None,
-    steps: int | None = None,
-    epochs: float | None = None,
-    max_minutes: float | None = None,
     device: str = "auto",
     dry_run: bool = False,
     on_event: OnEvent | None = None,
 ) -> dict[str, Any]:
-    """Go on with an interrupted run from its last checkpoint, with its own configuration.
+    """Go on with an interrupted run from its last checkpoint, with its own configuration and length.
 
     Args:
         run: run folder; default: the newest.
@@ -176,9 +175,14 @@ def resume(
     from bridle.train import pretrain as train
 
     folder = Path(run) if run else newest_run(RUNS)
+    report = on_event or _silent
+    report("run", path=str(folder))
     state = read_state(folder)
     loaded = config.load(file=folder / "config.yaml")
     places = [Path(shards)] if shards else [Path(place) for place in state["shards"]]
+    for place in places:
+        if not place.exists():
+            raise DataError(f"The shards of {folder} are gone: {place}", "Say where they are now with --shards.")
     manifests = [found for place in places for found in find_sets(place, Modality(loaded.patches.modality))]
     return train(
         loaded,
@@ -186,27 +190,21 @@ def resume(
         folder,
         preset=state["preset"],
         resume=True,
-        steps=steps,
-        epochs=epochs,
-        max_minutes=max_minutes,
         device=pick_device(device),
         dry_run=dry_run,
-        on_event=on_event or _silent,
+        on_event=report,
     )
 
 
-def load(
-    checkpoint: str | Path | None = None, *, recipe: Recipe | Config | None = None, seed: int = 0, device: str = "auto"
-) -> Pretrained:
+def load(checkpoint: str | Path | None = None, *, device: str = "auto") -> Pretrained:
     """A model that takes paths: `load("runs/voices").embed("clip.wav")`.
 
     Args:
-        checkpoint: a run, checkpoint or export; `None`: the newest run below `runs/`; `"random"`: an untrained model
-            of the recipe's shape, the baseline that everything is compared with.
+        checkpoint: a run, checkpoint or export; `None`: the newest run below `runs/`.
     """
     from bridle.infer import Pretrained
 
-    return Pretrained(_model(checkpoint, recipe, seed, device))
+    return Pretrained(_model(checkpoint, device))
 
 
 def tokenize(
@@ -224,7 +222,7 @@ def tokenize(
     """
     from bridle.infer import tokenize_inputs
 
-    model = _model(checkpoint, None, 0, device)
+    model = _model(checkpoint, device)
     for codes in tokenize_inputs(model, [Path(item) for item in inputs], workers=workers, on_event=on_event):
         yield {
             "file": codes.file,
@@ -249,7 +247,7 @@ def write_codes(
     from bridle import infer
 
     infer.check_output(Path(out), overwrite=overwrite)  # before anything is loaded
-    model = _model(checkpoint, None, 0, device)
+    model = _model(checkpoint, device)
     codes = infer.tokenize_inputs(model, [Path(item) for item in inputs], workers=workers, on_event=on_event)
     return infer.write_codes(Path(out), codes, source=str(model.source), overwrite=overwrite)
 
@@ -264,16 +262,23 @@ def evaluate(
     test_share: float | None = None,
     group_by: str | None = None,
     checkpoint: str | Path | None = None,
-    recipe: Recipe | Config | None = None,
+    recipe: Recipe | None = None,
     seed: int = 0,
     device: str = "auto",
     on_event: OnEvent | None = None,
 ) -> dict[str, Any]:
-    """Judge a frozen encoder, or its codebooks (`protocol="codes"`); see `bridle.evaluate.evaluate`."""
+    """Judge a frozen encoder, or its codebooks (`protocol="codes"`); see `bridle.evaluate.evaluate`.
+
+    Args:
+        checkpoint: as for `load`; `"random"`: an untrained model of the recipe's shape, the baseline that everything
+            is compared with.
+        seed: of splits and probes, and of the untrained model's weights.
+    """
     from bridle.evaluate import evaluate as run
 
+    untrained = str(checkpoint) == "random"
     return run(
-        _model(checkpoint, recipe, seed, device),
+        _untrained(recipe or Recipe(), Path(data), seed, device) if untrained else _model(checkpoint, device),
         Path(data),
         task=task,
         protocol=protocol,
@@ -307,29 +312,37 @@ def pick_device(name: str) -> str:
     return ("cuda" if available else "cpu") if name == "auto" else name
 
 
-def _model(checkpoint: str | Path | None, recipe: Recipe | Config | None, seed: int, device: str) -> Bridle:
-    """The network of a checkpoint; `None` and `"random"` as in `load`."""
+def _model(checkpoint: str | Path | None, device: str) -> Bridle:
+    """The network of a checkpoint; `None` takes the newest run."""
     from bridle.checkpoint import load_model, newest_run
 
-    if checkpoint is None:
-        checkpoint = newest_run(RUNS)
-    if str(checkpoint) != "random":
-        return load_model(Path(checkpoint), device=pick_device(device))
-    if recipe is None or recipe == Recipe():
+    return load_model(Path(checkpoint) if checkpoint else newest_run(RUNS), device=pick_device(device))
+
+
+def _untrained(recipe: Recipe, data: Path, seed: int, device: str) -> Bridle:
+    """A network that has learned nothing, of the shape that `pretrain` with this recipe on this data begins with."""
+    from bridle.checkpoint import load_model
+    from bridle.infer import measure
+    from bridle.schema import Modality
+
+    if not (recipe.preset or recipe.file):
         raise UsageError("--checkpoint random needs to know its shape.", "Add --preset, such as --preset audio-tiny.")
-    config = recipe.load()[0] if isinstance(recipe, Recipe) else recipe
-    return load_model("random", device=pick_device(device), config=config, seed=seed)
+    modality = Modality(recipe.load()[0].patches.modality)
+    statistics, extent = measure(data, modality)
+    config, _ = recipe.load(extent=extent)
+    return load_model("random", device=pick_device(device), config=config, statistics=statistics, seed=seed)
 
 
 def _prepare(shards: Path, recipe: Recipe | Config) -> tuple[Config, str, list[Manifest]]:
-    """Configuration, its preset and the sets of its modality."""
+    """Configuration, its preset and the sets of its modality; a recipe adapts to them, a configuration stays."""
+    from bridle.config import extends
     from bridle.schema import Modality
     from bridle.sharding import find_sets, merge_extent
 
     if not isinstance(recipe, Recipe):
         return recipe, "", find_sets(shards, Modality(recipe.patches.modality))
     modality = recipe.modality
-    if recipe.preset or recipe.file:
+    if recipe.preset or (recipe.file and extends(recipe.file)):
         modality = recipe.load()[0].patches.modality
     manifests = find_sets(shards, Modality(modality) if modality else None)
     config, preset = recipe.load(f"{manifests[0].modality}-tiny", merge_extent(manifests))

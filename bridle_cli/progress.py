@@ -31,13 +31,13 @@ class Progress:
 
     def __enter__(self) -> Self:
         if not self._console.quiet and self._console.err.is_terminal:
-            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+            from rich.progress import BarColumn, TextColumn
             from rich.progress import Progress as RichProgress
 
             self._bars = RichProgress(
                 TextColumn("{task.description}", markup=False),
                 BarColumn(bar_width=24),
-                MofNCompleteColumn(),
+                TextColumn("{task.fields[count]}", markup=False),
                 TextColumn("{task.fields[details]}", markup=False),
                 console=self._console.err,
             )
@@ -57,53 +57,52 @@ class Progress:
             handler(**fields)
 
     def _progress(self, done: int, total: int | None = None, what: str = "files", **_: Any) -> None:
-        self._advance(what, done, total, "")
+        self._advance(what, done, total, f"{done}/{'?' if total is None else total}", "")
 
     def _warning(self, message: str, **_: Any) -> None:
         self._console.warn(message)
 
-    def _begin(self, name: str, total: int | None) -> None:
+    def _begin(self, name: str, total: float | None) -> None:
         """A new bar; the one before stays above it."""
         if self._bars:
-            self._task = self._bars.add_task(name, total=total, details="")
+            self._task = self._bars.add_task(name, total=total, count="", details="")
 
-    def _advance(self, name: str, done: int, total: int | None, details: str) -> None:
+    def _advance(self, name: str, done: float, total: float | None, count: str, details: str) -> None:
         if self._console.quiet:
             return
         if self._bars:
             if self._task is None:
                 self._begin(name, total)
-            self._bars.update(self._task, completed=done, total=total, details=details)
+            self._bars.update(self._task, description=name, completed=done, total=total, count=count, details=details)
         elif time.monotonic() - self._spoke >= _PLAIN_EVERY_S or (total and done >= total):
             self._spoke = time.monotonic()
-            self._console.note(f"{name} {done}/{'?' if total is None else total}  {details}".rstrip())
+            self._console.note(f"{name} {count}  {details}".rstrip())
 
 
 class PretrainProgress(Progress):
-    """Phase, step, loss, clips a second, time left, and the share of codes in use at each level.
+    """One bar for the whole run: phase, step, loss, clips a second, codes in use at each level, time left.
 
     Attributes:
-        run: the run folder as soon as it is known, to say how an interrupted run goes on.
+        run: the run folder as soon as there is something in it, to say how an interrupted run goes on.
     """
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
         self.run: str | None = None
-        self._phases: list[dict[str, Any]] = []
-        self._index: int | None = None
+        self._folder: str | None = None
+        self._phases = 1
 
-    def _start(self, phases: list[dict[str, Any]], clips: int, parameters: int, run: Any = None, **_: Any) -> None:
-        self._phases = phases
-        self.run = str(run) if run is not None else None
-        plan = ", ".join(f"{phase['name']} {phase['steps']}" for phase in phases)
-        self._console.note(f"{clips} clips, {parameters / 1e6:.1f} M parameters; steps: {plan}")
+    def _run(self, path: str, **_: Any) -> None:
+        self._folder = path
 
-    def _step(self, phase: str, phase_index: int, step: int, steps: int, **fields: Any) -> None:
-        name = f"{phase_index + 1}/{len(self._phases)} {phase}" if self._phases else phase
-        if phase_index != self._index:
-            self._index = phase_index
-            self._begin(name, steps)
-        self._advance(name, step, steps, _details(fields))
+    def _start(self, phases: list[dict[str, Any]], samples: int, parameters: dict[str, int], **_: Any) -> None:
+        self.run, self._phases = self._folder, len(phases)
+        millions = sum(parameters.values()) / 1e6
+        self._console.note(f"{self.run}: {samples} clips, {millions:.1f} M parameters, {len(phases)} phases")
+
+    def _step(self, phase: str, phase_index: int, step: int, done: float, **fields: Any) -> None:
+        name = f"{phase_index + 1}/{self._phases} {phase}"
+        self._advance(name, done, 1.0, f"step {step}", f"{100 * done:.0f} %  {_details(fields)}")
 
 
 def _details(fields: dict[str, Any]) -> str:

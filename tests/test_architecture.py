@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -34,19 +35,17 @@ MODALITY_PLACES = {
     "bridle/schema.py": "the names themselves",
     "bridle/config/sections.py": "the tag that tells the patches sections apart",
     "bridle/config/loading.py": "picks the patches section by its tag",
-    "bridle/sharding/child.py": "how much of a clip is measured",
-    "bridle/sharding/shard.py": "how large a clip is when decoded; frames a second of a corpus of videos",
+    "bridle/config/adapt.py": "which of the sizes in a patches section follow from the corpus",
     "bridle/sharding/transcode.py": "each kind is written in a format of its own",
-    "bridle/stream/cache.py": "decoded sound is kept in 16 bits",
     "bridle/export/safetensors.py": "an example's file name in the written read-me",
-    "bridle/stream/dataset.py": "how large a clip is when decoded",
 }
 MODALITIES = ("audio", "image", "video")
 
 
-def sources(package: str) -> Iterator[tuple[str, ast.Module]]:
-    for path in sorted((ROOT / package).rglob("*.py")):
-        yield path.relative_to(ROOT).as_posix(), ast.parse(path.read_text("utf-8"))
+@functools.cache
+def sources(package: str) -> list[tuple[str, ast.Module]]:
+    paths = sorted((ROOT / package).rglob("*.py"))
+    return [(path.relative_to(ROOT).as_posix(), ast.parse(path.read_text("utf-8"))) for path in paths]
 
 
 def imports(tree: ast.AST) -> Iterator[tuple[int, str]]:
@@ -97,7 +96,7 @@ def modality_faults(path: str, tree: ast.Module) -> list[str]:
             parts = [node.value]
         elif isinstance(node, ast.Dict):
             parts = [key for key in node.keys if key is not None]
-        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "isinstance":
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "isinstance":
             kinds = ast.unparse(node.args[1])
             if any(f"{name.capitalize()}Patches" in kinds for name in MODALITIES):
                 faults.append(f"{path}:{node.lineno} {ast.unparse(node)}")
@@ -116,8 +115,9 @@ def start_up_faults(path: str, tree: ast.Module) -> list[str]:
             waiting += node.decorator_list if not isinstance(node, ast.Lambda) else []
             waiting += [*node.args.defaults, *filter(None, node.args.kw_defaults)]
             continue
-        if isinstance(node, ast.Attribute | ast.Name) and ast.unparse(node) in ("os.environ", "os.getenv", "environ"):
-            faults.append(f"{path}:{node.lineno} {ast.unparse(node)}")
+        if isinstance(node, ast.Attribute | ast.Name):
+            name = node.attr if isinstance(node, ast.Attribute) else node.id
+            faults += [f"{path}:{node.lineno} {name}"] if name in ("environ", "getenv") else []
         waiting += ast.iter_child_nodes(node)
     return faults
 

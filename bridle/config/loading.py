@@ -19,7 +19,6 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from bridle.config.adapt import Extent, adapt_patches
-from bridle.config.adapt import Extent, adapt_patches
 from bridle.config.sections import AudioPatches, Config, ImagePatches, VideoPatches
 from bridle.errors import ConfigError, nearest
 
@@ -59,7 +58,7 @@ def load(
         file: YAML with the same sections as a preset; it may say `extends: PRESET`.
         sets: `section.key=value`, values as YAML.
         flags: values of command-line flags by dotted key; `None` values are left out.
-        extent: of the corpus; the preset's sizes shrink to it (see `adapt.py`).
+        extent: of the corpus; the preset's sizes shrink to it where nobody set them by hand (see `adapt.py`).
 
     Raises:
         ConfigError: naming every mistake at once, each with its source.
@@ -71,9 +70,6 @@ def load(
         )
     preset = preset or parent
     settings = _read_preset(preset) if preset else {}
-    if preset and extent:
-        patches = {key.removeprefix("patches."): setting.value for key, setting in settings.items()}
-        settings |= {f"patches.{k}": Setting(v, "the corpus") for k, v in adapt_patches(patches, extent).items()}
     fixed = settings.get("patches.modality")
     by_hand, mistakes = in_file, []
     for text in sets:
@@ -111,7 +107,7 @@ def _adapt(settings: Settings, extent: Extent, by_hand: Settings) -> Settings:
     for group in _TOGETHER:
         if any(f"patches.{name}" in by_hand for name in group):
             changes = {name: value for name, value in changes.items() if name not in group}
-    return {f"patches.{name}": Setting(value, "adapted to the corpus") for name, value in changes.items()}
+    return {f"patches.{name}": Setting(value, "the corpus") for name, value in changes.items()}
 
 
 class _Loader(yaml.SafeLoader):

@@ -1,6 +1,7 @@
 """A trained model at work: files of any length -> features, embeddings, codes."""
 
 from bridle.infer.codes_file import check_output, read_codes, write_codes
+from bridle.infer.corpus import measure
 from bridle.infer.encode import Encoded, Failures, encode
 from bridle.infer.pooling import Pool, pool
 from bridle.infer.pretrained import Pretrained, pool_encoded
@@ -16,6 +17,7 @@ __all__ = [
     "check_output",
     "encode",
     "find_sources",
+    "measure",
     "nothing_read",
     "pool",
     "pool_encoded",

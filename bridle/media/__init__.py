@@ -5,7 +5,19 @@ check(data, name)   decodes every sample     -> MediaInfo with measured sizes (c
 decode(data, info)  the whole clip or a window of it -> Clip
 """
 
-from bridle.media.decode import decode
+from bridle.media.decode import AUDIO_HZ, decode, decoded_bytes, decoded_rate_hz
 from bridle.media.probe import MAX_BYTES, MAX_PIXELS, SUFFIXES, check, detect, probe, read_bytes
 
-__all__ = ["MAX_BYTES", "MAX_PIXELS", "SUFFIXES", "check", "decode", "detect", "probe", "read_bytes"]
+__all__ = [
+    "AUDIO_HZ",
+    "MAX_BYTES",
+    "MAX_PIXELS",
+    "SUFFIXES",
+    "check",
+    "decode",
+    "decoded_bytes",
+    "decoded_rate_hz",
+    "detect",
+    "probe",
+    "read_bytes",
+]

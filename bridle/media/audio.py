@@ -47,9 +47,9 @@ def probe_headerless(raw: bytes, hint: str) -> MediaInfo | None:
     if hint not in _HEADERLESS:
         return None
     try:
-        with av.open(io.BytesIO(raw), format=hint) as container:
+        with av.open(io.BytesIO(raw), "r", format=hint) as container:
             stream = container.streams.audio[0]
-            duration_s = float(stream.duration * stream.time_base) if stream.duration else None
+            duration_s = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else None
             return MediaInfo(Modality.AUDIO, hint, duration_s, float(stream.rate), stream.channels)
     except (av.FFmpegError, IndexError):
         return None
@@ -130,7 +130,7 @@ def _soundfile_blocks(
 def _ffmpeg_blocks(
     raw: bytes, info: MediaInfo, start_s: float, length_s: float | None
 ) -> Iterator[tuple[np.ndarray, int]]:
-    with av.open(io.BytesIO(raw), format=info.suffix if info.suffix in _HEADERLESS else None) as container:
+    with av.open(io.BytesIO(raw), "r", format=info.suffix if info.suffix in _HEADERLESS else None) as container:
         if not container.streams.audio:
             raise MediaError("holds no sound")
         stream = container.streams.audio[0]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from bridle.errors import MediaError
 from bridle.media import audio, image, video
 from bridle.media.probe import MAX_PIXELS, read_bytes, reason
 from bridle.schema import Clip, MediaInfo, Modality
+
+AUDIO_HZ = 16000
 
 
 def decode(
@@ -16,7 +19,7 @@ def decode(
     *,
     key: str = "",
     source: str = "",
-    rate_hz: int = 16000,
+    rate_hz: int = AUDIO_HZ,
     window: tuple[float, float] | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> Clip:
@@ -51,6 +54,18 @@ def decode(
         raise
     except Exception as error:  # third-party decoders raise whatever they like on damaged files
         raise MediaError(reason(error)) from error
+
+
+def decoded_bytes(info: MediaInfo) -> int:
+    """Memory for the whole clip, decoded: sound as 16-bit samples at `AUDIO_HZ`, pixels as three bytes."""
+    if info.modality is Modality.AUDIO:
+        return 2 * math.ceil((info.duration_s or 0.0) * AUDIO_HZ)
+    return 3 * (info.frames or 1) * (info.height or 0) * (info.width or 0)
+
+
+def decoded_rate_hz(info: MediaInfo) -> float | None:
+    """`Clip.rate_hz` of this file when it is decoded with the default rate."""
+    return AUDIO_HZ if info.modality is Modality.AUDIO else info.rate_hz
 
 
 def _start(window: tuple[float, float] | None) -> float:

@@ -35,7 +35,7 @@ _BATCH = 16
 def probe(raw: bytes, hint: str) -> MediaInfo | None:
     """What FFmpeg finds: video when there are moving pictures, else sound; None when it knows nothing."""
     try:
-        with av.open(io.BytesIO(raw)) as container:
+        with av.open(io.BytesIO(raw), "r") as container:
             family = container.format.name.split(",")[0]
             if family not in _FAMILIES:  # single pictures, subtitles, playlists that name other files
                 return None
@@ -97,7 +97,7 @@ def _decord_reader(raw: bytes) -> decord.VideoReader | None:
 
 
 def _ffmpeg_batches(raw: bytes, window: tuple[float, float] | None) -> Iterator[tuple[np.ndarray, float]]:
-    with av.open(io.BytesIO(raw)) as container:
+    with av.open(io.BytesIO(raw), "r") as container:
         if not container.streams.video:
             raise MediaError("holds no moving pictures")
         stream = container.streams.video[0]

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 import torch
 
 from bridle.patches.spectrogram import MelFilterbank
-from bridle.schema import Clip, Modality
+from bridle.schema import Clip, MediaInfo, Modality
 
 RATE_HZ = 16000
 MEL_BINS = 128
+_WINDOW_S = {Modality.AUDIO: 10.0, Modality.VIDEO: 1.0}  # of a long clip; the rest would hardly change the sums
 _SMALLEST_STD = 1e-3  # silence or one flat colour: leave the values near zero instead of dividing by zero
 
 
@@ -35,6 +36,14 @@ class Moments:
             tuple(a + b for a, b in zip(self.sums, other.sums, strict=True)),
             tuple(a + b for a, b in zip(self.squares, other.squares, strict=True)),
         )
+
+
+def typical_window(info: MediaInfo) -> tuple[float, float] | None:
+    """(start_s, length_s) of the middle of a long clip; None takes all of it."""
+    length_s = _WINDOW_S.get(info.modality)
+    if length_s is None or info.duration_s is None or info.duration_s <= length_s:
+        return None
+    return (info.duration_s - length_s) / 2, length_s
 
 
 def clip_moments(clip: Clip) -> Moments:

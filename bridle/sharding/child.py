@@ -19,11 +19,9 @@ from pathlib import Path
 
 from bridle import media
 from bridle.errors import MediaError
-from bridle.patches.statistics import Moments, clip_moments
+from bridle.patches.statistics import Moments, clip_moments, typical_window
 from bridle.schema import MediaInfo, Modality
 from bridle.sharding.transcode import transcode
-
-_STATISTICS_S = {Modality.AUDIO: 10.0, Modality.VIDEO: 1.0}  # from the middle of a clip
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +79,7 @@ def work(task: Task) -> Report | Failure:
             info, content = transcode(raw, info)
         moments = None
         if task.measure:
-            moments = clip_moments(media.decode(raw if content is None else content, info, window=_middle(info)))
+            moments = clip_moments(media.decode(raw if content is None else content, info, window=typical_window(info)))
         return Report(info, len(raw) if content is None else len(content), moments, content)
     except MediaError as error:
         return Failure(error.message)
@@ -121,13 +119,6 @@ def nurse(connection: Connection) -> None:
         if not os.WIFSIGNALED(status):
             return
         connection.send(Death(os.WTERMSIG(status)))
-
-
-def _middle(info: MediaInfo) -> tuple[float, float] | None:
-    length_s = _STATISTICS_S.get(info.modality)
-    if length_s is None or info.duration_s is None or info.duration_s <= length_s:
-        return None
-    return (info.duration_s - length_s) / 2, length_s
 
 
 if __name__ == "__main__":

@@ -124,7 +124,8 @@ def _walk(raw: Path, rejects: list[dict[str, str]]) -> Iterator[str]:
     """Relative paths of all regular files. Hidden names are skipped; each real folder is entered once, through its
     own path rather than a link where it has both, so loops end and labels do not depend on link names."""
     seen: set[tuple[int, int]] = set()
-    folders, links = [""], []
+    folders: list[str] = [""]
+    links: list[str] = []
     while folders or links:
         folder = folders.pop() if folders else links.pop()
         try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -91,8 +90,8 @@ def find_sets(path: Path, modality: Modality | None = None) -> list[Manifest]:
     if not path.exists():
         raise DataError(f"{path} does not exist", _make_hint())
     folders = sorted(folder for folder, _, files in os.walk(start, followlinks=False) if FILE in files)
-    sets = [_parse_quietly(Path(folder)) for folder in folders if not _is_partial(Path(folder), start)]
-    sets = [found for found in sets if found is not None]
+    parsed = [_parse_quietly(Path(folder)) for folder in folders if not _is_partial(Path(folder), start)]
+    sets = [found for found in parsed if found is not None]
     if not sets:
         raise DataError(f"no shards below {path}", _make_hint(modality))
     listing = ", ".join(f"{found.folder} ({found.modality})" for found in sets)
@@ -102,25 +101,6 @@ def find_sets(path: Path, modality: Modality | None = None) -> list[Manifest]:
     if len({found.modality for found in chosen}) > 1:
         raise DataError(f"shards of several modalities below {path}: {listing}", "Choose one with --modality.")
     return [read_manifest(found.folder) for found in chosen]
-
-
-def merge_statistics(manifests: Sequence[Manifest]) -> dict[str, Any]:
-    """The statistics of several sets taken as one corpus, each weighted by its samples."""
-    weights = [manifest.samples for manifest in manifests]
-    merged: dict[str, Any] = {}
-    for stem in ("fbank", "pixel"):
-        if f"{stem}_mean" not in manifests[0].statistics:
-            continue
-        means, stds = ([_as_list(one.statistics[f"{stem}_{kind}"]) for one in manifests] for kind in ("mean", "std"))
-        mean = [_weighted(column, weights) for column in zip(*means, strict=True)]
-        squares = [[m * m + s * s for m, s in zip(*both, strict=True)] for both in zip(means, stds, strict=True)]
-        square = [_weighted(column, weights) for column in zip(*squares, strict=True)]
-        std = [max(s - m * m, 0.0) ** 0.5 for s, m in zip(square, mean, strict=True)]
-        one_number = isinstance(manifests[0].statistics[f"{stem}_mean"], float)
-        merged |= {f"{stem}_mean": mean[0] if one_number else mean, f"{stem}_std": std[0] if one_number else std}
-    if "rate_hz" in manifests[0].statistics:
-        merged["rate_hz"] = max(manifests, key=lambda one: one.samples).statistics["rate_hz"]
-    return merged
 
 
 def verify(manifest: Manifest) -> None:
@@ -134,14 +114,6 @@ def verify(manifest: Manifest) -> None:
         with open(manifest.folder / shard.file, "rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != shard.sha256:
                 raise _damaged(manifest, shard, "its content differs from the manifest's hash")
-
-
-def _as_list(value: float | list[float]) -> list[float]:
-    return value if isinstance(value, list) else [value]
-
-
-def _weighted(values: Iterable[float], weights: list[int]) -> float:
-    return sum(value * weight for value, weight in zip(values, weights, strict=True)) / sum(weights)
 
 
 def _parse_quietly(folder: Path) -> Manifest | None:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import bridle
 from bridle.errors import DataError, UsageError
+from bridle.media import decoded_bytes
 from bridle.patches.statistics import Moments, summarise
 from bridle.schema import MediaInfo, Modality
 from bridle.sharding.child import Failure, Report, Task
@@ -26,7 +27,6 @@ MAX_SHARD_BYTES = 256 * 10**6
 _MEASURED = 1000  # clips that the corpus statistics are taken from
 _TIMEOUT_S = 60.0  # for a file, and ...
 _TIMEOUT_S_PER_MB = 2.0  # ... for each megabyte of it
-_AUDIO_HZ = 16000
 _QUANTILES = (0.05, 0.5, 0.95)
 
 
@@ -188,10 +188,6 @@ def _manifest(plan: _Plan, tally: _Tally, writer: TarWriter, name: str) -> Manif
             f"none of the {len(plan.found.files)} {plan.found.modality} files below {plan.raw} can be decoded; "
             f"the first: {first['file']!r} {first['reason']}"
         )
-    extent = _extent(tally.infos)
-    statistics: dict[str, Any] = dict(summarise(tally.moments, plan.found.modality))
-    if plan.found.modality is Modality.VIDEO:
-        statistics["rate_hz"] = extent["rate_hz"][1]
     return Manifest(
         name=name,
         modality=plan.found.modality,
@@ -199,9 +195,9 @@ def _manifest(plan: _Plan, tally: _Tally, writer: TarWriter, name: str) -> Manif
         samples=len(tally.infos),
         bytes=sum(shard.bytes for shard in writer.shards),
         labels=sorted(tally.labels),
-        statistics=statistics,
-        extent=extent,
-        decoded_bytes=sum(map(_decoded_bytes, tally.infos)),
+        statistics=summarise(tally.moments, plan.found.modality),
+        extent=_extent(tally.infos),
+        decoded_bytes=sum(map(decoded_bytes, tally.infos)),
         rejects=rejects,
         created_by=f"bridle {bridle.__version__}",
     )
@@ -234,12 +230,6 @@ def _extent(infos: list[MediaInfo]) -> dict[str, list[float]]:
         if known:
             extent[column] = [round(float(known[round(q * (len(known) - 1))]), 6) for q in _QUANTILES]
     return extent
-
-
-def _decoded_bytes(info: MediaInfo) -> int:
-    if info.modality is Modality.AUDIO:
-        return 2 * math.ceil((info.duration_s or 0.0) * _AUDIO_HZ)
-    return 3 * (info.frames or 1) * (info.height or 0) * (info.width or 0)
 
 
 def _meta(file: str, info: MediaInfo, label: str | None) -> dict[str, Any]:

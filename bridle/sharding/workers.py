@@ -34,7 +34,9 @@ class Workers:
     def __enter__(self) -> Workers:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for member in self._members:
             member.close(at_once=kind is not None)
 
@@ -52,7 +54,7 @@ class Workers:
                     member.send(task)
                     busy[member.connection] = member, index
                 for ready in wait(list(busy)):
-                    member, index = busy.pop(ready)  # type: ignore[index]
+                    member, index = busy.pop(ready)  # type: ignore[call-overload]
                     done[index] = member.receive()
                     idle.append(member)
             yield done.pop(position)
@@ -63,7 +65,8 @@ class _Member:
 
     def __init__(self) -> None:
         self.connection, theirs = Pipe()
-        self._log = tempfile.TemporaryFile()  # decoders chatter; it is shown only when the process cannot start
+        # decoders chatter; it is shown only when the process cannot start
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115
         roots = [str(Path(bridle.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, roots)), "OMP_NUM_THREADS": "1"}
         self._process = subprocess.Popen(

@@ -47,7 +47,7 @@ class TarWriter:
         if self._tar is None:
             path = self._folder / f"{self._name}-{len(self.shards):06d}.tar"
             self._file = _HashedFile(path)
-            self._tar = tarfile.open(fileobj=self._file, mode="w", format=tarfile.USTAR_FORMAT)  # type: ignore[call-overload]
+            self._tar = tarfile.TarFile(fileobj=self._file, mode="w", format=tarfile.USTAR_FORMAT)  # type: ignore[arg-type]
         _append(self._tar, f"{key}.{suffix}", content)
         _append(self._tar, f"{key}.json", text)
         self._samples += 1

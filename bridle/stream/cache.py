@@ -10,9 +10,9 @@ import mmap
 import numpy as np
 import torch
 
-from bridle.schema import Clip, Modality
+from bridle.schema import Clip
 
-_AUDIO_PEAK = 32767.0
+_PEAK = 32767.0  # sound is kept in 16 bits
 
 
 class ClipCache:
@@ -34,19 +34,19 @@ class ClipCache:
         shape = tuple(int(size) for size in self._shape_N4[sample] if size)
         if not shape:
             return None
-        dtype = np.dtype(np.int16 if like.modality is Modality.AUDIO else np.uint8)
+        dtype = np.dtype(np.int16 if len(shape) == 1 else np.uint8)
         start = int(self._offset_N[sample])
         stored = self._data[start : start + int(np.prod(shape)) * dtype.itemsize].view(dtype).reshape(shape)
         data = torch.from_numpy(stored)
-        if like.modality is Modality.AUDIO:
-            data = data.float() / _AUDIO_PEAK
+        if data.dtype is torch.int16:
+            data = data.float() / _PEAK
         return Clip(like.key, like.modality, data, like.rate_hz, 0.0, like.source)
 
     def put(self, sample: int, clip: Clip) -> None:
         """Keep a whole clip."""
         data = clip.data
-        if clip.modality is Modality.AUDIO:
-            data = (data * _AUDIO_PEAK).round().clamp(-32768, 32767).to(torch.int16)
+        if data.is_floating_point():
+            data = (data * _PEAK).round().clamp(-32768, 32767).to(torch.int16)
         flat = data.contiguous().view(-1).numpy().view(np.uint8)
         start, end = int(self._offset_N[sample]), int(self._offset_N[sample + 1])
         if len(flat) > end - start or not len(flat):

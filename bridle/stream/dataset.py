@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,13 +12,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from bridle.errors import MediaError
-from bridle.schema import Clip, MediaInfo, Modality
+from bridle.media import decoded_bytes, decoded_rate_hz
+from bridle.schema import Clip, MediaInfo
 from bridle.stream.cache import ClipCache
 from bridle.stream.order import Request, sample_seed
 from bridle.stream.read import SampleReader, media_info
 
-_AUDIO_HZ = 16000
-_SLACK_S = 0.01  # a resampler may give some samples more than the duration says
+_SLACK_BYTES = 64  # a resampler may give some samples more than the duration says
 
 Prepare = Callable[[Clip, torch.Generator | None], Tensor]
 Window = Callable[[MediaInfo], float | None]
@@ -58,10 +58,10 @@ class ViewDataset(Dataset[View]):
             return View(key, None, path, error.message)
         return View(key, self._prepare(clip, rng), path)
 
-    def _whole(self, sample: int, meta: dict, info: MediaInfo) -> Clip:
+    def _whole(self, sample: int, meta: dict[str, Any], info: MediaInfo) -> Clip:
         assert self._cache is not None
-        rate_hz = _AUDIO_HZ if info.modality is Modality.AUDIO else info.rate_hz
-        names = Clip(self._reader.index.keys[sample], info.modality, torch.empty(0), rate_hz, 0.0, meta["path"])
+        key, rate_hz = self._reader.index.keys[sample], decoded_rate_hz(info)
+        names = Clip(key, info.modality, torch.empty(0), rate_hz, source=meta["path"])
         clip = self._cache.get(sample, names)
         if clip is None:
             self._cache.put(sample, self._reader.clip(sample, meta))
@@ -93,8 +93,5 @@ def _capacities(reader: SampleReader) -> np.ndarray:
             info = media_info(reader.meta(sample))
         except MediaError:
             continue
-        if info.modality is Modality.AUDIO:
-            capacities[sample] = 2 * math.ceil(((info.duration_s or 0.0) + _SLACK_S) * _AUDIO_HZ)
-        else:
-            capacities[sample] = 3 * (info.frames or 1) * (info.height or 0) * (info.width or 0)
+        capacities[sample] = decoded_bytes(info) + _SLACK_BYTES
     return capacities

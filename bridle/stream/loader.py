@@ -123,7 +123,7 @@ class ClipStream:
             return
         loader = DataLoader(
             self._dataset,
-            batch_sampler=requests,  # type: ignore[arg-type]  # any iterable of lists will do
+            batch_sampler=requests,  # any iterable of lists will do
             num_workers=self._workers,
             collate_fn=_pack,
             multiprocessing_context="fork" if sys.platform == "linux" else None,  # the cache is inherited

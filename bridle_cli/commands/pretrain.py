@@ -81,19 +81,24 @@ def command(
       bridle pretrain --shards shards/recordings --dry-run
       bridle pretrain --resume runs/recordings-audio-tiny
     """
-    budget: dict[str, Any] = {"steps": steps, "epochs": epochs, "max_minutes": max_minutes}
+    limits = {"--steps": steps, "--epochs": epochs, "--max-minutes": max_minutes}
+    if sum(limit is not None for limit in limits.values()) > 1:
+        raise UsageError(f"One length is enough: {', '.join(limits)} exclude each other.")
     with PretrainProgress(console) as progress:
         try:
             if resume is not None:
-                _refuse_with_resume(preset, config_file, sets, modality, seed, overwrite)
+                own = {"--preset": preset, "--config": config_file, "--set": sets, "--modality": modality}
+                _refuse_with_resume({**own, **limits, "--seed": seed, "--workers": workers, "--overwrite": overwrite})
                 run = out if resume == _NEWEST else Path(resume)
-                result = api.resume(run, shards=shards, **budget, device=device, dry_run=dry_run, on_event=progress)
+                result = api.resume(run, shards=shards, device=device, dry_run=dry_run, on_event=progress)
             else:
                 result = api.pretrain(
                     shards or Path("shards"),
                     recipe=api.Recipe(modality, preset, config_file, sets, seed, workers),
                     out=out,
-                    **budget,
+                    steps=steps,
+                    epochs=epochs,
+                    max_minutes=max_minutes,
                     device=device,
                     overwrite=overwrite,
                     dry_run=dry_run,
@@ -103,15 +108,24 @@ def command(
             if progress.run:
                 console.warn(f"to go on from the last checkpoint: bridle pretrain --resume {progress.run}")
             raise
-    console.result(result)
+    if console.json:
+        console.record(result)
+    else:
+        console.result({key: _readable(key, value) for key, value in result.items() if value not in ({}, [])})
 
 
-def _refuse_with_resume(*given: Any) -> None:
-    """A resumed run keeps its own configuration; options that would change it are a misunderstanding."""
-    names = ("--preset", "--config", "--set", "--modality", "--seed", "--overwrite")
-    wrong = [name for name, value in zip(names, given, strict=True) if value not in (None, (), False)]
+def _refuse_with_resume(options: dict[str, Any]) -> None:
+    """A resumed run keeps its configuration and its length; options that would change them are a misunderstanding."""
+    wrong = [name for name, value in options.items() if value not in (None, (), False)]
     if wrong:
         raise UsageError(
-            f"A resumed run keeps its configuration: {', '.join(wrong)} cannot be used with --resume.",
+            f"A resumed run keeps its configuration and length: {', '.join(wrong)} cannot be used with --resume.",
             "Leave them out, or start a new run without --resume.",
         )
+
+
+def _readable(key: str, value: Any) -> Any:
+    """Phases of a plan as `cold 100, tokenizer 25`; everything else as it is."""
+    if key != "phases":
+        return value
+    return ", ".join(f"{p['name']} {p['steps']}" if p["steps"] else f"{p['name']} {p['seconds']:.0f} s" for p in value)

@@ -42,7 +42,7 @@ def test_pretrain_hands_over_every_option(fake, capsys) -> None:
     double = fake("pretrain", RUN)
     code = main(
         "pretrain --shards s --modality audio --preset audio-small --config c.yaml --set a=1 --set b=2 --out runs/x "
-        "--steps 7 --max-minutes 1.5 --seed 3 --workers 2 --device cpu --overwrite --dry-run --json".split()
+        "--max-minutes 1.5 --seed 3 --workers 2 --device cpu --overwrite --dry-run --json".split()
     )
     assert code == 0
     assert double.arguments == (Path("s"),)
@@ -50,7 +50,7 @@ def test_pretrain_hands_over_every_option(fake, capsys) -> None:
     assert double.options == {
         "recipe": api.Recipe("audio", "audio-small", Path("c.yaml"), ("a=1", "b=2"), 3, 2),
         "out": Path("runs/x"),
-        "steps": 7,
+        "steps": None,
         "epochs": None,
         "max_minutes": 1.5,
         "device": "cpu",
@@ -70,7 +70,7 @@ def test_pretrain_takes_the_shards_folder_by_default(fake) -> None:
     ("arguments", "run"),
     [
         (["--resume", "runs/x"], Path("runs/x")),
-        (["--resume", "--steps", "9"], None),
+        (["--resume", "--device", "cpu"], None),
         (["--out", "o", "--resume"], Path("o")),
     ],
 )
@@ -82,7 +82,8 @@ def test_resume_with_and_without_a_name(fake, arguments, run) -> None:
 
 def test_interrupted_pretraining_says_how_to_go_on(monkeypatch, capsys) -> None:
     def pretrain(*_: object, on_event, **__: object) -> None:
-        on_event("start", phases=[], clips=1, parameters=1, run="runs/x")
+        on_event("run", path="runs/x")
+        on_event("start", phases=[], samples=1, parameters={})
         raise KeyboardInterrupt
 
     monkeypatch.setattr(api, "pretrain", pretrain)

@@ -84,19 +84,20 @@ def test_progress_says_the_last_one_at_once(capsys) -> None:
 
 
 def test_pretraining_shows_phase_loss_speed_usage_and_time(capsys) -> None:
-    phases = [{"name": "cold start", "steps": 100}, {"name": "tokenizer", "steps": 25}]
     with PretrainProgress(Console()) as progress:
-        progress("start", phases=phases, clips=3000, parameters=1_250_000, run=Path("runs/x"))
-        progress("step", phase="tokenizer", phase_index=1, step=25, steps=25, loss=0.51234, clips_per_s=321.4,
-                 eta_s=75.2, usage=[1.0, 0.955])  # fmt: skip
+        progress("run", path="runs/x")
+        assert progress.run is None  # nothing there yet that could be resumed
+        progress("start", phases=[{}, {}], samples=3000, parameters={"encoder": 1_000_000, "predictor": 250_000}, lr=1)
+        progress("step", phase="tokenizer", phase_index=1, step=25, done=1.0, loss=0.51234, clips_per_s=321.4,
+                 eta_s=75.2, usage=[1.0, 0.955], lr=1e-3)  # fmt: skip
         progress("warning", message="3 clips could not be read")
         progress("something new", field=1)
     out, err = capsys.readouterr()
     assert out == ""
     assert progress.run == "runs/x"
     assert err.splitlines() == [
-        "3000 clips, 1.2 M parameters; steps: cold start 100, tokenizer 25",
-        "2/2 tokenizer 25/25  loss 0.512  321 clips/s  codes in use 100 96 %  1:15 left",
+        "runs/x: 3000 clips, 1.2 M parameters, 2 phases",
+        "2/2 tokenizer step 25  100 %  loss 0.512  321 clips/s  codes in use 100 96 %  1:15 left",
         "warning: 3 clips could not be read",
     ]
 

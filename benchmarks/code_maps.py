@@ -1,0 +1,82 @@
+"""The demo's picture: a spectrogram and an image, and beside each the code map of every level.
+
+A code map gives every patch the colour of its code. Equal colours in one map are equal codes; colours are sorted by
+what the codes stand for, so that neighbours in colour are neighbours in the code book.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import torch
+
+matplotlib.use("agg")
+import matplotlib.pyplot as plt
+
+from matplotlib.axes import Axes
+
+from bridle import api, media
+from bridle.infer import Pretrained
+from bridle.schema import Codes
+
+
+def draw(runs: Path, sample: Path, out: Path) -> None:
+    """Args:
+    runs: holds one run a modality, `audio` and `image`.
+    sample: raw media.
+    out: the PNG.
+    """
+    rows = []
+    for modality, suffix in (("audio", ".wav"), ("image", ".jpg")):
+        model = api.load(runs / modality)
+        clips = sorted(path for path in (sample / modality).rglob("*") if path.suffix == suffix)
+        path = max(clips[:: max(1, len(clips) // 12)], key=lambda clip: clip.stat().st_size)  # the richest of a few
+        rows.append((path, seen(model, path), model.tokenize(path), ranks(model)))
+    levels = rows[0][2].levels
+    figure, axes = plt.subplots(len(rows), 1 + levels, figsize=(2.6 * (1 + levels), 2.7 * len(rows)), dpi=110)
+    for line, (path, view, codes, rank_QK) in zip(axes, rows, strict=True):
+        line[0].imshow(view, aspect="auto", origin="lower" if view.ndim == 2 else "upper", cmap="magma")
+        line[0].set_title(path.name, fontsize=9)
+        for level in range(levels):
+            show_level(line[1 + level], codes, level, rank_QK)
+        for axis in line:
+            axis.set_xticks([])
+            axis.set_yticks([])
+    figure.suptitle("what goes in, and its discrete codes, one map a level", fontsize=11)
+    figure.tight_layout()
+    figure.savefig(out)
+    plt.close(figure)
+
+
+def seen(model: Pretrained, path: Path) -> np.ndarray:
+    """What the model sees of a file's first window: a spectrogram `(mel, time)` or an image `(H, W, 3)` in 0..1."""
+    patcher = model.model.patcher
+    clip = media.decode(path, media.probe(path, path.name))
+    batch = patcher([patcher.windows(clip)[0][0]])
+    (t, h, w), (pt, ph, pw) = batch.grid, patcher.patch
+    x = batch.x_BNP[0].view(t, h, w, patcher.channels, pt, ph, pw).permute(3, 0, 4, 1, 5, 2, 6)
+    x_CTHW = x.reshape(patcher.channels, t * pt, h * ph, w * pw)
+    if patcher.channels == 1:
+        return x_CTHW[0, :, :, 0].T.numpy()
+    low, high = x_CTHW.amin(), x_CTHW.amax()
+    return ((x_CTHW[:, 0].permute(1, 2, 0) - low) / (high - low)).numpy()
+
+
+def ranks(model: Pretrained) -> torch.Tensor:
+    """Place of every code along its codebook's first principal axis, 0..1, `(Q, K)`."""
+    quantizer = (model.model.tokenizer if bool(model.model.learned) else model.model.cold_tokenizer).quantizer
+    codebook_QKC = quantizer.codebook_QKC - quantizer.codebook_QKC.mean(1, keepdim=True)
+    axis_QC1 = torch.linalg.svd(codebook_QKC, full_matrices=False).Vh[:, 0, :, None]
+    order_QK = (codebook_QKC @ axis_QC1)[..., 0].argsort(1).argsort(1)
+    return order_QK / (order_QK.shape[1] - 1)
+
+
+def show_level(axis: Axes, codes: Codes, level: int, rank_QK: torch.Tensor) -> None:
+    """One map: time to the right for sound, rows and columns for an image."""
+    codes_THW = codes.codes_THWQ[..., level].long()
+    audio = codes_THW.shape[0] > 1
+    map_HW = codes_THW[:, :, 0].T if audio else codes_THW[0]
+    axis.imshow(rank_QK[level][map_HW], aspect="auto", origin="lower" if audio else "upper", cmap="turbo", vmin=0, vmax=1)
+    axis.set_title(f"level {level + 1}: {len(map_HW.unique())} of {rank_QK.shape[1]} codes", fontsize=9)

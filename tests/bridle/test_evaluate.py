@@ -1,0 +1,383 @@
+"""Probes, splits and intervals against answers worked out by hand or by scikit-learn, then the whole of `evaluate`."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+from bridle.config.sections import Config
+from bridle.errors import DataError, UsageError
+from bridle.evaluate import (
+    AttentiveRecipe,
+    bootstrap,
+    evaluate,
+    extract_patches,
+    extract_vectors,
+    group_names,
+    make_splits,
+    pool,
+    probe,
+    probe_attentive,
+)
+from bridle.evaluate.codebook import CodebookHealth
+from bridle.evaluate.knn import knn
+from bridle.evaluate.linear import linear
+from bridle.evaluate.standardise import standardiser
+from bridle.model import Bridle
+from bridle.patches.cut import coordinates
+
+PIXELS = {"pixel_mean": [0.5, 0.5, 0.5], "pixel_std": [0.25, 0.25, 0.25]}
+
+
+@pytest.fixture(scope="module")
+def image_model() -> Bridle:
+    """Untrained, its cold codebooks fitted on noise."""
+    torch.manual_seed(0)
+    model = Bridle(
+        Config.model_validate(
+            {
+                "patches": {"modality": "image", "size": 16, "patch": 4},
+                "encoder": {"width": 16, "depth": 1, "heads": 2},
+                "predictor": {"width": 16, "depth": 1, "heads": 2},
+                "quantizer": {"levels": 2, "codes": 8, "width": 4},
+            }
+        ),
+        PIXELS,
+    )
+    model.cold_tokenizer.fit(torch.randn(500, model.patcher.values))
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes that any encoder tells apart, ten takes each, and one file that is no image."""
+    root = tmp_path_factory.mktemp("colours")
+    rng = np.random.default_rng(0)
+    for name, level in (("dark", 40), ("bright", 200)):
+        (root / name).mkdir()
+        for take in range(10):
+            pixels = np.clip(level + rng.normal(0, 20, (20, 24, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(root / name / f"photo{take // 2}_{take}.png")
+    (root / "dark" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing more")
+    return root
+
+
+def grid_patches(grid: tuple[int, int, int], clips: int = 1) -> torch.Tensor:
+    return coordinates(grid).expand(clips, -1, -1)
+
+
+# --- pooling -----------------------------------------------------------------------------------------------------
+
+
+def test_mean_pooling_ignores_padding() -> None:
+    h_BND = torch.tensor([[[1.0, 2.0], [3.0, 4.0], [100.0, 100.0]]])
+    pooled = pool(h_BND, torch.tensor([[True, True, False]]), grid_patches((3, 1, 1)))
+    assert pooled.tolist() == [[2.0, 3.0]]
+
+
+def test_segments_cut_each_clips_own_extent_in_time() -> None:
+    h_BND = torch.arange(8.0).view(1, 8, 1).repeat(2, 1, 1)
+    valid_BN = torch.ones(2, 8, dtype=torch.bool)
+    valid_BN[1, 6:] = False  # six steps: segments of one and a half
+    pooled = pool(h_BND, valid_BN, grid_patches((8, 1, 1), 2), "segments")
+    assert pooled[0].tolist() == [0.5, 2.5, 4.5, 6.5]
+    assert torch.allclose(pooled[1], torch.tensor([0.5 / 1.5, (0.5 + 2) / 1.5, (3 + 2.0) / 1.5, (2 + 5) / 1.5]))
+
+
+def test_segments_of_a_clip_shorter_than_their_number_repeat() -> None:
+    valid_BN = torch.zeros(1, 4, dtype=torch.bool)
+    valid_BN[0, :2] = True
+    pooled = pool(torch.tensor([[[1.0], [2.0], [9.0], [9.0]]]), valid_BN, grid_patches((4, 1, 1)), "segments")
+    assert pooled.tolist() == [[1.0, 1.0, 2.0, 2.0]]
+
+
+def test_segments_of_an_image_are_its_quadrants() -> None:
+    coords = grid_patches((1, 4, 4))
+    h_BND = (10 * (coords[..., 1] // 2) + coords[..., 2] // 2).float().unsqueeze(-1)
+    pooled = pool(h_BND, torch.ones(1, 16, dtype=torch.bool), coords, "segments")
+    assert pooled.tolist() == [[0.0, 1.0, 10.0, 11.0]]
+
+
+def test_the_full_grid_decides_the_cut_not_the_batch() -> None:
+    """A batch of nothing but one-step clips of an audio corpus is still cut in time."""
+    coords = grid_patches((1, 4, 1))
+    pooled = pool(torch.arange(4.0).view(1, 4, 1), torch.ones(1, 4, dtype=torch.bool), coords, "segments", (8, 4, 1))
+    assert pooled.tolist() == [[1.5, 1.5, 1.5, 1.5]]
+
+
+# --- nearest neighbours ------------------------------------------------------------------------------------------
+
+
+def test_knn_votes_by_hand() -> None:
+    """Four train clips on the axes: z-scoring leaves directions as they are, cosines are 1, 0, -1, 0 from east."""
+    train = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
+    labels = torch.tensor([0, 1, 1, 1])
+    east = torch.tensor([[2.0, 0.1]])
+    assert knn(train, labels, east, neighbours=(1,))[0].tolist() == [0]
+    # At a cold temperature the nearest outvotes two others; at a hot one numbers count.
+    assert knn(train, labels, east, neighbours=(3,), temperature=0.07)[0].tolist() == [0]
+    assert knn(train, labels, east, neighbours=(3,), temperature=100.0)[0].tolist() == [1]
+
+
+def test_knn_chooses_k_on_train_and_leaves_whole_groups_out() -> None:
+    """Every clip is there twice: leaving one out finds its double, leaving the pair out must look further."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(200) % 2
+    direction = torch.where(labels == 0, -1.0, 1.0).unsqueeze(1) * torch.ones(1, 4)
+    noisy = direction + 2.0 * torch.randn(200, 4, generator=generator)
+    x = noisy.repeat_interleave(2, dim=0)
+    y = labels.repeat_interleave(2)
+    assert knn(x, y, x[:1])[1] == 1
+    assert knn(x, y, x[:1], groups_N=np.arange(400) // 2)[1] > 1
+
+
+def test_constant_dimensions_do_not_decide() -> None:
+    train = torch.tensor([[0.0, 5.0], [1.0, 5.0]])
+    assert standardiser(train)(torch.tensor([[0.5, 5.1]])).tolist() == [[0.0, 0.0]]
+
+
+# --- linear ------------------------------------------------------------------------------------------------------
+
+
+def blobs(clips: int = 600, dims: int = 20, classes: int = 4, spread: float = 1.6) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    labels = torch.arange(clips) % classes
+    centres = torch.randn(classes, dims, generator=generator)
+    return centres[labels] + spread * torch.randn(clips, dims, generator=generator) * torch.logspace(0, 2, dims), labels
+
+
+def test_linear_equals_scikit_learn() -> None:
+    x, y = blobs()
+    ours, penalty = linear(x[:400], y[:400], x[400:], penalties=(0.1,))
+    scaler = StandardScaler().fit(x[:400].double().numpy())
+    theirs = LogisticRegression(C=0.1, max_iter=5000, tol=1e-8).fit(scaler.transform(x[:400].double()), y[:400])
+    expected = theirs.predict(scaler.transform(x[400:].double()))
+    assert penalty == 0.1
+    assert abs((ours == y[400:].numpy()).mean() - (expected == y[400:].numpy()).mean()) <= 0.001
+
+
+def test_linear_chooses_a_strong_penalty_for_noise() -> None:
+    """Many dimensions of noise around one that tells: the weakest penalty overfits."""
+    generator = torch.Generator().manual_seed(0)
+    y = torch.arange(160) % 2
+    x = torch.randn(160, 300, generator=generator)
+    x[:, 0] += 3.0 * y
+    assert linear(x[:120], y[:120], x[120:])[1] < 1.0
+
+
+# --- splits ------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(2, 5), st.integers(0, 3), st.lists(st.integers(0, 9), min_size=60, max_size=120))
+def test_no_group_is_on_both_sides(folds: int, seed: int, groups: list[int]) -> None:
+    groups += list(range(10)) * 3  # at least ten groups, three clips of each, every class in every group
+    labels = np.arange(len(groups)) % 3
+    labels[-30:] = np.repeat(np.arange(3), 10)
+    names = np.array([f"speaker {group}" for group in groups])
+    splits = make_splits(labels, list(names), folds=folds, seed=seed)
+    assert len(splits) == folds
+    assert sorted(np.concatenate([split.test for split in splits])) == list(range(len(groups)))
+    for split in splits:
+        assert not set(names[split.train]) & set(names[split.test])
+        assert len(split.train) + len(split.test) == len(groups)
+
+
+def test_one_split_is_stratified_and_seeded() -> None:
+    labels = np.repeat([0, 1], [80, 20])
+    (split,) = make_splits(labels, test_share=0.25, seed=3)
+    assert np.bincount(labels[split.test]).tolist() == [20, 5]
+    (again,) = make_splits(labels, test_share=0.25, seed=3)
+    (other,) = make_splits(labels, test_share=0.25, seed=4)
+    assert (split.test == again.test).all()
+    assert (split.test != other.test).any()
+
+
+def test_a_grouped_split_takes_whole_groups_of_about_the_share() -> None:
+    groups = np.repeat(np.arange(20), 5)
+    (split,) = make_splits(np.arange(100) % 2, groups, test_share=0.25)
+    assert 15 <= len(split.test) <= 35
+    assert not set(groups[split.train]) & set(groups[split.test])
+
+
+@pytest.mark.parametrize(
+    ("labels", "groups", "message"),
+    [
+        ([0] * 10, None, "at least two"),
+        ([0] * 10 + [1] * 3, None, r"fewer clips than the 5 folds in class 'seven' \(3\)"),
+        ([0, 1] * 10, [0, 1, 2, 3] * 5, "4 groups do not fill 5 folds"),
+        ([0, 1] * 10 + [0] * 3, [0, 0, 1, 1, 2, 2, 3, 3, 4, 4] * 2 + [5, 5, 5], None),
+        ([0] * 10 + [1] * 10, [0, 1, 2, 3, 4] * 2 + [9] * 10, "class 'seven' occurs in a single group"),
+    ],
+)
+def test_what_cannot_be_split_says_so(labels: list[int], groups: list[int] | None, message: str | None) -> None:
+    names = ["six", "seven"][: max(labels) + 1]
+    if message is None:
+        assert len(make_splits(np.array(labels), groups, names=names)) == 5
+        return
+    with pytest.raises(DataError, match=message):
+        make_splits(np.array(labels), groups, names=names)
+
+
+def test_groups_come_from_the_first_capture_group_or_the_match() -> None:
+    paths = ["7/7_jackson_0.wav", "7/7_theo_1.wav"]
+    assert group_names(paths, r"_([a-z]+)_") == ["jackson", "theo"]
+    assert group_names(paths, r"[a-z]+(?=_)") == ["jackson", "theo"]
+    with pytest.raises(DataError, match=r"does not match '7/odd\.wav'"):
+        group_names([*paths, "7/odd.wav"], r"_([a-z]+)_")
+    with pytest.raises(UsageError, match="not a regular expression"):
+        group_names(paths, "_(")
+
+
+# --- intervals, codebooks ----------------------------------------------------------------------------------------
+
+
+def test_the_interval_is_the_binomial_one() -> None:
+    correct = np.repeat([1, 0], [700, 300])
+    low, high = bootstrap(correct, seed=1)
+    error = 1.96 * math.sqrt(0.7 * 0.3 / 1000)
+    assert low == pytest.approx(0.7 - error, abs=0.003)
+    assert high == pytest.approx(0.7 + error, abs=0.003)
+    assert bootstrap(correct, seed=1) == (low, high)
+    assert bootstrap(np.ones(10)) == (1.0, 1.0)
+
+
+def test_codebook_health_by_hand() -> None:
+    health = CodebookHealth(2, 4)
+    health.add(torch.tensor([[0, 3], [0, 3], [-1, -1]]), torch.tensor([[0.5, 0.1], [0.7, 0.3], [9.0, 9.0]]))
+    health.add(torch.tensor([[1, 3], [2, 3]]), torch.tensor([[0.5, 0.2], [0.3, 0.2]]))
+    first, second = health.report()
+    assert first["cur"] == 0.75
+    assert first["entropy_bits"] == pytest.approx(1.5)  # one half, a quarter, a quarter
+    assert first["perplexity"] == pytest.approx(2**1.5)
+    assert first["residual_norm"] == pytest.approx(0.5)
+    assert first["residual_energy"] == pytest.approx((0.25 + 0.49 + 0.25 + 0.09) / 4)
+    assert (second["cur"], second["entropy_bits"], second["perplexity"]) == (0.25, pytest.approx(0.0), 1.0)
+
+
+# --- attentive ---------------------------------------------------------------------------------------------------
+
+
+def moving_dots(clips: int = 240) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A dot of a random content moves left or right: the bag of patches is the same for both classes."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(clips) % 2
+    h_BTWD = 0.3 * torch.randn(clips, 4, 4, 8, generator=generator)
+    for clip, label in enumerate(labels.tolist()):
+        for step in range(4):
+            h_BTWD[clip, step, step if label else 3 - step] += 2.0
+    coords = grid_patches((4, 1, 4), clips)
+    return h_BTWD.flatten(1, 2), torch.ones(clips, 16, dtype=torch.bool), coords, labels
+
+
+def test_the_attentive_probe_sees_order_that_a_mean_forgets() -> None:
+    h_BND, valid_BN, coords_BN3, labels = moving_dots()
+    recipe = AttentiveRecipe(width=32, epochs=25)
+    result = probe_attentive(h_BND, valid_BN, coords_BN3, labels, test_share=0.25, recipe=recipe)
+    assert result.value > 0.9
+    assert probe(h_BND.mean(1), labels, protocol="linear", test_share=0.25).value < 0.7
+    again = probe_attentive(h_BND, valid_BN, coords_BN3, labels, test_share=0.25, recipe=recipe)
+    assert (again.predictions == result.predictions).all()
+
+
+def test_the_attentive_probe_does_not_look_at_padding() -> None:
+    h_BND, valid_BN, coords_BN3, labels = moving_dots(64)
+    recipe = AttentiveRecipe(width=16, epochs=2)
+    first = probe_attentive(h_BND, valid_BN, coords_BN3, labels, test_share=0.25, recipe=recipe)
+    longer = [torch.cat([t, t], dim=1) for t in (h_BND * 1, valid_BN, coords_BN3)]
+    longer[0][:, 16:], longer[1][:, 16:] = 1e4, False
+    second = probe_attentive(longer[0], longer[1], longer[2], labels, test_share=0.25, recipe=recipe)
+    assert (first.predictions == second.predictions).all()
+
+
+# --- probe and evaluate ------------------------------------------------------------------------------------------
+
+
+def test_folds_test_every_clip_once_and_labels_may_be_names() -> None:
+    x, y = blobs(200, 8, 4, 0.3)
+    result = probe(x, [f"class {label}" for label in y.tolist()], folds=4)
+    assert result.classes == ["class 0", "class 1", "class 2", "class 3"]
+    assert (result.predictions >= 0).all()
+    assert result.value == pytest.approx((result.predictions == y.numpy()).mean())
+    assert sum(fold["n_test"] for fold in result.per_fold) == 200
+    assert result.ci95[0] <= result.value <= result.ci95[1]
+    assert result.chance == 0.25
+
+
+@pytest.mark.parametrize(("protocol", "how"), [("knn", None), ("linear", "segments"), ("linear", "attentive")])
+def test_evaluate_a_folder(image_model: Bridle, colours: Path, protocol: str, how: str | None) -> None:
+    warnings: list[str] = []
+
+    def listen(kind: str, **fields: str) -> None:
+        warnings.extend([fields["message"]] if kind == "warning" else [])
+
+    result = evaluate(image_model, colours, protocol=protocol, pool=how, folds=2, seed=3, on_event=listen)
+    assert {"task", "protocol", "checkpoint", "metric", "value", "ci95", "n_train", "n_test", "seed"} <= set(result)
+    assert (result["task"], result["protocol"], result["metric"]) == ("folder", protocol, "accuracy")
+    assert (result["n_train"], result["n_test"], result["seed"]) == (10, 20, 3)
+    assert result["value"] > 0.9
+    assert result["classes"] == ["bright", "dark"]
+    assert [skipped["file"] for skipped in result["skipped"]] == ["dark/broken.png"]
+    assert len(warnings) == 1
+    assert "dark/broken.png" in warnings[0]
+
+
+def test_evaluate_keeps_groups_together(image_model: Bridle, colours: Path) -> None:
+    result = evaluate(image_model, colours, group_by=r"(photo\d)", folds=5)
+    assert [fold["n_test"] for fold in result["per_fold"]] == [4] * 5
+    with pytest.raises(DataError, match="does not match"):
+        evaluate(image_model, colours, group_by="speaker", folds=5)
+
+
+def test_evaluate_codes(image_model: Bridle, colours: Path) -> None:
+    result = evaluate(image_model, colours, protocol="codes")
+    assert result["metric"] == "cur"
+    assert result["n_test"] == 20
+    assert result["patches"] == 20 * 16
+    assert [level["level"] for level in result["per_level"]] == [1, 2]
+    assert result["value"] == min(level["cur"] for level in result["per_level"])
+    assert result["per_level"][1]["residual_norm"] < result["per_level"][0]["residual_norm"]
+
+
+def test_evaluate_says_what_is_wrong(image_model: Bridle, colours: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="not known"):
+        evaluate(image_model, colours, protocol="kn")
+    with pytest.raises(UsageError, match="trained with the classifier"):
+        evaluate(image_model, colours, protocol="knn", pool="attentive")
+    with pytest.raises(DataError, match="one class, 'dark'"):
+        evaluate(image_model, _only(colours / "dark", tmp_path))
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    Image.new("RGB", (8, 8)).save(flat / "a.png")
+    with pytest.raises(DataError, match=r"none of the 1 files .* has a label"):
+        evaluate(image_model, flat)
+    (flat / "a.png").write_bytes(b"no image")
+    broken = tmp_path / "broken" / "class"
+    broken.mkdir(parents=True)
+    (broken / "a.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"nothing could be read\n.*class/a\.png"):
+        evaluate(image_model, broken.parent)
+
+
+def _only(folder: Path, tmp_path: Path) -> Path:
+    """A data set that holds that one class."""
+    root = tmp_path / "one"
+    root.mkdir()
+    (root / folder.name).symlink_to(folder, target_is_directory=True)
+    return root
+
+
+def test_vectors_are_pooled_patches(image_model: Bridle, colours: Path) -> None:
+    vectors, patches = extract_vectors(image_model, colours), extract_patches(image_model, colours, batch_size=3)
+    assert vectors.paths == patches.paths
+    assert vectors.labels == ["bright"] * 10 + ["dark"] * 10
+    assert torch.allclose(vectors.x_FD, patches.h_FND.float().mean(1), atol=2e-3)

@@ -1,0 +1,139 @@
+"""A run becomes a folder that loads back equal, or nothing at all."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import bridle
+from bridle import config as configuration
+from bridle.checkpoint import save_model
+from bridle.config.sections import Config
+from bridle.errors import DataError, NumericalError, UsageError
+from bridle.export import export, safetensors
+from bridle.infer import Pretrained
+from bridle.model import Bridle
+from bridle.schema import Clip, Modality
+
+PATCHES: dict[str, dict[str, Any]] = {
+    "audio": {"modality": "audio", "mel_bins": 32, "frames": 64, "patch_frames": 16, "patch_mels": 16},
+    "image": {"modality": "image", "size": 16, "patch": 4},
+    "video": {"modality": "video", "frames": 4, "stride": 2, "size": 16, "tubelet": 2, "patch": 8},
+}
+STATISTICS = {
+    "audio": {"fbank_mean": -5.25, "fbank_std": 4.0},
+    "image": {"pixel_mean": [0.5, 0.4, 0.3], "pixel_std": [0.25, 0.2, 0.1]},
+    "video": {"pixel_mean": [0.5, 0.4, 0.3], "pixel_std": [0.25, 0.2, 0.1], "rate_hz": 12.5},
+}
+CLIPS = {
+    "audio": Clip("k", Modality.AUDIO, 0.1 * torch.sin(torch.arange(20000) * 0.1), 16000),
+    "image": Clip("k", Modality.IMAGE, torch.arange(3 * 20 * 30).view(3, 20, 30).remainder(256).to(torch.uint8)),
+    "video": Clip("k", Modality.VIDEO, torch.arange(9 * 3 * 400).view(9, 3, 20, 20).remainder(251).to(torch.uint8), 10),
+}
+
+
+def model_of(modality: str, fitted: bool = True) -> Bridle:
+    torch.manual_seed(0)
+    content = {
+        "patches": PATCHES[modality],
+        "encoder": {"width": 16, "depth": 1, "heads": 2},
+        "predictor": {"width": 16, "depth": 1, "heads": 2},
+        "quantizer": {"levels": 2, "codes": 8, "width": 4},
+    }
+    model = Bridle(Config.model_validate(content), STATISTICS[modality])
+    if fitted:
+        model.cold_tokenizer.fit(torch.randn(500, model.patcher.values))
+    return model.eval()
+
+
+def checkpoint(folder: Path, modality: str = "image", fitted: bool = True) -> tuple[Path, Bridle]:
+    model = model_of(modality, fitted)
+    folder.mkdir()
+    save_model(model, folder)
+    return folder, model
+
+
+@pytest.mark.parametrize("modality", list(PATCHES))
+def test_an_export_loads_in_three_lines_and_is_equal(tmp_path: Path, modality: str) -> None:
+    run, model = checkpoint(tmp_path / "run", modality)
+    out = tmp_path / "some where" / "encoder"
+    result = export(run, out=out)
+    assert result["format"] == "safetensors"
+    assert result["out"] == str(out)
+    assert result["parity"] == {"features": 0.0, "codes": True}
+    names = ["README.md", "config.yaml", "model.json", "model.safetensors", "preprocessing.json"]
+    assert result["files"] == names == sorted(p.name for p in out.iterdir())
+    assert [p.name for p in out.parent.iterdir()] == ["encoder"]  # nothing temporary left
+
+    loaded, original, clip = bridle.load(out, device="cpu"), Pretrained(model), CLIPS[modality]
+    assert torch.equal(loaded.embed(clip), original.embed(clip))
+    assert torch.equal(loaded.tokenize(clip).codes_THWQ, original.tokenize(clip).codes_THWQ)
+
+
+def test_an_export_describes_itself(tmp_path: Path) -> None:
+    run, model = checkpoint(tmp_path / "run")
+    export(run, out=tmp_path / "encoder")
+    assert configuration.load(file=tmp_path / "encoder" / "config.yaml") == model.config
+    preprocessing = json.loads((tmp_path / "encoder" / "preprocessing.json").read_text())
+    assert preprocessing["statistics"] == STATISTICS["image"]
+    assert preprocessing["patches"]["size"] == 16
+    assert 'bridle.load("encoder")' in (tmp_path / "encoder" / "README.md").read_text()
+
+
+def test_an_untrained_model_has_no_codes_to_compare(tmp_path: Path) -> None:
+    run, _ = checkpoint(tmp_path / "run", fitted=False)
+    assert export(run, out=tmp_path / "encoder")["parity"] == {"features": 0.0, "codes": None}
+
+
+def test_outputs_are_not_overwritten_unasked(tmp_path: Path) -> None:
+    run, _ = checkpoint(tmp_path / "run")
+    out = tmp_path / "encoder"
+    export(run, out=out)
+    (out / "old").touch()
+    with pytest.raises(UsageError, match="--overwrite"):
+        export(run, out=out)
+    assert (out / "old").exists()
+    export(run, out=out, overwrite=True)
+    assert not (out / "old").exists()
+    assert {p.name for p in tmp_path.iterdir()} == {"run", "encoder"}
+
+
+def test_a_folder_that_is_no_export_is_never_replaced(tmp_path: Path) -> None:
+    run, _ = checkpoint(tmp_path / "run")
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.tex").touch()
+    with pytest.raises(UsageError, match="will not be replaced"):
+        export(run, out=tmp_path / "thesis", overwrite=True)
+    assert (tmp_path / "thesis" / "chapter.tex").exists()
+
+
+def test_a_model_that_comes_back_different_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, _ = checkpoint(tmp_path / "run")
+
+    def spoilt(model: Bridle, folder: Path) -> None:
+        with torch.no_grad():
+            model.encoder.embed.weight[0, 0] += 1.0
+        save_model(model, folder)
+        with torch.no_grad():
+            model.encoder.embed.weight[0, 0] -= 1.0
+
+    monkeypatch.setattr(safetensors, "save_model", spoilt)
+    with pytest.raises(NumericalError, match="differs"):
+        export(run, out=tmp_path / "encoder")
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]
+
+
+def test_what_cannot_be_exported_says_so(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="does not exist"):
+        export(tmp_path / "gone", out=tmp_path / "encoder")
+    run, _ = checkpoint(tmp_path / "run")
+    with pytest.raises(UsageError, match="safetensor"):
+        export(run, format="safetensor", out=tmp_path / "encoder")
+    (run / "model.safetensors").write_bytes(b"cut")
+    with pytest.raises(DataError, match="run"):
+        export(run, out=tmp_path / "encoder")
+    assert not (tmp_path / "encoder").exists()

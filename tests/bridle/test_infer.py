@@ -1,0 +1,286 @@
+"""Files of any length to codes and vectors, and the codes file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from PIL import Image
+from safetensors.numpy import load_file
+
+from bridle.config.sections import Config
+from bridle.errors import DataError, MediaError, UsageError
+from bridle.infer import Pretrained, read_codes, sources, tokenize_inputs, write_codes
+from bridle.model import Bridle
+from bridle.schema import Clip, Codes, Modality
+
+RATE_HZ = 16000
+SMALL: dict[str, Any] = {
+    "encoder": {"width": 16, "depth": 1, "heads": 2},
+    "predictor": {"width": 16, "depth": 1, "heads": 2},
+    "quantizer": {"levels": 3, "codes": 8, "width": 4},
+}
+PATCHES: dict[str, dict[str, Any]] = {
+    "audio": {"modality": "audio", "mel_bins": 32, "frames": 64, "patch_frames": 16, "patch_mels": 16},
+    "image": {"modality": "image", "size": 16, "patch": 4},
+    "video": {"modality": "video", "frames": 4, "stride": 2, "size": 16, "tubelet": 2, "patch": 8},
+}
+STATISTICS = {
+    "fbank_mean": -5.0,
+    "fbank_std": 4.0,
+    "pixel_mean": [0.5, 0.5, 0.5],
+    "pixel_std": [0.25, 0.25, 0.25],
+    "rate_hz": 10.0,
+}
+
+
+def small(modality: str, fitted: bool = True) -> Bridle:
+    torch.manual_seed(0)
+    model = Bridle(Config.model_validate({"patches": PATCHES[modality], **SMALL}), STATISTICS)
+    if fitted:
+        model.cold_tokenizer.fit(torch.randn(500, model.patcher.values))
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def audio_model() -> Bridle:
+    return small("audio")
+
+
+def write_noise(path: Path, seconds: float, seed: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    wave = 0.1 * np.random.default_rng(seed).standard_normal(round(seconds * RATE_HZ))
+    soundfile.write(path, wave.astype(np.float32), RATE_HZ, subtype="FLOAT")
+    return path
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Names and lengths that trip: windows and a half, less than a patch, Unicode, blanks, dots, two of one name."""
+    root = tmp_path_factory.mktemp("recordings")
+    for seed, (name, seconds) in enumerate(
+        {"a/long.wav": 2.0, "b/long.wav": 0.7, "a/größe 1.5.wav": 0.1, "b/one window.wav": 0.655}.items()
+    ):
+        write_noise(root / name, seconds, seed)
+    (root / "a" / "cut.wav").write_bytes(b"RIFF\x00\x00")
+    return root
+
+
+# --- tokenize ----------------------------------------------------------------------------------------------------
+
+
+def test_long_audio_goes_through_in_windows_with_times(audio_model: Bridle, recordings: Path) -> None:
+    (codes,) = tokenize_inputs(audio_model, [recordings / "a" / "long.wav"])
+    assert codes.grid == (12, 2, 1)  # 198 frames: three windows of four steps, and what is less than half a step
+    assert codes.levels == 3
+    assert codes.times_T == pytest.approx([0.16 * step for step in range(12)])
+    assert codes.codes_THWQ.dtype == torch.int16
+    assert 0 <= int(codes.codes_THWQ.min()) <= int(codes.codes_THWQ.max()) < 8
+
+
+def test_a_window_has_the_codes_of_the_part_it_covers(audio_model: Bridle, recordings: Path) -> None:
+    wave, _ = soundfile.read(recordings / "a" / "long.wav", dtype="float32")
+    part = Clip("k", Modality.AUDIO, torch.from_numpy(wave[10240 : 10240 + 10480]), RATE_HZ)  # the second window
+    codes = Pretrained(audio_model).tokenize(part)
+    (whole,) = tokenize_inputs(audio_model, [recordings / "a" / "long.wav"])
+    assert (codes.codes_THWQ == whole.codes_THWQ[4:8]).all()
+
+
+@pytest.mark.parametrize(("batch_size", "workers"), [(1, 0), (2, 2), (64, 0)])
+def test_neither_batches_nor_threads_change_codes_or_order(
+    audio_model: Bridle, recordings: Path, batch_size: int, workers: int
+) -> None:
+    warnings: list[str] = []
+    progress: list[tuple[int, int]] = []
+
+    def listen(kind: str, **fields: Any) -> None:
+        if kind == "warning":
+            warnings.append(fields["message"])
+        else:
+            progress.append((fields["done"], fields["total"]))
+
+    found = list(tokenize_inputs(audio_model, [recordings], batch_size=batch_size, workers=workers, on_event=listen))
+    assert [codes.file for codes in found] == ["a/größe 1.5.wav", "a/long.wav", "b/long.wav", "b/one window.wav"] or [
+        codes.file for codes in found
+    ] == ["a/gr\u00f6\u00dfe 1.5.wav", "a/long.wav", "b/long.wav", "b/one window.wav"]
+    assert [codes.grid[0] for codes in found] == [1, 12, 4, 4]
+    for codes in found:
+        (alone,) = tokenize_inputs(audio_model, [recordings / codes.file])
+        assert (alone.codes_THWQ == codes.codes_THWQ).all()
+    assert len(warnings) == 1
+    assert "a/cut.wav" in warnings[0]
+    assert progress[-1] == (5, 5)
+
+
+def test_long_media_are_decoded_piece_by_piece(
+    audio_model: Bridle, recordings: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_noise(recordings.parent / "long" / "minutes.wav", 9.3)
+    (whole,) = tokenize_inputs(audio_model, [path])
+    decoded: list[float] = []
+    decode = sources.decode
+
+    def spy(*args: Any, **options: Any) -> Clip:
+        clip = decode(*args, **options)
+        decoded.append(len(clip.data) / RATE_HZ)
+        return clip
+
+    monkeypatch.setattr(sources, "decode", spy)
+    monkeypatch.setattr(sources, "_CHUNK_BYTES", RATE_HZ * 4 * 3)  # three seconds
+    (pieces,) = tokenize_inputs(audio_model, [path])
+    assert len(decoded) >= 4
+    assert max(decoded) < 3.1
+    assert pieces.times_T == pytest.approx(whole.times_T)
+    assert (pieces.codes_THWQ == whole.codes_THWQ).all()
+
+
+def test_an_image_has_one_time_and_its_grid(tmp_path: Path) -> None:
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "red.png")
+    (codes,) = tokenize_inputs(small("image"), [tmp_path])
+    assert (codes.file, codes.grid, codes.times_T) == ("red.png", (1, 4, 4), [0.0])
+
+
+def test_video_steps_follow_the_clips_own_rate() -> None:
+    model = Pretrained(small("video"))
+    frames = torch.randint(0, 256, (20, 3, 24, 24), dtype=torch.uint8)
+    codes = model.tokenize(Clip("k", Modality.VIDEO, frames, 5.0))
+    assert codes.grid == (5, 2, 2)  # two windows of eight frames, and one tubelet of the four that are left
+    assert codes.times_T == pytest.approx([0.0, 0.8, 1.6, 2.4, 3.2])
+    short = model.tokenize(Clip("k", Modality.VIDEO, frames[:4], 5.0))
+    assert short.times_T == pytest.approx([0.0, 0.4])  # sampled more densely than every second frame
+
+
+# --- bad input ---------------------------------------------------------------------------------------------------
+
+
+def test_another_modality_names_both(audio_model: Bridle, tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    for where in (tmp_path, tmp_path / "a.png"):
+        with pytest.raises(DataError, match=r"(?s)(audio.*image|image.*audio)"):
+            list(tokenize_inputs(audio_model, [where]))
+
+
+def test_nothing_readable_is_an_error_that_lists(audio_model: Bridle, tmp_path: Path) -> None:
+    (tmp_path / "zero.wav").touch()
+    (tmp_path / "text.wav").write_text("no audio")
+    with pytest.raises(DataError, match=r"(?s)nothing could be read.*text\.wav.*zero\.wav"):
+        list(tokenize_inputs(audio_model, [tmp_path]))
+    with pytest.raises(DataError, match="does not exist"):
+        list(tokenize_inputs(audio_model, [tmp_path / "gone"]))
+    with pytest.raises(UsageError):
+        list(tokenize_inputs(audio_model, []))
+
+
+def test_an_untrained_model_has_no_codes(recordings: Path) -> None:
+    with pytest.raises(UsageError, match="no codes"):
+        list(tokenize_inputs(small("audio", fitted=False), [recordings]))
+
+
+# --- Pretrained --------------------------------------------------------------------------------------------------
+
+
+def test_embed_is_the_mean_of_features(audio_model: Bridle, recordings: Path) -> None:
+    model = Pretrained(audio_model)
+    features = model.features(recordings / "a" / "long.wav")
+    assert features.shape == (12, 2, 1, 16)
+    assert torch.allclose(model.embed(str(recordings / "a" / "long.wav")), features.mean((0, 1, 2)), atol=1e-5)
+    segments = model.embed(recordings / "a" / "long.wav", "segments")
+    assert torch.allclose(segments[:16], features[:3].mean((0, 1, 2)), atol=1e-5)
+    with pytest.raises(MediaError, match=r"cut\.wav"):
+        model.embed(recordings / "a" / "cut.wav")
+    with pytest.raises(DataError, match=r"image.*audio"):
+        model.embed(Clip("k", Modality.IMAGE, torch.zeros(3, 8, 8, dtype=torch.uint8)))
+
+
+# --- codes file --------------------------------------------------------------------------------------------------
+
+
+def some_codes() -> list[Codes]:
+    generator = torch.Generator().manual_seed(0)
+    return [
+        Codes(name, torch.randint(0, 8, (*grid, 3), generator=generator).short(), [0.1 * i for i in range(grid[0])])
+        for name, grid in {"ü b.c\n.wav": (3, 2, 1), "x/\udcff.wav": (1, 4, 4), "z": (5, 1, 1)}.items()
+    ]
+
+
+@pytest.mark.parametrize("suffix", ["npz", "safetensors"])
+def test_codes_come_back(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / "new" / f"codes.{suffix}"
+    summary = write_codes(path, iter(some_codes()), source="runs/x")
+    assert (summary["out"], summary["files"], summary["levels"], summary["patches"]) == (str(path), 3, 3, 27)
+    back = read_codes(path)
+    for codes, original in zip(back, some_codes(), strict=True):
+        assert codes.file == original.file
+        assert codes.grid == original.grid
+        assert codes.times_T == original.times_T
+        assert codes.codes_THWQ.dtype == torch.int16
+        assert (codes.codes_THWQ == original.codes_THWQ).all()
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]  # no temporary left
+
+
+def test_codes_files_are_readable_without_bridle(tmp_path: Path) -> None:
+    write_codes(tmp_path / "c.npz", some_codes())
+    write_codes(tmp_path / "c.safetensors", some_codes())
+    with np.load(tmp_path / "c.npz", allow_pickle=False) as content:
+        assert json.loads(content["header"].tobytes())["format"] == "bridle-codes"
+        assert content["codes"].dtype == np.int16
+        assert (content["codes"] == load_file(tmp_path / "c.safetensors")["codes"]).all()
+
+
+def test_codes_files_are_not_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "c.npz"
+    write_codes(path, some_codes())
+    before = path.read_bytes()
+
+    def never() -> Any:
+        raise AssertionError("the output is checked before the work begins")
+        yield
+
+    with pytest.raises(UsageError, match="--overwrite"):
+        write_codes(path, never())
+    with pytest.raises(UsageError, match=r"neither \.npz nor"):
+        write_codes(tmp_path / "c.txt", never())
+
+    def fails() -> Any:
+        yield some_codes()[0]
+        raise DataError("half way")
+
+    with pytest.raises(DataError, match="half way"):
+        write_codes(path, fails(), overwrite=True)
+    assert path.read_bytes() == before
+    write_codes(path, some_codes()[:1], overwrite=True)
+    assert len(read_codes(path)) == 1
+
+
+def _truncated(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def _pickled(path: Path) -> None:
+    np.savez(path, codes=np.array([{}], dtype=object), times=np.zeros(1), grids=np.zeros(1), header=np.zeros(1))
+
+
+def _foreign(path: Path) -> None:
+    header = np.frombuffer(b'{"format": "other"}', dtype=np.uint8)
+    np.savez(path, codes=np.zeros((1, 1)), times=np.zeros(1), grids=np.ones((1, 3)), header=header)
+
+
+def _inconsistent(path: Path) -> None:
+    header = np.frombuffer(b'{"format": "bridle-codes", "version": 1, "files": ["a"]}', dtype=np.uint8)
+    grids = np.array([[2, 2, 2]], dtype=np.int32)
+    np.savez(path, codes=np.zeros((1, 1)), times=np.zeros(1), grids=grids, header=header)
+
+
+@pytest.mark.parametrize("damage", [_truncated, _pickled, _foreign, _inconsistent])
+def test_damaged_codes_files_are_refused(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    path = tmp_path / "c.npz"
+    write_codes(path, some_codes())
+    damage(path)
+    with pytest.raises(DataError, match=r"c\.npz"):
+        read_codes(path)

@@ -1,0 +1,73 @@
+"""Masks: the right share hidden, padding never touched, every shape what its name says."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bridle.model import draw_mask
+from bridle.patches.cut import coordinates
+from bridle.schema import PatchBatch
+
+
+def batch_of(grid: tuple[int, int, int], steps: list[int]) -> PatchBatch:
+    coords = coordinates(grid).expand(len(steps), -1, -1)
+    valid = coords[..., 0] < torch.tensor(steps)[:, None]
+    return PatchBatch(torch.zeros(*valid.shape, 2), coords, valid, grid, min(steps) == grid[0])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    shape=st.sampled_from(["random", "tube", "block"]),
+    grid=st.tuples(st.integers(1, 6), st.integers(1, 5), st.integers(1, 5)),
+    ratio=st.floats(0.05, 0.95),
+    data=st.data(),
+)
+def test_every_valid_patch_is_either_visible_or_masked(shape, grid, ratio, data) -> None:  # type: ignore[no-untyped-def]
+    steps = data.draw(st.lists(st.integers(1, grid[0]), min_size=1, max_size=4))
+    batch = batch_of(grid, steps)
+    if int(batch.valid_BN.sum(1).max()) < 2:
+        return  # a single patch cannot be split
+    mask = draw_mask(batch, shape, ratio, torch.Generator().manual_seed(1))
+    for row in range(len(steps)):
+        n = int(batch.valid_BN[row].sum())
+        visible = mask.visible_BV[row]
+        masked = mask.masked_BM[row]
+        if mask.visible_valid_BV is not None and mask.masked_valid_BM is not None:
+            visible, masked = visible[mask.visible_valid_BV[row]], masked[mask.masked_valid_BM[row]]
+        both = torch.cat([visible, masked])
+        assert sorted(both.tolist()) == torch.arange(len(batch.valid_BN[row]))[batch.valid_BN[row]].tolist()
+        assert len(visible) == min(max(1, round(n * (1 - ratio))), max(1, n - 1))
+
+
+def test_tubes_hide_the_same_place_at_all_times() -> None:
+    grid = (4, 3, 3)
+    batch = batch_of(grid, [4, 4])
+    mask = draw_mask(batch, "tube", 2 / 3, torch.Generator().manual_seed(0))
+    hidden = torch.zeros(2, 36, dtype=torch.bool).scatter_(1, mask.masked_BM, True).view(2, 4, 9)
+    assert (hidden == hidden[:, :1]).all()
+
+
+def test_blocks_hide_neighbours_together() -> None:
+    grid = (1, 16, 16)
+    batch = batch_of(grid, [1] * 32)
+
+    def broken_edges(shape: str) -> float:
+        mask = draw_mask(batch, shape, 0.5, torch.Generator().manual_seed(0))
+        hidden = torch.zeros(32, 256).scatter_(1, mask.masked_BM, 1.0).view(32, 16, 16)
+        return (hidden.diff(dim=1).abs().mean() + hidden.diff(dim=2).abs().mean()).item()
+
+    assert broken_edges("block") < 0.5 * broken_edges("random")
+
+
+@pytest.mark.parametrize("shape", ["random", "tube", "block"])
+def test_masks_differ_between_clips_and_follow_the_seed(shape: str) -> None:
+    batch = batch_of((4, 4, 4), [4] * 8)
+    first, again, other = (
+        draw_mask(batch, shape, 0.5, torch.Generator().manual_seed(seed)).masked_BM for seed in (0, 0, 1)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert len({tuple(sorted(row.tolist())) for row in first}) > 1

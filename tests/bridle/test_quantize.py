@@ -1,0 +1,200 @@
+"""The quantizer against numbers worked out by hand, and against the laws it must keep for any input."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bridle.quantize import (
+    RandomProjection,
+    ResidualQuantizer,
+    count_codes,
+    kmeans,
+    nearest_code,
+    usage_entropy,
+    usage_share,
+)
+
+
+def by_hand() -> ResidualQuantizer:
+    """Two levels, two codes, two dimensions, with codebooks that anyone can follow."""
+    quantizer = ResidualQuantizer(2, 2, 2, decay=0.5, dead_below=0.0)
+    quantizer.codebook_QKC.copy_(torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[-0.5, 0.5], [0.0, -0.5]]]))
+    quantizer.count_QK.fill_(2.0)
+    quantizer.sum_QKC.copy_(quantizer.codebook_QKC * 2)
+    quantizer.initialised.fill_(True)
+    return quantizer
+
+
+def unit_vectors(n: int, width: int, seed: int = 0) -> torch.Tensor:
+    return F.normalize(torch.randn(n, width, generator=torch.Generator().manual_seed(seed)), dim=-1)
+
+
+def test_codes_residuals_and_losses_by_hand() -> None:
+    quantizer = by_hand().eval()
+    # z = (3, 4) / 5 = (.6, .8): nearest first code (0, 1), residual (.6, -.2);
+    # |(.6, -.2) - (-.5, .5)|^2 = 1.70 and |(.6, -.2) - (0, -.5)|^2 = .45, so code 1, residual (.6, .3)
+    out = quantizer(torch.tensor([[3.0, 4.0]]))
+    assert out.codes_NQ.tolist() == [[1, 1]]
+    assert out.z_q_NC.tolist()[0] == pytest.approx([0.0, 0.5])
+    assert out.residual_norm_NQ.tolist()[0] == pytest.approx([math.sqrt(0.40), math.sqrt(0.45)])
+    # |r_0 - e_1|^2 = .36 + .04 = .40 and |r_1 - e_2|^2 = .36 + .09 = .45; their mean
+    assert out.commitment.item() == pytest.approx(0.425)
+
+
+def test_the_moving_average_weighs_by_counts() -> None:
+    quantizer = by_hand().train()
+    # (1, 0) twice and (0, 1) once. Level 1, code 0: count 2 -> (2 + 2) / 2 = 2, sum (2, 0) -> ((2, 0) + (2, 0)) / 2;
+    # code 1: count (2 + 1) / 2 = 1.5, sum ((0, 2) + (0, 1)) / 2 = (0, 1.5)
+    quantizer(torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]))
+    assert quantizer.count_QK[0].tolist() == [2.0, 1.5]
+    assert quantizer.sum_QKC[0].tolist() == [[2.0, 0.0], [0.0, 1.5]]
+    # All residuals are zero: nearest are (0, -.5) at .25, not (-.5, .5) at .5. Count (2 + 3) / 2, sum ((0, -1) + 0) / 2.
+    assert quantizer.count_QK[1].tolist() == [1.0, 2.5]
+    assert quantizer.codebook_QKC[1, 1].tolist() == pytest.approx([0.0, -0.2], abs=1e-4)
+
+
+def test_gradient_reaches_z_straight_through_and_from_every_level() -> None:
+    quantizer = by_hand().eval()
+    z = torch.tensor([[0.6, 0.8]], requires_grad=True)
+    out = quantizer(z)
+    (direct,) = torch.autograd.grad(out.z_q_NC.sum(), z, retain_graph=True)
+    (through,) = torch.autograd.grad(F.normalize(z, dim=-1).sum(), z)
+    assert torch.allclose(direct, through)
+    # d/dr of (|r_0 - e_1|^2 + |r_0 - e_1 - e_2|^2) / 2 = (r_0 - e_1) + (r_0 - e_1 - e_2) = (1.2, .1), through |z| = 1
+    (commitment,) = torch.autograd.grad(out.commitment, z)
+    jacobian = torch.eye(2) - torch.tensor([[0.36, 0.48], [0.48, 0.64]])
+    assert commitment[0].tolist() == pytest.approx((jacobian @ torch.tensor([1.2, 0.1])).tolist(), abs=1e-5)
+
+
+def test_one_level_is_plain_vector_quantization() -> None:
+    z = unit_vectors(200, 6)
+    quantizer = ResidualQuantizer(1, 8, 6).train()
+    quantizer(z)
+    quantizer.eval()
+    codebook = quantizer.codebook_QKC[0]
+    plain = torch.cdist(z, codebook).argmin(-1)
+    out = quantizer(z)
+    assert torch.equal(out.codes_NQ[:, 0], plain)
+    assert torch.allclose(out.z_q_NC, codebook[plain], atol=1e-6)
+
+
+def test_residuals_fall_at_every_level_after_kmeans() -> None:
+    z = unit_vectors(4096, 16)
+    quantizer = ResidualQuantizer(4, 64, 16).train()
+    quantizer(z)
+    norms = quantizer.eval()(z).residual_norm_NQ.mean(0)
+    assert all(deeper < shallower for shallower, deeper in zip([1.0, *norms.tolist()], norms.tolist(), strict=False))
+
+
+def test_dead_codes_come_back() -> None:
+    z = unit_vectors(512, 8)
+    quantizer = ResidualQuantizer(2, 16, 8, decay=0.9, dead_below=0.1).train()
+    quantizer(z)
+    with torch.no_grad():
+        quantizer.codebook_QKC[:, 3:] = 50.0
+        quantizer.sum_QKC[:, 3:] = 50.0 * quantizer.count_QK[:, 3:, None]
+    for _ in range(60):
+        quantizer(z)
+    usage = usage_share(count_codes(quantizer.eval()(z).codes_NQ, 16))
+    assert usage.min() >= 0.9
+
+
+def test_frozen_means_frozen_also_after_loading() -> None:
+    quantizer = ResidualQuantizer(2, 8, 4).train()
+    quantizer(unit_vectors(100, 4))
+    quantizer.freeze()
+    copy = ResidualQuantizer(2, 8, 4)
+    copy.load_state_dict(quantizer.state_dict())
+    for frozen in (quantizer, copy.train()):
+        before = {name: value.clone() for name, value in frozen.state_dict().items()}
+        frozen(unit_vectors(100, 4, seed=9))
+        assert all(torch.equal(value, before[name]) for name, value in frozen.state_dict().items())
+
+
+def test_the_same_seed_gives_the_same_bits() -> None:
+    def run() -> dict[str, torch.Tensor]:
+        quantizer = ResidualQuantizer(3, 16, 8, decay=0.8, dead_below=0.5, seed=3).train()
+        for step in range(8):
+            quantizer(unit_vectors(64, 8, seed=step))
+        return quantizer.state_dict()
+
+    first, second = run(), run()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_autocast_does_not_reach_the_quantizer() -> None:
+    z = unit_vectors(2000, 16)
+    quantizer = ResidualQuantizer(4, 64, 16).train()
+    quantizer(z)
+    quantizer.eval()
+    plain = quantizer(z).codes_NQ
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(quantizer(z).codes_NQ, plain)
+
+
+def test_decode_is_the_sum_of_codes_and_takes_fewer_levels() -> None:
+    quantizer = by_hand()
+    codes = torch.tensor([[1, 0]])
+    assert quantizer.decode(codes).tolist() == [[-0.5, 1.5]]
+    assert quantizer.decode(codes[:, :1]).tolist() == [[0.0, 1.0]]
+
+
+@pytest.mark.parametrize("z", [torch.zeros(5, 4), torch.ones(300, 4), torch.tensor([[1.0, 0, 0, 0]])])
+def test_identical_and_too_few_vectors_do_no_harm(z: torch.Tensor) -> None:
+    quantizer = ResidualQuantizer(3, 16, 4).train()
+    for _ in range(3):
+        out = quantizer(z)
+    assert out.z_q_NC.isfinite().all()
+    assert quantizer.codebook_QKC.isfinite().all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(n=st.integers(1, 60), codes=st.integers(2, 20), width=st.integers(1, 6), seed=st.integers(0, 99))
+def test_nearest_code_is_the_nearest(n: int, codes: int, width: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    x, codebook = torch.randn(n, width, generator=generator), torch.randn(codes, width, generator=generator)
+    chosen = nearest_code(x, codebook)
+    distance = torch.cdist(x, codebook)
+    assert torch.allclose(distance.gather(1, chosen[:, None])[:, 0], distance.amin(1), atol=1e-4)
+
+
+@settings(max_examples=30, deadline=None)
+@given(n=st.integers(1, 80), codes=st.integers(2, 12), seed=st.integers(0, 99))
+def test_kmeans_counts_every_vector_once(n: int, codes: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    centres, counts = kmeans(torch.randn(n, 3, generator=generator), codes, 5, generator)
+    assert centres.isfinite().all()
+    assert counts.sum() == n
+
+
+def test_kmeans_finds_clusters_that_are_there() -> None:
+    generator = torch.Generator().manual_seed(1)
+    truth = torch.tensor([[0.0, 0], [10, 0], [0, 10]])
+    points = truth.repeat(50, 1) + 0.1 * torch.randn(150, 2, generator=generator)
+    centres, counts = kmeans(points, 3, 20, generator)
+    assert torch.cdist(truth, centres).amin(1).max() < 0.1
+    assert counts.tolist() == [50, 50, 50]
+
+
+def test_usage_by_hand() -> None:
+    # Level 0 uses codes 0 and 1 evenly: 2 of 4, 1 bit. Level 1 uses one code: 0 bits. The padding row does not count.
+    count = count_codes(torch.tensor([[0, 3], [1, 3], [0, 3], [1, 3], [-1, -1]]), 4)
+    assert count.tolist() == [[2, 2, 0, 0], [0, 0, 0, 4]]
+    assert usage_share(count).tolist() == [0.5, 0.25]
+    assert usage_entropy(count).tolist() == pytest.approx([1.0, 0.0])
+
+
+def test_random_projection_levels_the_variances() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(5000, 3, generator=generator) * torch.tensor([30.0, 1.0, 0.1]) + 7
+    projection = RandomProjection(3, 3, power=0.5)
+    projection.fit(x)
+    covariance = torch.cov(projection(x).T)
+    assert torch.allclose(covariance, torch.eye(3), atol=0.01)
+    assert projection(x).mean(0).abs().max() < 0.01
