@@ -30,7 +30,7 @@ class AttentiveRecipe:
     heads: int = 8
     queries: int = 4
     epochs: int = 20
-    batch_size: int = 64
+    batch_size: int = 32
     lr: float = 4e-3
     weight_decay: float = 0.05
     dropout: float = 0.1

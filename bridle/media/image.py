@@ -37,20 +37,17 @@ def probe(raw: bytes) -> MediaInfo | None:
     with picture:
         width, height = picture.size
         suffix = _SUFFIX[picture.format or ""]
-        if suffix in {"jpg", "tif", "webp", "png"} and picture.getexif().get(ExifTags.Base.Orientation) in _TURNED:
+        if suffix in {"jpg", "tif", "webp"} and picture.getexif().get(ExifTags.Base.Orientation) in _TURNED:
             width, height = height, width
         return MediaInfo(Modality.IMAGE, suffix, height=height, width=width, channels=len(picture.getbands()))
 
 
 def measure(raw: bytes, info: MediaInfo) -> MediaInfo:
-    """Decode as training will, after Pillow has made sure that no part is missing."""
-    assert info.height is not None and info.width is not None
-    if info.suffix == "jpg":  # torchvision fills what a cut JPEG lacks with grey; Pillow says so
-        picture = _open(raw)
-        if picture is not None:
-            with picture:
-                picture.load()
-    _, height, width = decode(raw, info, info.height * info.width).shape
+    """Decode with Pillow, which tells when a part is missing; torchvision would fill it with grey."""
+    picture = _open(raw)
+    assert picture is not None, "probed before"
+    with picture:
+        height, width = np.asarray(_rgb(ImageOps.exif_transpose(picture))).shape[:2]
     return replace(info, height=height, width=width)
 
 

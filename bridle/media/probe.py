@@ -46,7 +46,12 @@ def probe(data: bytes | Path, name: str) -> MediaInfo:
     """
     raw = read_bytes(data)
     hint = _suffix(name)
-    info = image.probe(raw) or audio.probe(raw) or video.probe(raw, hint) or audio.probe_headerless(raw, hint)
+    try:
+        info = image.probe(raw) or audio.probe(raw) or video.probe(raw, hint) or audio.probe_headerless(raw, hint)
+    except MediaError:
+        raise
+    except Exception as error:  # third-party decoders raise whatever they like on damaged files
+        raise MediaError(reason(error)) from error
     if info is None:
         raise MediaError("no known audio, image or video format inside")
     if info.height is not None and info.width is not None and info.height * info.width > MAX_PIXELS:
@@ -65,12 +70,12 @@ def check(data: bytes | Path, name: str) -> MediaInfo:
     """
     raw = read_bytes(data)
     info = probe(raw, name)
-    measure = {Modality.AUDIO: audio.measure, Modality.IMAGE: image.measure, Modality.VIDEO: video.measure}
+    measures = {Modality.AUDIO: audio.measure, Modality.IMAGE: image.measure, Modality.VIDEO: video.measure}
     try:
-        return measure[info.modality](raw, info)
+        return measures[info.modality](raw, info)
     except MediaError:
         raise
-    except Exception as error:  # third-party decoders raise whatever they like on damaged files
+    except Exception as error:  # as above
         raise MediaError(reason(error)) from error
 
 

@@ -76,14 +76,20 @@ def decode(raw: bytes, window: tuple[float, float] | None) -> tuple[Tensor, floa
 def batches(raw: bytes, window: tuple[float, float] | None) -> Iterator[tuple[np.ndarray, float]]:
     """uint8 `(T, H, W, 3)` pieces of the window and frames a second."""
     reader = _decord_reader(raw)
-    if reader is None:
-        yield from _ffmpeg_batches(raw, window)
-        return
-    fps = float(reader.get_avg_fps())
-    first, last = _span(window, fps)
-    last = len(reader) if last is None else min(last, len(reader))
-    for start in range(first, last, _BATCH):
-        yield reader.get_batch(list(range(start, min(start + _BATCH, last)))).asnumpy(), fps
+    done = 0
+    if reader is not None:
+        fps = float(reader.get_avg_fps())
+        done, last = _span(window, fps)
+        last = len(reader) if last is None else min(last, len(reader))
+        try:
+            while done < last:
+                batch_THW3 = reader.get_batch(list(range(done, min(done + _BATCH, last)))).asnumpy()
+                yield batch_THW3, fps
+                done += len(batch_THW3)
+            return
+        except Exception:  # decord raises its own kinds, on some widths that are no multiple of 32 (48) too
+            pass
+    yield from _ffmpeg_batches(raw, window, done)
 
 
 def _decord_reader(raw: bytes) -> decord.VideoReader | None:
@@ -92,17 +98,19 @@ def _decord_reader(raw: bytes) -> decord.VideoReader | None:
     try:
         reader = decord.VideoReader(io.BytesIO(raw), num_threads=1)
         return reader if len(reader) and 0 < reader.get_avg_fps() < 1e4 else None
-    except Exception:  # decord raises its own kinds; FFmpeg gets its turn and says why
+    except Exception:  # FFmpeg gets its turn and says why
         return None
 
 
-def _ffmpeg_batches(raw: bytes, window: tuple[float, float] | None) -> Iterator[tuple[np.ndarray, float]]:
+def _ffmpeg_batches(raw: bytes, window: tuple[float, float] | None, done: int) -> Iterator[tuple[np.ndarray, float]]:
+    """The same from frame number `done` on."""
     with av.open(io.BytesIO(raw), "r") as container:
         if not container.streams.video:
             raise MediaError("holds no moving pictures")
         stream = container.streams.video[0]
         fps = float(stream.average_rate or stream.guessed_rate or 25)
         first, last = _span(window, fps)
+        first = max(first, done)
         at = 0
         if first > 5 * fps:  # shorter ways are decoded, which needs no trust in time stamps
             container.seek(int((first / fps - 1.0) * av.time_base))

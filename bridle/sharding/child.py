@@ -1,10 +1,10 @@
-"""The process that decodes unknown files and may be lost: `python -m bridle.sharding.child FD`.
+"""The processes that decode unknown files and may be lost: `python -m bridle.sharding.child MODALITY FD FD ...`.
 
-A nurse loads the libraries once and forks the process that works; when a decoder kills that one, the nurse
+A nurse loads the libraries once and forks a process for each FD; when a decoder kills one, the nurse
 reports it and forks the next, in milliseconds. A hang is ended by the kernel: SIGALRM, left at its default,
 stops a process even while a decoder holds Python's lock.
 
-Messages on FD: Task in; Report, Failure or Death out.
+Messages on an FD: Task in; Report, Failure or Death out.
 """
 
 from __future__ import annotations
@@ -103,25 +103,33 @@ def serve(connection: Connection) -> None:
         connection.send(answer)
 
 
-def nurse(connection: Connection) -> None:
-    """Keep one working process alive."""
+def nurse(modality: str, connections: list[Connection]) -> None:
+    """Keep one working process alive for each connection, until the parent closes them."""
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    while True:
-        child = os.fork()
-        if child == 0:
-            try:
-                serve(connection)
-            except OSError:  # the parent is gone
-                pass
-            finally:
-                os._exit(0)
-        _, status = os.waitpid(child, 0)
-        if not os.WIFSIGNALED(status):
-            return
-        connection.send(Death(os.WTERMSIG(status)))
+    if modality == Modality.IMAGE:
+        import torchvision.io  # noqa: F401  # takes longer than anything here: once, before the forks
+    working = {_fork(connection): connection for connection in connections}
+    while working:
+        process, status = os.wait()
+        connection = working.pop(process)
+        if os.WIFSIGNALED(status):
+            connection.send(Death(os.WTERMSIG(status)))
+            working[_fork(connection)] = connection
+
+
+def _fork(connection: Connection) -> int:
+    process = os.fork()
+    if process:
+        return process
+    try:
+        serve(connection)
+    except OSError:  # the parent is gone
+        pass
+    finally:
+        os._exit(0)
 
 
 if __name__ == "__main__":
     from bridle.sharding import child  # messages must carry the importable module's name, not __main__
 
-    child.nurse(Connection(int(sys.argv[1])))
+    child.nurse(sys.argv[1], [Connection(int(number)) for number in sys.argv[2:]])

@@ -79,7 +79,7 @@ def shard(
     if dry_run:
         manifest = _estimate(plan, name, max_size_bytes)
     else:
-        with building(out) as partial, Workers(min(workers, len(found.files))) as pool:
+        with building(out) as partial, Workers(found.modality, min(workers, len(found.files))) as pool:
             writer = TarWriter(partial, name, max_size_bytes)
             try:
                 tally = _write(plan, pool, writer, progress or (lambda done, total: None))

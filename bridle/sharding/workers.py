@@ -19,17 +19,39 @@ from types import TracebackType
 
 import bridle
 from bridle.errors import EnvironmentFault
+from bridle.schema import Modality
 from bridle.sharding.child import Bug, Death, Failure, Report, Task
 
 _AHEAD = 16  # tasks a worker may be ahead of the slowest one: bounds what waits to be written
 _STOP_S = 5.0
+_POLL_S = 5.0
+_ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # a process uses one core, and forks safely
 
 
 class Workers:
-    """`with Workers(2) as workers: for report in workers.map(tasks): ...`"""
+    """`with Workers(Modality.AUDIO, 2) as workers: for report in workers.map(tasks): ...`
 
-    def __init__(self, count: int) -> None:
-        self._members = [_Member() for _ in range(max(1, count))]
+    Raises:
+        EnvironmentFault: the processes cannot start.
+    """
+
+    def __init__(self, modality: Modality, count: int) -> None:
+        pipes = [Pipe() for _ in range(max(1, count))]
+        self._connections = [ours for ours, _ in pipes]
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115  # decoders chatter; shown when the nurse cannot run
+        roots = [str(Path(bridle.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
+        theirs = [connection.fileno() for _, connection in pipes]
+        self._nurse = subprocess.Popen(
+            [sys.executable, "-m", "bridle.sharding.child", str(modality), *map(str, theirs)],
+            pass_fds=theirs,
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=self._log,
+            env=os.environ | _ONE_THREAD | {"PYTHONPATH": os.pathsep.join(filter(None, roots))},
+            start_new_session=True,  # Ctrl-C reaches the parent alone, which then ends the whole group
+        )
+        for _, connection in pipes:
+            connection.close()
 
     def __enter__(self) -> Workers:
         return self
@@ -37,86 +59,66 @@ class Workers:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for member in self._members:
-            member.close(at_once=kind is not None)
+        for connection in self._connections:
+            connection.close()  # the processes end when they read its end
+        if kind is not None:
+            self._kill()
+        try:
+            self._nurse.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            self._kill()
+            self._nurse.wait()
+        self._log.close()
 
     def map(self, tasks: Sequence[Task]) -> Iterator[Report | Failure]:
         """Answers in the order of the tasks, whoever finishes first."""
         waiting = deque(enumerate(tasks))
-        idle = list(self._members)
-        busy: dict[Connection, tuple[_Member, int]] = {}
+        idle = list(self._connections)
+        busy: dict[Connection, int] = {}
         done: dict[int, Report | Failure] = {}
         for position in range(len(tasks)):
             while position not in done:
-                while idle and waiting and waiting[0][0] < position + _AHEAD * len(self._members):
+                while idle and waiting and waiting[0][0] < position + _AHEAD * len(self._connections):
                     index, task = waiting.popleft()
-                    member = idle.pop()
-                    member.send(task)
-                    busy[member.connection] = member, index
-                for ready in wait(list(busy)):
-                    member, index = busy.pop(ready)  # type: ignore[call-overload]
-                    done[index] = member.receive()
-                    idle.append(member)
+                    connection = idle.pop()
+                    self._send(connection, task)
+                    busy[connection] = index
+                for ready in wait(list(busy), _POLL_S):
+                    assert isinstance(ready, Connection)
+                    done[busy.pop(ready)] = self._receive(ready)
+                    idle.append(ready)
+                if busy and self._nurse.poll() is not None:
+                    raise self._fault()
             yield done.pop(position)
 
-
-class _Member:
-    """One nurse and the connection to whoever works under it."""
-
-    def __init__(self) -> None:
-        self.connection, theirs = Pipe()
-        # decoders chatter; it is shown only when the process cannot start
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115
-        roots = [str(Path(bridle.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, roots)), "OMP_NUM_THREADS": "1"}
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "bridle.sharding.child", str(theirs.fileno())],
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            stdout=self._log,
-            stderr=self._log,
-            env=environment | {"OPENBLAS_NUM_THREADS": "1"},
-            start_new_session=True,  # Ctrl-C reaches the parent alone, which then ends the whole group
-        )
-        theirs.close()
-
-    def send(self, task: Task) -> None:
+    def _send(self, connection: Connection, task: Task) -> None:
         try:
-            self.connection.send(task)
+            connection.send(task)
         except OSError as error:
             raise self._fault() from error
 
-    def receive(self) -> Report | Failure:
+    def _receive(self, connection: Connection) -> Report | Failure:
         try:
-            answer = self.connection.recv()
+            answer = connection.recv()
         except (EOFError, OSError) as error:
             raise self._fault() from error
         if isinstance(answer, Bug):
             raise RuntimeError(f"a decoding process failed:\n{answer.traceback}")
         if isinstance(answer, Death):
             return Failure(_cause(answer.signal))
+        assert isinstance(answer, Report | Failure)
         return answer
-
-    def close(self, at_once: bool) -> None:
-        self.connection.close()  # both processes end when they read its end
-        if at_once:
-            self._kill()
-        try:
-            self._process.wait(_STOP_S)
-        except subprocess.TimeoutExpired:
-            self._kill()
-            self._process.wait()
-        self._log.close()
 
     def _kill(self) -> None:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+            os.killpg(self._nurse.pid, signal.SIGKILL)
 
     def _fault(self) -> EnvironmentFault:
-        self._process.wait(_STOP_S)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._nurse.wait(_STOP_S)
         self._log.seek(0)
         last = self._log.read().decode(errors="replace").strip().splitlines()[-1:] or ["no message"]
-        return EnvironmentFault(f"a decoding process could not run: {last[0]}", "Try: bridle doctor")
+        return EnvironmentFault(f"the decoding processes could not run: {last[0]}", "Check: bridle doctor")
 
 
 def _cause(number: int) -> str:

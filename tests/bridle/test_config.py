@@ -170,3 +170,16 @@ def test_unknown_preset_names_the_nearest() -> None:
 def test_unknown_attribute_of_the_package() -> None:
     with pytest.raises(AttributeError, match="laod"):
         config.laod  # noqa: B018
+
+
+SMALL_IMAGES = {"short_side": [32.0, 32.0, 32.0]}
+
+
+def test_preset_adapts_to_the_corpus_but_not_what_was_set_by_hand(tmp_path: Path) -> None:
+    adapted = config.load("image-base", extent=SMALL_IMAGES).patches
+    assert (adapted.size, adapted.patch) == (32, 4)
+    for kept in (
+        config.load("image-base", sets=["patches.size=224"], extent=SMALL_IMAGES),
+        config.load("image-base", write(tmp_path, "patches: {patch: 16}"), extent=SMALL_IMAGES),
+    ):
+        assert (kept.patches.size, kept.patches.patch) == (224, 16)  # they only fit each other

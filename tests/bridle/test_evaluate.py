@@ -267,7 +267,7 @@ def test_codebook_health_by_hand() -> None:
 # --- attentive ---------------------------------------------------------------------------------------------------
 
 
-def moving_dots(clips: int = 240) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+def moving_dots(clips: int = 400) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """A dot of a random content moves left or right: the bag of patches is the same for both classes."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(clips) % 2
@@ -281,15 +281,13 @@ def moving_dots(clips: int = 240) -> tuple[torch.Tensor, torch.Tensor, torch.Ten
 
 def test_the_attentive_probe_sees_order_that_a_mean_forgets() -> None:
     h_BND, valid_BN, coords_BN3, labels = moving_dots()
-    recipe = AttentiveRecipe(width=32, epochs=25)
+    recipe = AttentiveRecipe(width=32)
     result = probe_attentive(h_BND, valid_BN, coords_BN3, labels, test_share=0.25, recipe=recipe)
     assert result.value > 0.9
     assert probe(h_BND.mean(1), labels, protocol="linear", test_share=0.25).value < 0.7
-    again = probe_attentive(h_BND, valid_BN, coords_BN3, labels, test_share=0.25, recipe=recipe)
-    assert (again.predictions == result.predictions).all()
 
 
-def test_the_attentive_probe_does_not_look_at_padding() -> None:
+def test_the_attentive_probe_follows_its_seed_and_does_not_look_at_padding() -> None:
     h_BND, valid_BN, coords_BN3, labels = moving_dots(64)
     recipe = AttentiveRecipe(width=16, epochs=2)
     first = probe_attentive(h_BND, valid_BN, coords_BN3, labels, test_share=0.25, recipe=recipe)

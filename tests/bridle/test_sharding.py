@@ -1,0 +1,391 @@
+"""From a messy folder to shards: nothing lost, nothing half-written, the same bytes on every run."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import json
+import os
+import tarfile
+import wave
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bridle.errors import DataError, EnvironmentFault, UsageError
+from bridle.schema import MediaInfo, Modality
+from bridle.sharding import Manifest, child, find_sets, read_manifest, shard, verify, write
+from bridle.sharding.child import Failure, Report, Task
+from bridle.sharding.workers import Workers
+
+shard_module = importlib.import_module("bridle.sharding.shard")
+
+STRANGE = ["a b.wav", "dots.in.name.wav", "ünïcode 声.wav", "new\nline.wav", os.fsdecode(b"bad\xff\xfebytes.WAV")]
+
+
+def write_sound(path: Path, seconds: float = 0.2, value: int = 1000) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(8000)
+        file.writeframes((np.arange(round(seconds * 8000)) % 50 * value % 9973).astype("<i2").tobytes())
+
+
+@pytest.fixture(scope="session")
+def messy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Good sounds under hard names, and everything that is to be refused or left out."""
+    raw = tmp_path_factory.mktemp("messy") / "raw"
+    for number, name in enumerate(STRANGE):
+        write_sound(raw / "strange" / name, value=number + 1)
+    write_sound(raw / "one" / "same.wav", value=11)
+    write_sound(raw / "two" / "same.wav", value=12)
+    write_sound(raw / "unlabelled.wav", value=13)
+    Image.new("RGB", (9, 9)).save(raw / "two" / "picture.png")
+    os.rename(raw / "two" / "picture.png", raw / "two" / "picture.wav")
+    (raw / "one" / "empty.wav").touch()
+    (raw / "one" / "text.wav").write_text("not a sound")
+    (raw / "one" / "cut.wav").write_bytes((raw / "one" / "same.wav").read_bytes()[:20])
+    (raw / "one" / "notes.txt").write_text("ignored")
+    (raw / ".hidden").mkdir()
+    write_sound(raw / ".hidden" / "no.wav")
+    (raw / "one" / "loop").symlink_to(raw)
+    (raw / "one" / "self.wav").symlink_to(raw / "one" / "self.wav")
+    (raw / "one" / "gone.wav").symlink_to(raw / "nowhere.wav")
+    (raw / "a-link-to-two").symlink_to(raw / "two")
+    return raw
+
+
+@pytest.fixture
+def inline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decode in this process: a second saved for every set of a test that is about something else."""
+
+    class Inline:
+        def __init__(self, modality: Modality, count: int) -> None: ...
+
+        def __enter__(self) -> Inline:
+            return self
+
+        def __exit__(self, *error: object) -> None: ...
+
+        def map(self, tasks: list[Task]) -> Iterator[Report | Failure]:
+            return map(child.work, tasks)
+
+    monkeypatch.setattr(shard_module, "Workers", Inline)
+
+
+@pytest.fixture
+def few(tmp_path: Path) -> Path:
+    for name in ("x/a.wav", "x/b.wav", "y/c.wav"):
+        write_sound(tmp_path / "few" / name, value=len(name))
+    return tmp_path / "few"
+
+
+def members(folder: Path) -> dict[str, bytes]:
+    found = {}
+    for path in sorted(folder.glob("*.tar")):
+        with tarfile.open(path) as tar:
+            for member in tar:
+                assert (member.mtime, member.uid, member.gid, member.uname) == (0, 0, 0, "")
+                assert member.name not in found
+                found[member.name] = tar.extractfile(member).read()
+    return found
+
+
+def metas(folder: Path) -> dict[str, dict]:
+    """Original path -> JSON, with the media's bytes."""
+    content = members(folder)
+    found = {}
+    for name, text in content.items():
+        if name.endswith(".json"):
+            meta = json.loads(text)
+            found[meta["path"]] = meta | {"content": content[name.replace("json", meta["suffix"])]}
+    return found
+
+
+def test_a_messy_folder_gives_every_good_file_once_and_a_reason_for_each_other(messy: Path, tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    out = tmp_path / "sets" / "messy"
+    result = shard(messy, None, out, workers=2, max_size_bytes=20_000, progress=lambda *at: seen.append(at))
+    again = shard(messy, Modality.AUDIO, tmp_path / "again", name="messy", workers=1, max_size_bytes=20_000)
+
+    samples = metas(out)
+    assert sorted(samples) == sorted(
+        ["unlabelled.wav", "one/same.wav", "two/same.wav", *(f"strange/{n}" for n in STRANGE)]
+    )
+    for path, sample in samples.items():
+        assert sample["content"] == (messy / path).read_bytes()
+        assert (sample["modality"], sample["suffix"], sample["rate_hz"]) == ("audio", "wav", 8000.0)
+        assert sample["duration_s"] == pytest.approx(0.2)
+    assert {path: sample["label"] for path, sample in samples.items() if "strange" not in path} == {
+        "unlabelled.wav": None, "one/same.wav": "one", "two/same.wav": "two"
+    }  # fmt: skip
+
+    reasons = {reject["file"]: reject["reason"] for reject in result["rejects"]}
+    assert sorted(reasons) == sorted(
+        ["one/empty.wav", "one/text.wav", "one/cut.wav", "one/gone.wav", "one/self.wav", "two/picture.wav"]
+    )
+    assert "empty" in reasons["one/empty.wav"] and "image, not audio" in reasons["two/picture.wav"]
+    assert (result["samples"], result["rejected"], result["ignored"], result["unlabelled"]) == (8, 6, 1, 1)
+    assert seen[0] == (0, 12) and seen[-1] == (12, 12)
+
+    manifest = read_manifest(out)
+    verify(manifest)
+    assert len(manifest.shards) == result["shards"] > 1
+    assert all(one.bytes <= 20_000 for one in manifest.shards)
+    assert manifest.labels == ["one", "strange", "two"] and manifest.bytes == result["bytes"]
+    assert manifest.extent["duration_s"] == pytest.approx([0.2] * 3) and manifest.decoded_bytes == 8 * 6400
+    assert manifest.statistics["fbank_std"] > 0.1
+
+    assert again["samples"] == 8
+    names = sorted(path.name for path in out.iterdir())
+    assert names == sorted(path.name for path in (tmp_path / "again").iterdir())
+    assert all((out / name).read_bytes() == (tmp_path / "again" / name).read_bytes() for name in names)
+
+
+@pytest.mark.usefixtures("inline")
+@pytest.mark.parametrize("modality", list(Modality))
+def test_webdataset_reads_the_sample(sample: Path, tmp_path: Path, modality: Modality) -> None:
+    import webdataset
+
+    result = shard(sample / modality, modality, tmp_path / "set", workers=2)
+    assert result["rejected"] == 0 and result["shards"] == 1
+    raw = {path.relative_to(sample / modality).as_posix(): path for path in (sample / modality).rglob("*.*")}
+    url = str(tmp_path / "set" / "set-000000.tar")
+    read = list(webdataset.WebDataset(url, shardshuffle=False))
+    assert len(read) == result["samples"] == len(raw)
+    for one in read:
+        meta = json.loads(one["json"])
+        assert one[meta["suffix"]] == raw[meta["path"]].read_bytes()
+        assert meta["label"] == raw[meta["path"]].parent.name
+    assert [found.modality for found in find_sets(tmp_path)] == [modality]
+
+
+class Crash:
+    """Ends the process that unpickles it."""
+
+    def __reduce__(self) -> tuple[Callable[[], None], tuple[()]]:
+        return os.abort, ()
+
+
+def test_a_crash_and_a_hang_cost_one_file_each(few: Path) -> None:
+    def task(name: str, timeout_s: float = 60.0) -> Task:
+        return Task(os.fsencode(few / name), Modality.AUDIO, timeout_s)
+
+    tasks = [
+        task("x/a.wav"),
+        Crash(),
+        task("x/b.wav", 1e-6),
+        task("x/b.wav"),
+        Crash(),
+        task("y/c.wav"),
+        task("none.wav"),
+    ]
+    with Workers(Modality.AUDIO, 2) as workers:
+        good, crash, hang, *rest, missing = workers.map(tasks)
+    assert isinstance(good, Report) and good.info.duration_s == pytest.approx(0.2)
+    assert crash == Failure("the decoder crashed (SIGABRT)")
+    assert hang == Failure("the decoder hung and was stopped")
+    assert [type(one) for one in rest] == [Report, Failure, Report]
+    assert "cannot be read" in missing.reason
+
+
+def test_decord_crashing_on_a_cut_avi_is_one_reject(shared_data: Path, tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    for name in ("truncated.avi", "cinepak.avi", "mpeg1_es.mpeg", "vector.svg", "text.png"):
+        (raw / name).symlink_to(shared_data / "odd" / name)
+    result = shard(raw, Modality.VIDEO, tmp_path / "set", workers=1)
+    assert result["samples"] + result["rejected"] == 3 and result["samples"] >= 2 and result["ignored"] == 2
+    assert all("decoder" in reject["reason"] for reject in result["rejects"])
+
+
+@pytest.mark.usefixtures("inline")
+def test_outputs_are_replaced_only_on_request_and_only_our_own(few: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shard(few, None, out, max_size_bytes=4000)
+    (out / "mine.txt").write_text("keep")
+    before = members(out)
+    with pytest.raises(UsageError) as caught:
+        shard(few, None, out)
+    assert "--overwrite" in caught.value.hint
+    (few / "x/a.wav").unlink()
+    result = shard(few, None, out, overwrite=True)
+    assert result["samples"] == 2 and len(before) == 6
+    assert sorted(path.name for path in out.iterdir()) == ["manifest.json", "mine.txt", "out-000000.tar"]
+    assert (out / "mine.txt").read_text() == "keep"
+    with pytest.raises(UsageError, match="no set of shards"):
+        shard(few, None, few, overwrite=True)
+    with pytest.raises(UsageError, match="is a file"):
+        shard(few, None, out / "mine.txt")
+
+
+def no_space(*_: object) -> int:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def interrupted(done: int, total: int) -> None:
+    if done == 2:
+        raise KeyboardInterrupt
+
+
+@pytest.mark.usefixtures("inline")
+@pytest.mark.parametrize("cause", ["full disk", "Ctrl-C", "move"])
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_failure_leaves_everything_as_it_was(
+    few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cause: str, exists: bool
+) -> None:
+    out = tmp_path / "deep" / "out"
+    if exists:
+        shard(few, None, out)
+    before = {path.name: path.read_bytes() for path in out.iterdir()} if exists else None
+    if cause == "full disk":
+        monkeypatch.setattr(write._HashedFile, "write", no_space)
+    if cause == "move":
+        rename = os.rename
+        monkeypatch.setattr(
+            write.os, "rename", lambda a, b: no_space() if ".partial" in str(a) and "json" in str(a) else rename(a, b)
+        )
+    with pytest.raises(KeyboardInterrupt if cause == "Ctrl-C" else EnvironmentFault) as caught:
+        shard(few, None, out, overwrite=True, progress=interrupted if cause == "Ctrl-C" else None)
+    if cause != "Ctrl-C":
+        assert str(out) in caught.value.message and "space" in caught.value.message
+    assert ({path.name: path.read_bytes() for path in out.iterdir()} if exists else None) == before
+    assert out.exists() == exists
+
+
+@pytest.mark.usefixtures("inline")
+def test_what_a_killed_run_left_is_removed_by_the_next(few: Path, tmp_path: Path) -> None:
+    left = tmp_path / "out" / ".partial-999999999"
+    left.mkdir(parents=True)
+    (left / "out-000000.tar").write_bytes(b"half")
+    with pytest.raises(DataError, match="no shards"):
+        find_sets(tmp_path / "out")
+    shard(few, None, tmp_path / "out")
+    assert not left.exists()
+
+
+def test_dry_run_decodes_and_writes_nothing(messy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shard_module, "Workers", None)
+    result = shard(messy, None, tmp_path / "out", dry_run=True)
+    assert (result["samples"], result["shards"], result["dry_run"]) == (12, 1, True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_folders_without_one_kind_of_media(few: Path, tmp_path: Path) -> None:
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none" / "a.txt").touch()
+    Image.new("RGB", (4, 4)).save(few / "p.png")
+    for raw, modality, said in [
+        (tmp_path / "absent", None, "does not exist"),
+        (few / "x/a.wav", None, "is a file"),
+        (tmp_path / "none", None, "no audio, image or video"),
+        (few, Modality.VIDEO, "no video files .* 3 audio, 1 image"),
+        (few, None, "3 audio, 1 image"),
+    ]:
+        with pytest.raises(DataError, match=said) as caught:
+            shard(raw, modality, tmp_path / "out")
+    assert "--modality" in caught.value.hint
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("inline")
+def test_nothing_that_decodes_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "a.mp3").write_text("text")
+    with pytest.raises(DataError, match=r"none of the 1 audio files .* 'a.mp3' no known"):
+        shard(tmp_path / "raw", None, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("inline")
+def test_labels_from_a_table(few: Path, tmp_path: Path) -> None:
+    table = tmp_path / "labels.csv"
+    table.write_text('\ufeffFilename,Label\nx/a.wav,"first, one"\nc.wav,second\nx/lost.wav,third\n', encoding="utf-8")
+    result = shard(few, None, tmp_path / "out", labels=table)
+    assert {path: meta["label"] for path, meta in metas(tmp_path / "out").items()} == {
+        "x/a.wav": "first, one", "x/b.wav": None, "y/c.wav": "second"
+    }  # fmt: skip
+    assert (result["labels"], result["unlabelled"], result["unmatched"]) == (["first, one", "second"], 1, 1)
+    for text, said in [
+        ("file,class\nx/a.wav,1\n", "path,label"),
+        ("path,label\nx/a.wav\n", "line 2"),
+        ("path,label\nx/a.wav,1\nx/a.wav,2\n", "line 3"),
+        ("path,label\nelse.wav,1\n", "names none"),
+    ]:
+        table.write_text(text)
+        with pytest.raises(DataError, match=said):
+            shard(few, None, tmp_path / "out2", labels=table)
+
+
+@pytest.mark.usefixtures("inline")
+def test_transcode_makes_small_media(sample: Path, tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    for number in range(2):
+        (raw / "image").mkdir(parents=True, exist_ok=True)
+        Image.new("RGBA", (600, 400), (0, 200, 0, 255)).save(raw / "image" / f"{number}.png")
+    (raw / "video").symlink_to(sample / "video" / "zoom_in")
+    write_sound(raw / "audio" / "a.wav", seconds=0.5)
+    expected = {"audio": ("flac", 0.5, None), "image": ("jpg", None, 256), "video": ("mp4", 2.0, 64)}
+    for kind, (suffix, duration_s, height) in expected.items():
+        shard(raw / kind, Modality(kind), tmp_path / kind, transcode=True)
+        for meta in metas(tmp_path / kind).values():
+            assert (meta["suffix"], meta["duration_s"], meta["height"]) == (suffix, duration_s, height)
+            info = child.media.check(meta["content"], f"x.{suffix}")
+            assert isinstance(info, MediaInfo) and (info.suffix, info.height) == (suffix, height)
+
+
+@pytest.mark.usefixtures("inline")
+def test_a_manifest_that_disagrees_is_named(few: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shard(few, None, out)
+    tar, manifest = out / "out-000000.tar", out / "manifest.json"
+    good, text = tar.read_bytes(), manifest.read_text()
+
+    def said(pattern: str, check: Callable[[], object] = lambda: find_sets(out)) -> None:
+        with pytest.raises(DataError, match=pattern):
+            check()
+
+    tar.write_bytes(good[:-512])
+    said(r"out-000000\.tar .* bytes, the manifest says")
+    tar.unlink()
+    said(r"out-000000\.tar .* cannot be read")
+    tar.write_bytes(good[:600] + bytes([good[600] ^ 1]) + good[601:])
+    find_sets(out)
+    said(r"out-000000\.tar .* hash", lambda: verify(read_manifest(out)))
+    for change, pattern in [
+        ({"version": 2}, "version 2"),
+        ({"samples": 4}, "disagrees with itself"),
+        ({"modality": "smell"}, "damaged"),
+        ({"shards": [{"file": "../../etc/passwd", "samples": 3, "bytes": 1, "sha256": ""}]}, "outside"),
+    ]:
+        manifest.write_text(json.dumps(json.loads(text) | change))
+        said(pattern)
+    manifest.write_text(text[:50])
+    said("not JSON")
+    manifest.write_text("{}")
+    said("no shards")
+
+
+def make_set(folder: Path, modality: Modality) -> None:
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text(Manifest(folder.name, modality, [], 0, 0).to_json())
+
+
+def test_find_sets_of_several_kinds(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        find_sets(tmp_path, Modality.AUDIO)
+    assert "bridle shard RAW --modality audio" in caught.value.hint
+    make_set(tmp_path / "b", Modality.AUDIO)
+    make_set(tmp_path / "a" / "deep", Modality.AUDIO)
+    assert [one.name for one in find_sets(tmp_path)] == ["deep", "b"]
+    make_set(tmp_path / "c", Modality.VIDEO)
+    with pytest.raises(DataError, match="several modalities") as caught:
+        find_sets(tmp_path)
+    assert "--modality" in caught.value.hint
+    assert [one.name for one in find_sets(tmp_path, Modality.VIDEO)] == ["c"]
+    with pytest.raises(DataError, match="no image shards"):
+        find_sets(tmp_path, Modality.IMAGE)

@@ -1,0 +1,243 @@
+"""The stream: every sample exactly once an epoch, the same sequence after a resume, on any number of ranks."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import json
+import math
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from torch import Tensor
+
+from bridle.errors import DataError
+from bridle.schema import Clip, MediaInfo, Modality
+from bridle.sharding import Manifest, child, shard
+from bridle.sharding.manifest import Shard
+from bridle.sharding.write import TarWriter
+from bridle.stream import Batch, ClipStream, iterate
+from bridle.stream.order import Cursor, plan
+
+COUNT = 23
+
+
+def prepare(clip: Clip, rng: torch.Generator | None) -> Tensor:
+    """The clip and one random number: shows which window and which generator it got."""
+    return torch.cat([clip.data, torch.rand(1, generator=rng)])
+
+
+def prepare_pixels(clip: Clip, rng: torch.Generator | None) -> Tensor:
+    return clip.data
+
+
+def window_s(info: MediaInfo) -> float | None:
+    return 0.1
+
+
+def build(folder: Path, broken: tuple[int, ...] = (), count: int = COUNT) -> Manifest:
+    """A set of `count` sounds of 0.15 s to 0.5 s in four tars, written without decoding."""
+    folder.mkdir()
+    writer = TarWriter(folder, "set", 100_000)
+    rng = np.random.default_rng(0)
+    decoded = 0
+    for number in range(count):
+        samples = 2400 + 240 * number
+        path = folder / "one.wav"
+        soundfile.write(path, rng.uniform(-1, 1, samples), 16000)
+        content = b"broken" if number in broken else path.read_bytes()
+        path.unlink()
+        info = {"suffix": "wav", "duration_s": samples / 16000, "rate_hz": 16000.0, "channels": 1}
+        writer.add(
+            f"key{number:02d}", "wav", content, {"path": f"{number}.wav", "modality": "audio", "label": None} | info
+        )
+        decoded += 2 * samples
+    writer.close()
+    manifest = Manifest("set", Modality.AUDIO, writer.shards, count, 0, decoded_bytes=decoded, folder=folder)
+    (folder / "manifest.json").write_text(manifest.to_json())
+    return manifest
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    return build(tmp_path_factory.mktemp("stream") / "set")
+
+
+def stream_of(manifest: Manifest, **options: int | float) -> ClipStream:
+    return ClipStream([manifest], prepare, window_s, **({"batch_size": 5, "seed": 3} | options))
+
+
+def take(stream: ClipStream, batches: int) -> list[Batch]:
+    running = stream.batches()
+    taken = list(itertools.islice(running, batches))
+    running.close()
+    return taken
+
+
+def same(a: list[Batch], b: list[Batch]) -> bool:
+    return [x.keys for x in a] == [x.keys for x in b] and all(
+        torch.equal(t, u) for x, y in zip(a, b, strict=True) for t, u in zip(x.tensors, y.tensors, strict=True)
+    )
+
+
+def test_every_sample_comes_once_an_epoch_in_full_batches(manifest: Manifest) -> None:
+    batches = take(stream_of(manifest), COUNT)  # 23 batches of 5: five epochs
+    assert all(len(batch.keys) == len(batch.tensors) == 5 for batch in batches)
+    keys = [key for batch in batches for key in batch.keys]
+    epochs = [keys[n * COUNT : (n + 1) * COUNT] for n in range(5)]
+    assert all(sorted(epoch) == sorted(epochs[0]) and len(set(epoch)) == COUNT for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 5
+    assert not same(batches[:4], take(stream_of(manifest, seed=4), 4))
+
+
+def test_windows_are_random_parts_of_the_right_length(manifest: Manifest) -> None:
+    batches = take(stream_of(manifest), 10)
+    whole = {f"key{int(Path(meta['path']).stem):02d}": clip.data for meta, clip in iterate([manifest])}
+    starts = []
+    for key, tensor in ((k, t) for batch in batches for k, t in zip(batch.keys, batch.tensors, strict=True)):
+        view = tensor[:-1]
+        assert len(view) == 1600
+        fits = (whole[key].unfold(0, 1600, 1) == view).all(1).nonzero()
+        assert len(fits) == 1
+        starts.append(fits.item() / (len(whole[key]) - 1600))
+    assert min(starts) < 0.2 and max(starts) > 0.8
+
+
+@pytest.mark.parametrize("stop", [1, 4, 5, 9])
+def test_a_resumed_stream_goes_on_as_if_nothing_had_happened(manifest: Manifest, stop: int) -> None:
+    expected = take(stream_of(manifest), 14)
+    first = stream_of(manifest)
+    take(first, stop)
+    state = json.loads(json.dumps(first.state()))
+    second = stream_of(manifest)
+    second.load(state)
+    assert same(take(second, 14 - stop), expected[stop:])
+    assert second.state() == {"epoch": 3, "position": 1, "samples": COUNT}
+
+
+def test_processes_and_cache_change_nothing_but_the_time(manifest: Manifest) -> None:
+    expected = take(stream_of(manifest), 9)
+    with_processes = stream_of(manifest, workers=2)
+    assert same(take(with_processes, 9), expected)
+    assert with_processes.state() == {"epoch": 1, "position": 22, "samples": COUNT}  # not what was read ahead
+    for workers in (0, 2):
+        cached = stream_of(manifest, workers=workers, cache_gb=1.0)
+        assert cached.cached
+        for batch, other in zip(take(cached, 9), expected, strict=True):
+            assert batch.keys == other.keys
+            for tensor, exact in zip(batch.tensors, other.tensors, strict=True):
+                assert torch.equal(tensor[-1:], exact[-1:])
+                assert torch.allclose(tensor, exact, atol=1 / 32767)
+    assert not stream_of(manifest, cache_gb=1e-6).cached
+
+
+def test_ranks_share_every_step(manifest: Manifest) -> None:
+    alone = take(stream_of(manifest, batch_size=6), 10)
+    ranks = [take(stream_of(manifest, batch_size=3, rank=rank, world=2), 10) for rank in (0, 1)]
+    for step, batch in enumerate(alone):
+        assert batch.keys[0::2] == ranks[0][step].keys and batch.keys[1::2] == ranks[1][step].keys
+    # the place means the same to another number of ranks
+    cursor = next(itertools.islice(plan(COUNT, 3, 0, Cursor(), 0, 2), 4, None))[1]
+    assert cursor == next(itertools.islice(plan(COUNT, 6, 0, Cursor(), 0, 1), 4, None))[1]
+
+
+@pytest.mark.parametrize(("samples", "batch", "world"), [(1, 1, 1), (7, 3, 2), (100, 7, 4), (5, 5, 1)])
+def test_the_plan_covers_each_epoch_exactly(samples: int, batch: int, world: int) -> None:
+    steps = math.ceil(3 * samples / (batch * world))
+    ranks = [list(itertools.islice(plan(samples, batch, 1, Cursor(), rank, world), steps)) for rank in range(world)]
+    counts = Counter((request.epoch, request.index) for rank in ranks for step, _ in rank for request in step)
+    assert set(counts.values()) == {1}
+    assert {(epoch, index) for epoch in range(3) for index in range(samples)} <= set(counts)
+    assert all(len(step) == batch for rank in ranks for step, _ in rank)
+
+
+def test_a_small_corpus_makes_small_batches(tmp_path: Path) -> None:
+    stream = stream_of(build(tmp_path / "set", count=3), batch_size=64)
+    assert stream.batch_size == 3
+    assert sorted(take(stream, 1)[0].keys) == ["key00", "key01", "key02"]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_cannot_be_decoded_is_left_out_and_listed(tmp_path: Path, workers: int) -> None:
+    manifest = build(tmp_path / "set", broken=(2, 20))
+    stream = stream_of(manifest, workers=workers)
+    keys = Counter(key for batch in take(stream, 23) for key in batch.keys)
+    assert len(keys) == COUNT - 2 and set(keys.values()) == {5}
+    assert sorted(stream.failures) == ["2.wav", "20.wav"]
+    failures: dict[str, str] = {}
+    assert len(list(iterate([manifest], failures))) == COUNT - 2 and failures == stream.failures
+
+
+def test_all_failing_is_an_error(tmp_path: Path) -> None:
+    manifest = build(tmp_path / "set", broken=tuple(range(COUNT)))
+    with pytest.raises(DataError, match="none of 23 samples"):
+        take(stream_of(manifest), 1)
+    with pytest.raises(DataError, match="none of 23 samples"):
+        list(iterate([manifest]))
+
+
+def test_a_state_of_another_corpus_is_refused(manifest: Manifest) -> None:
+    with pytest.raises(DataError, match=r"23 samples, .* 24"):
+        stream_of(manifest).load({"epoch": 0, "position": 0, "samples": 24})
+
+
+def cut_at(manifest: Manifest, size: int) -> Manifest:
+    """The manifest of a tar that was cut and a manifest that was made to fit."""
+    path = manifest.folder / manifest.shards[1].file
+    path.write_bytes(path.read_bytes()[:size])
+    old: Shard = manifest.shards[1]
+    manifest.shards[1] = replace(old, bytes=size)
+    return manifest
+
+
+@pytest.mark.parametrize("size", [700, 40_000, 51_200])
+def test_a_cut_tar_is_named(tmp_path: Path, size: int) -> None:
+    manifest = build(tmp_path / "set")
+    path = manifest.folder / manifest.shards[1].file
+    with pytest.raises(DataError, match=r"set-000001\.tar .* whole samples|set-000001\.tar .* no whole tar"):
+        stream_of(cut_at(manifest, size))
+    path.unlink()
+    with pytest.raises(DataError, match=r"set-000001\.tar .* cannot be read"):
+        stream_of(manifest)
+
+
+def test_several_sets_are_one_corpus(tmp_path: Path) -> None:
+    sets = [build(tmp_path / name, count=4) for name in ("a", "b")]
+    stream = ClipStream(sets, prepare, window_s, batch_size=8)
+    assert stream.samples == 8
+    assert sorted(take(stream, 1)[0].keys) == sorted(2 * [f"key{n:02d}" for n in range(4)])
+    assert len(list(iterate(sets))) == 8
+
+
+@pytest.mark.parametrize("modality", [Modality.IMAGE, Modality.VIDEO])
+def test_pixels_are_the_same_from_cache(
+    sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, modality: Modality
+) -> None:
+    class Inline:
+        def __init__(self, modality: Modality, count: int) -> None: ...
+
+        def __enter__(self) -> Inline:
+            return self
+
+        def __exit__(self, *error: object) -> None: ...
+
+        def map(self, tasks: list[child.Task]) -> map:
+            return map(child.work, tasks)
+
+    monkeypatch.setattr(importlib.import_module("bridle.sharding.shard"), "Workers", Inline)
+    folder = {Modality.IMAGE: "image/life_by_Aitzol_Berasategi", Modality.VIDEO: "video/pan_left"}[modality]
+    shard(sample / folder, modality, tmp_path / "set")
+    from bridle.sharding import find_sets
+
+    sets = find_sets(tmp_path)
+    options = {"batch_size": 4, "seed": 1}
+    plain = take(ClipStream(sets, prepare_pixels, lambda info: 0.5, **options), 4)
+    cached = ClipStream(sets, prepare_pixels, lambda info: 0.5, cache_gb=1.0, **options)
+    assert same(take(cached, 4), plain)
+    cached.load({"epoch": 0, "position": 0, "samples": cached.samples})
+    assert cached.cached and same(take(cached, 4), plain)

@@ -1,0 +1,200 @@
+"""Training as a user meets it: phases in turn, what is frozen stays frozen, a killed run goes on as if nothing were."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from bridle import api
+from bridle.checkpoint import load_model, read_state
+from bridle.config.sections import ScheduleSection
+from bridle.errors import DataError, NumericalError, UsageError
+from bridle.train.objectives import level_weights
+from bridle.train.phases import learning_rate, plan_phases
+
+MEDIA = Path(__file__).parent.parent / "media"
+SMALL = (
+    "patches.size=16", "patches.patch=4", "encoder.width=16", "encoder.depth=1", "encoder.heads=2",
+    "predictor.width=16", "predictor.depth=1", "predictor.heads=2", "tokenizer.estimator_depth=1",
+    "quantizer.codes=8", "quantizer.levels=2", "quantizer.width=4", "optim.batch_size=8",
+    "train.log_every=2", "train.precision=float32",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("shards") / "photos"
+    api.shard(MEDIA / "image", modality="image", out=out, workers=1)
+    return out
+
+
+def recipe(*sets: str) -> api.Recipe:
+    return api.Recipe(preset="image-tiny", sets=(*SMALL, *sets))
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(sorted((run / "checkpoints").glob("step-*"))[-1] / "model.safetensors")
+
+
+def test_phases_take_turns_and_leave_a_complete_run(shards: Path, tmp_path: Path) -> None:
+    seen: list[str] = []
+
+    def watch(kind: str, **fields: object) -> None:
+        if kind == "phase":
+            seen.append(str(fields["phase"]))
+
+    result = api.pretrain(shards, recipe=recipe("schedule.turns=2"), out=tmp_path / "run", steps=20, on_event=watch)
+    assert seen == ["cold", "tokenizer", "encoder", "tokenizer", "encoder"]
+    assert {"run", "modality", "preset", "steps", "seconds", "clips", "loss", "usage", "checkpoint"} <= set(result)
+    assert result["modality"] == "image"
+    assert len(result["usage"]) == 2
+    assert read_state(tmp_path / "run")["status"] == "complete"
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["step"] == result["steps"]
+    model = load_model(tmp_path / "run")
+    assert model.learned
+    assert model.tokenizer.quantizer.frozen
+
+
+def test_a_phase_moves_its_own_parts_only(shards: Path, tmp_path: Path) -> None:
+    """Checkpoints at the ends of phases: cold trains the encoder, the next phase the tokenizer and not the encoder."""
+    sets = ("schedule.turns=1", "schedule.cold=1", "schedule.tokenizer=1", "schedule.encoder=1", "train.keep=9")
+    api.pretrain(shards, recipe=recipe(*sets), out=tmp_path / "run", steps=12)
+    cold, tokenizer, encoder = (
+        load_file(folder / "model.safetensors") for folder in sorted((tmp_path / "run" / "checkpoints").iterdir())
+    )
+
+    def moved(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> set[str]:
+        return {name.split(".")[0] for name in a if not torch.equal(a[name], b[name])}
+
+    assert moved(cold, tokenizer) == {"tokenizer", "estimator", "target_norm", "learned"}
+    assert moved(tokenizer, encoder) == {"encoder", "predictor"}
+
+
+def test_joint_mode_trains_all_parts_at_once(shards: Path, tmp_path: Path) -> None:
+    joint = recipe("schedule.mode=joint", "train.keep=9", "train.checkpoint_every=4")
+    api.pretrain(shards, recipe=joint, out=tmp_path / "run", steps=12)
+    first, *_, last = sorted((tmp_path / "run" / "checkpoints").iterdir())
+    before, after = load_file(first / "model.safetensors"), load_file(last / "model.safetensors")
+    moved = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert {"encoder", "predictor", "tokenizer", "estimator"} <= moved
+
+
+def test_the_loss_falls(shards: Path, tmp_path: Path) -> None:
+    long = recipe("schedule.turns=0", "optim.batch_size=32", "optim.lr=5e-3")
+    api.pretrain(shards, recipe=long, out=tmp_path / "run", steps=60)
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["per_level"][0] < rows[0]["per_level"][0] - 0.3
+
+
+CHILD = """
+import sys
+from bridle import api
+api.pretrain(sys.argv[1], recipe=api.Recipe(preset="image-tiny", sets=sys.argv[3].split(";")), out=sys.argv[2], steps=40)
+"""
+
+
+def start(shards: Path, run: Path, sets: tuple[str, ...]) -> subprocess.Popen[bytes]:
+    arguments = [sys.executable, "-c", CHILD, str(shards), str(run), ";".join((*SMALL, *sets))]
+    return subprocess.Popen(arguments, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
+    while not path.exists():
+        assert process.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("step", [12, 24])  # in the cold start, and in a later phase
+def test_a_killed_run_resumes_to_the_same_weights(shards: Path, tmp_path: Path, step: int) -> None:
+    sets = ("train.checkpoint_every=4", "train.keep=2", "schedule.turns=1")
+    whole = api.pretrain(shards, recipe=recipe(*sets), out=tmp_path / "whole", steps=40)
+    process = start(shards, tmp_path / "killed", sets)
+    wait_for(tmp_path / "killed" / "checkpoints" / f"step-{step:08d}", process)
+    process.kill()
+    process.wait()
+    assert read_state(tmp_path / "killed")["status"] == "running"
+    result = api.resume(tmp_path / "killed")
+    assert result["steps"] == whole["steps"]
+    assert read_state(tmp_path / "killed")["status"] == "complete"
+    first, second = weights(tmp_path / "whole"), weights(tmp_path / "killed")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    logs = [(tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("whole", "killed")]
+    assert [json.loads(line)["loss"] for line in logs[0]] == pytest.approx([json.loads(line)["loss"] for line in logs[1]])
+
+
+def test_an_interrupt_finishes_the_step_and_saves(shards: Path, tmp_path: Path) -> None:
+    process = start(shards, tmp_path / "run", ("train.checkpoint_every=4", "schedule.turns=0"))
+    wait_for(tmp_path / "run" / "checkpoints" / "step-00000004", process)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) != 0
+    state = read_state(tmp_path / "run")
+    assert state["status"] == "interrupted"
+    assert api.resume(tmp_path / "run")["steps"] == 40
+
+
+def test_what_is_not_finite_is_skipped_and_then_given_up(shards: Path, tmp_path: Path) -> None:
+    with pytest.raises(NumericalError, match="finite"):
+        api.pretrain(shards, recipe=recipe("optim.lr=1e30"), out=tmp_path / "run", steps=60)
+    assert read_state(tmp_path / "run")["status"] == "failed"
+
+
+def test_an_output_that_exists_is_kept(shards: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.txt").write_text("mine")
+    for overwrite in (False, True):
+        with pytest.raises(UsageError):
+            api.pretrain(shards, recipe=recipe(), out=tmp_path / "run", steps=2, overwrite=overwrite)
+    assert (tmp_path / "run" / "thesis.txt").read_text() == "mine"
+
+
+def test_a_damaged_checkpoint_is_named(shards: Path, tmp_path: Path) -> None:
+    api.pretrain(shards, recipe=recipe("schedule.turns=0"), out=tmp_path / "run", steps=4)
+    file = sorted((tmp_path / "run" / "checkpoints").iterdir())[-1] / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(DataError, match=str(file.parent)):
+        load_model(tmp_path / "run")
+
+
+def test_dry_run_writes_nothing(shards: Path, tmp_path: Path) -> None:
+    plan = api.pretrain(shards, recipe=recipe(), out=tmp_path / "run", steps=10, dry_run=True)
+    assert not (tmp_path / "run").exists()
+    assert plan["steps"] == sum(phase["steps"] for phase in plan["phases"])
+    assert plan["patches"] == 16
+
+
+def test_a_corpus_smaller_than_a_batch_trains(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    one = next((MEDIA / "image").rglob("*.jpg"))
+    (raw / "only.jpg").write_bytes(one.read_bytes())
+    api.shard(raw, modality="image", out=tmp_path / "shards", workers=1)
+    result = api.pretrain(tmp_path / "shards", recipe=recipe(), out=tmp_path / "run", steps=6)
+    assert result["loss"] == result["loss"]
+
+
+def test_phases_and_rates_by_hand() -> None:
+    schedule = ScheduleSection(turns=1, cold=100, tokenizer=25, encoder=75)
+    assert [(p.kind, p.steps) for p in plan_phases(schedule, 2.0)] == [("cold", 200), ("tokenizer", 50), ("encoder", 150)]
+    assert [p.steps for p in plan_phases(schedule, 2.0, steps=40)] == [20, 5, 15]
+    assert [p.seconds for p in plan_phases(schedule, 2.0, max_minutes=2)] == [60.0, 15.0, 45.0]
+    assert learning_rate(1.0, 0.05, 0.1) == pytest.approx(0.5)
+    assert learning_rate(1.0, 0.1, 0.1) == pytest.approx(1.0)
+    assert learning_rate(1.0, 0.55, 0.1) == pytest.approx(0.5)
+    assert learning_rate(1.0, 1.0, 0.1) == pytest.approx(0.0)
+
+
+def test_level_weights_by_hand() -> None:
+    # |z| = 1, residuals .6 and .5: level 1 explains .64 of the energy, level 2 .36 - .25 = .11
+    weight = level_weights(torch.tensor([[0.6, 0.5]]), "energy")
+    assert weight.tolist() == pytest.approx([0.64 / 0.75, 0.11 / 0.75])
+    assert level_weights(torch.tensor([[0.6, 0.5]]), "uniform").tolist() == [0.5, 0.5]
