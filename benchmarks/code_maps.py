@@ -78,5 +78,7 @@ def show_level(axis: Axes, codes: Codes, level: int, rank_QK: torch.Tensor) -> N
     codes_THW = codes.codes_THWQ[..., level].long()
     audio = codes_THW.shape[0] > 1
     map_HW = codes_THW[:, :, 0].T if audio else codes_THW[0]
-    axis.imshow(rank_QK[level][map_HW], aspect="auto", origin="lower" if audio else "upper", cmap="turbo", vmin=0, vmax=1)
+    axis.imshow(
+        rank_QK[level][map_HW], aspect="auto", origin="lower" if audio else "upper", cmap="turbo", vmin=0, vmax=1
+    )
     axis.set_title(f"level {level + 1}: {len(map_HW.unique())} of {rank_QK.shape[1]} codes", fontsize=9)

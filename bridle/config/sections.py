@@ -123,7 +123,7 @@ class QuantizerSection(Section):
     # cold start: leading principal components of the patches that are kept (null: all), and how far their
     # variances are levelled (0 not at all, 0.5 fully whitened)
     cold_components: Positive | None = None
-    cold_whitening: Annotated[float, Field(ge=0.0, le=0.5)] = 0.5
+    cold_whitening: Annotated[float, Field(ge=0.0, le=0.5)] = 0.0
 
 
 class MaskSection(Section):
@@ -132,6 +132,7 @@ class MaskSection(Section):
     shape: Literal["random", "tube", "block"] = "random"
     ratio: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.8
     per_clip: Positive = 1  # masks a clip that share one tokenizer pass
+    predict: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0  # share of the hidden patches whose codes are predicted
 
 
 class OptimSection(Section):

@@ -76,8 +76,10 @@ class _Attention(nn.Module):
 
     def forward(self, query_BLW: Tensor, memory_BNW: Tensor, valid_BN: Tensor) -> Tensor:
         key_BNW, value_BNW = self.key_value(memory_BNW).chunk(2, dim=-1)
-        split = [t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (self.query(query_BLW), key_BNW, value_BNW)]
-        mixed = F.scaled_dot_product_attention(*split, attn_mask=valid_BN[:, None, None, :])
+        query, key, value = (
+            t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (self.query(query_BLW), key_BNW, value_BNW)
+        )
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=valid_BN[:, None, None, :])
         return self.out(mixed.transpose(1, 2).flatten(2))
 
 

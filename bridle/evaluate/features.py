@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,7 +29,7 @@ class Vectors:
 
     Attributes:
         x_FD: features.
-        labels, paths: class and original path of each.
+        labels, paths: class and original path of each, in the order of the paths.
         skipped: path -> reason of the files that could not be read.
     """
 
@@ -68,22 +69,24 @@ def extract_vectors(
     Raises:
         DataError: of another modality, without labels, or nothing could be read.
     """
-    rows, labels, paths, failures = [], [], [], Failures(on_event)
+    found: list[tuple[Any, ...]] = []
+    failures = Failures(on_event)
     for encoded in _labelled(model, data, failures, batch_size, on_event):
-        rows.append(pool_encoded(encoded, how, model))
-        labels.append(encoded.source.label or "")
-        paths.append(encoded.source.path)
+        found.append((encoded.source.path, encoded.source.label or "", pool_encoded(encoded, how, model)))
+    found.sort(key=_by_path)
+    paths, labels, rows = ([item[part] for item in found] for part in range(3))
     return Vectors(torch.stack(rows), labels, paths, failures.reasons)
 
 
 def extract_patches(model: Bridle, data: Path, *, batch_size: int = 64, on_event: OnEvent | None = None) -> Patches:
     """Features of every patch of every labelled file; arguments and errors as `extract_vectors`."""
-    rows, coords, labels, paths, failures = [], [], [], [], Failures(on_event)
+    found: list[tuple[Any, ...]] = []
+    failures = Failures(on_event)
     for encoded in _labelled(model, data, failures, batch_size, on_event):
-        rows.append(encoded.outputs[0].half())
-        coords.append(encoded.coords_N3)
-        labels.append(encoded.source.label or "")
-        paths.append(encoded.source.path)
+        source = encoded.source
+        found.append((source.path, source.label or "", encoded.outputs[0].half(), encoded.coords_N3))
+    found.sort(key=_by_path)
+    paths, labels, rows, coords = ([item[part] for item in found] for part in range(4))
     valid_FN = pad_sequence([torch.ones(len(row), dtype=torch.bool) for row in rows], batch_first=True)
     return Patches(
         pad_sequence(rows, batch_first=True),
@@ -120,6 +123,11 @@ def each_file(
         yield encoded
     if not done and failures.reasons:
         raise nothing_read(failures)
+
+
+def _by_path(item: tuple[Any, ...]) -> str:
+    """The order that splits see: shards are shuffled, and must give what their folder gives."""
+    return item[0]
 
 
 def _labelled(

@@ -55,7 +55,7 @@ def _votes(
     temperature: float,
     out_N: Tensor | None = None,
 ) -> Tensor:
-    """Predictions `(len(ks), M)`; with `out_N` the queries are the train clips and those of equal value are left out."""
+    """Predictions `(len(ks), M)`; with `out_N` the queries are the train clips, and equals of it do not vote."""
     predictions = []
     for begin in range(0, len(query_MD), _CHUNK):
         similarity_MN = query_MD[begin : begin + _CHUNK] @ train_ND.T

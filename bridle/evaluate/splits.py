@@ -117,7 +117,7 @@ def _check_classes(labels_N: np.ndarray, least: int, names: Sequence[str]) -> No
             f"{np.count_nonzero(counts)} class of clips: a probe needs at least two",
             "lay the files out as DATA/CLASS/file, or shard them with --labels",
         )
-    small = [f"'{names[i]}' ({counts[i]})" for i in np.flatnonzero(counts) if counts[i] < least]
+    small = [f"'{names[i]}' ({counts[i]})" for i in np.flatnonzero(counts).tolist() if counts[i] < least]
     if small:
         raise DataError(
             f"fewer clips than the {least} folds in class {', '.join(small[:5])}{' ...' if len(small) > 5 else ''}",
@@ -129,7 +129,7 @@ def _check_groups(labels_N: np.ndarray, groups_N: np.ndarray, folds: int, names:
     total = len(np.unique(groups_N))
     if total < folds:
         raise DataError(f"{total} groups do not fill {folds} folds", f"use --folds {max(total, 2)} or fewer")
-    lonely = [names[i] for i in np.unique(labels_N) if len(np.unique(groups_N[labels_N == i])) < 2]
+    lonely = [names[i] for i in np.unique(labels_N).tolist() if len(np.unique(groups_N[labels_N == i])) < 2]
     if lonely:
         raise DataError(
             f"class '{lonely[0]}' occurs in a single group: tested, it would never have been trained",

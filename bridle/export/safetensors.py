@@ -114,8 +114,9 @@ def _readme(model: Bridle, out: Path) -> str:
     example = _EXAMPLES[model.modality]
     return f"""# {out.name}: an encoder for {model.modality}, pretrained with BRIDLE
 
-Width {model.config.encoder.width}, depth {model.config.encoder.depth}; {section.levels} codebooks of {section.codes} codes;
-{" x ".join(map(str, model.patcher.grid))} patches (time, rows, columns) in a full clip. From `{model.source}`.
+Width {model.config.encoder.width}, depth {model.config.encoder.depth};
+{section.levels} codebooks of {section.codes} codes;
+{" x ".join(map(str, model.patcher.grid))} patches (time, rows, columns) in a full clip.
 
 ```python
 import bridle

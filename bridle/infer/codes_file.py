@@ -79,7 +79,13 @@ def write_codes(path: Path, codes: Iterable[Codes], *, source: str = "", overwri
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix == ".npz":
             with open(temporary, "wb") as file:
-                np.savez_compressed(file, **arrays, header=np.frombuffer(header.encode(), dtype=np.uint8))
+                np.savez_compressed(
+                    file,
+                    codes=arrays["codes"],
+                    times=arrays["times"],
+                    grids=arrays["grids"],
+                    header=np.frombuffer(header.encode(), dtype=np.uint8),
+                )
         else:
             save_file(arrays, temporary, metadata={"header": header})
         os.replace(temporary, path)

@@ -51,7 +51,7 @@ def measure(data: Path, modality: Modality) -> tuple[dict[str, Any], dict[str, l
 def _decode(path: Path) -> tuple[MediaInfo, Clip] | None:
     try:
         info = probe(path, path.name)
-        return info, decode(path, info, window=(0.0, _WINDOW_S) if info.duration_s else None)
+        return info, decode(path, info, window=(0.0, _WINDOW_S) if info.duration_s else None, checked=False)
     except MediaError:
         return None
 

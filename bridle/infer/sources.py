@@ -33,7 +33,7 @@ class Source:
     Attributes:
         path: how results and messages call it.
         data: where its bytes are, the bytes, a clip already decoded, or why there is nothing to read.
-        info: what a probe said; None: not looked at yet.
+        info: what was measured when the file was sharded; None: nobody has looked at it yet.
         label: class name, where there is one.
     """
 
@@ -140,7 +140,9 @@ def windows_of(source: Source, patcher: Patcher, modality: Modality, rate_hz: in
     piece_s, start_s = _piece_s(info, patcher, rate_hz), 0.0
     while True:
         window = None if piece_s is None else (start_s, piece_s)
-        clip = decode(source.data, info, source=source.path, rate_hz=rate_hz, window=window)
+        clip = decode(
+            source.data, info, source=source.path, rate_hz=rate_hz, window=window, checked=source.info is not None
+        )
         step_s = patcher.step_of(clip)
         views = [View(view, begin_s, step_s) for view, begin_s in patcher.windows(clip)]
         if piece_s is None or start_s + piece_s >= (info.duration_s or 0.0) or len(views) < 2:

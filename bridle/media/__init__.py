@@ -5,7 +5,7 @@ check(data, name)   decodes every sample     -> MediaInfo with measured sizes (c
 decode(data, info)  the whole clip or a window of it -> Clip
 """
 
-from bridle.media.decode import AUDIO_HZ, decode, decoded_bytes, decoded_rate_hz
+from bridle.media.decode import AUDIO_HZ, decode, decoded_bytes, decoded_rate_hz, preload
 from bridle.media.probe import MAX_BYTES, MAX_PIXELS, SUFFIXES, check, detect, probe, read_bytes
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "decoded_bytes",
     "decoded_rate_hz",
     "detect",
+    "preload",
     "probe",
     "read_bytes",
 ]

@@ -22,6 +22,7 @@ def decode(
     rate_hz: int = AUDIO_HZ,
     window: tuple[float, float] | None = None,
     max_pixels: int = MAX_PIXELS,
+    checked: bool = True,
 ) -> Clip:
     """Decode one clip.
 
@@ -34,6 +35,8 @@ def decode(
         window: (start_s, length_s): decode only this part (a part that reaches over the end is cut there); None
             decodes everything. Images have no time and ignore it.
         max_pixels: refuse larger images.
+        checked: `check` has passed in a process that may be lost, as for every sample of a shard; for other files
+            say False, and decoders that can crash or hang are left alone. The result is the same.
 
     Returns:
         Audio: float32 `(S,)`, channels averaged. Image: uint8 `(3, H, W)`, upright, over white where transparent.
@@ -48,12 +51,18 @@ def decode(
             return Clip(key, Modality.AUDIO, audio.decode(raw, info, rate_hz, window), rate_hz, _start(window), source)
         if info.modality is Modality.IMAGE:
             return Clip(key, Modality.IMAGE, image.decode(raw, info, max_pixels), source=source)
-        frames, fps, start_s = video.decode(raw, window)
+        frames, fps, start_s = video.decode(raw, window, with_decord=checked)
         return Clip(key, Modality.VIDEO, frames, fps, start_s, source)
     except MediaError:
         raise
     except Exception as error:  # third-party decoders raise whatever they like on damaged files
         raise MediaError(reason(error)) from error
+
+
+def preload(modality: Modality) -> None:
+    """Load what decoding would load at the first file, for processes that are forked from this one."""
+    if modality is Modality.IMAGE:
+        import torchvision.io  # noqa: F401
 
 
 def decoded_bytes(info: MediaInfo) -> int:

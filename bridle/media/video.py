@@ -63,19 +63,21 @@ def measure(raw: bytes, info: MediaInfo) -> MediaInfo:
     return replace(info, duration_s=frames / fps, rate_hz=fps, frames=frames, height=height, width=width)
 
 
-def decode(raw: bytes, window: tuple[float, float] | None) -> tuple[Tensor, float, float]:
+def decode(raw: bytes, window: tuple[float, float] | None, *, with_decord: bool = True) -> tuple[Tensor, float, float]:
     """The frames of the window as uint8 `(T, 3, H, W)`, frames a second, and where the first one lies in seconds."""
     pieces, fps = [], 1.0
-    for batch_THW3, fps in batches(raw, window):  # noqa: B007
+    for batch_THW3, fps in batches(raw, window, with_decord=with_decord):  # noqa: B007
         pieces.append(torch.from_numpy(batch_THW3).permute(0, 3, 1, 2))
     if not pieces:
         raise MediaError("holds no frames" if window is None else f"holds no frames at {window[0]:.2f} s")
     return torch.cat(pieces).contiguous(), fps, _span(window, fps)[0] / fps
 
 
-def batches(raw: bytes, window: tuple[float, float] | None) -> Iterator[tuple[np.ndarray, float]]:
+def batches(
+    raw: bytes, window: tuple[float, float] | None, *, with_decord: bool = True
+) -> Iterator[tuple[np.ndarray, float]]:
     """uint8 `(T, H, W, 3)` pieces of the window and frames a second."""
-    reader = _decord_reader(raw)
+    reader = _decord_reader(raw) if with_decord else None
     done = 0
     if reader is not None:
         fps = float(reader.get_avg_fps())

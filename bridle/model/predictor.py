@@ -20,9 +20,7 @@ class Predictor(nn.Module):
     levels, codes: Q, K.
     """
 
-    def __init__(
-        self, width_in: int, axes: tuple[int, ...], shape: PredictorSection, levels: int, codes: int
-    ) -> None:
+    def __init__(self, width_in: int, axes: tuple[int, ...], shape: PredictorSection, levels: int, codes: int) -> None:
         super().__init__()
         self.levels, self.codes = levels, codes
         self.embed = nn.Linear(width_in, shape.width)

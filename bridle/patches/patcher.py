@@ -1,6 +1,6 @@
 """The face of all patchers: what decoding, training and inference ask of a modality.
 
-    Clip --prepare (CPU, one clip, random crop)--> small tensor --forward (device, whole batch)--> PatchBatch
+Clip --prepare (CPU, one clip, random crop)--> small tensor --forward (device, whole batch)--> PatchBatch
 """
 
 from __future__ import annotations

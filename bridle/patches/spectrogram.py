@@ -42,10 +42,9 @@ class MelFilterbank(nn.Module):
         self.register_buffer("window_W", torch.hann_window(self.window, periodic=False), persistent=False)
         self.register_buffer("mel_FM", banks_MF.T.contiguous(), persistent=False)
 
-    def frames(self, samples: Tensor | int) -> Tensor | int:
+    def frames(self, samples: int) -> int:
         """Number of whole frames in that many samples (Kaldi's `snip_edges`)."""
-        whole = (samples - self.window) // self.hop + 1
-        return whole.clamp(min=0) if isinstance(whole, Tensor) else max(whole, 0)
+        return max((samples - self.window) // self.hop + 1, 0)
 
     def samples(self, frames: int) -> int:
         """The fewest samples that give that many frames."""

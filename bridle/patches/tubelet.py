@@ -51,7 +51,9 @@ class VideoPatcher(Patcher):
         stride = self._stride(clip)
         span = frames * stride
         # A tail shorter than one tubelet is left to the window before it.
-        starts = [s for s in range(0, len(clip.data), span) if s == 0 or len(clip.data) - s >= self.config.tubelet * stride]
+        starts = [
+            s for s in range(0, len(clip.data), span) if s == 0 or len(clip.data) - s >= self.config.tubelet * stride
+        ]
         return [
             (
                 crop_and_resize(clip.data[s : s + span : stride], self.config.size, 1.0, None),

@@ -24,7 +24,9 @@ class RandomProjection(nn.Module):
     map_PC: Tensor
     fitted: Tensor
 
-    def __init__(self, values: int, width: int, *, components: int | None = None, power: float = 0.5, seed: int = 0) -> None:
+    def __init__(
+        self, values: int, width: int, *, components: int | None = None, power: float = 0.5, seed: int = 0
+    ) -> None:
         super().__init__()
         self.components, self.power, self.seed = components, power, seed
         self.register_buffer("mean_P", torch.zeros(values))

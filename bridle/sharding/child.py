@@ -106,8 +106,7 @@ def serve(connection: Connection) -> None:
 def nurse(modality: str, connections: list[Connection]) -> None:
     """Keep one working process alive for each connection, until the parent closes them."""
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    if modality == Modality.IMAGE:
-        import torchvision.io  # noqa: F401  # takes longer than anything here: once, before the forks
+    media.preload(Modality(modality))  # once, before the forks
     working = {_fork(connection): connection for connection in connections}
     while working:
         process, status = os.wait()

@@ -35,7 +35,7 @@ def encoder_objective(model: Bridle, batch: PatchBatch, rng: torch.Generator) ->
     weight_Q = level_weights(norm_BNQ[batch.valid_BN], config.tokenizer.level_weights)
     count_QK = count_codes(codes_BNQ.flatten(0, 1), config.quantizer.codes)
     views = _repeat(batch, config.mask.per_clip)
-    mask = draw_mask(views, config.mask.shape, config.mask.ratio, rng)
+    mask = draw_mask(views, config.mask.shape, config.mask.ratio, rng, config.mask.predict)
     logits_BMQK = model.predict(views, mask)
     target_BMQ = pick(codes_BNQ.repeat(config.mask.per_clip, 1, 1), mask.masked_BM)
     if mask.masked_valid_BM is not None:
@@ -80,4 +80,3 @@ def _repeat(batch: PatchBatch, times: int) -> PatchBatch:
         batch.grid,
         batch.dense,
     )
-

@@ -1,6 +1,6 @@
 """The order of the phases and how far a run has come.
 
-    interleaved:  cold | tokenizer encoder | tokenizer encoder | ...      joint:  joint
+interleaved:  cold | tokenizer encoder | tokenizer encoder | ...      joint:  joint
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ def pretrain(
         DataError: nothing to resume, or the shards are not those of the run.
         UsageError: `out` exists.
     """
-    limits = {"steps": steps, "epochs": epochs, "max_minutes": max_minutes}
+    limits: dict[str, Any] = {"steps": steps, "epochs": epochs, "max_minutes": max_minutes}
     if resume:
         limits = RunFolder(out).state()["limits"]
     torch.manual_seed(config.train.seed)
@@ -156,4 +156,3 @@ def _estimate_memory_mb(config: Config, patches: int, visible: int, parameters: 
     depth = (t.depth or e.depth) + t.estimator_depth
     tokenizer = activations(batch * patches, e.width, depth, e.mlp_ratio)
     return round((16 * parameters + max(encoder, tokenizer)) / 1e6)
-

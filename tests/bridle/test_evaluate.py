@@ -34,6 +34,7 @@ from bridle.evaluate.linear import linear
 from bridle.evaluate.standardise import standardiser
 from bridle.model import Bridle
 from bridle.patches.cut import coordinates
+from bridle.sharding import shard
 
 PIXELS = {"pixel_mean": [0.5, 0.5, 0.5], "pixel_std": [0.25, 0.25, 0.25]}
 
@@ -334,6 +335,15 @@ def test_evaluate_keeps_groups_together(image_model: Bridle, colours: Path) -> N
     assert [fold["n_test"] for fold in result["per_fold"]] == [4] * 5
     with pytest.raises(DataError, match="does not match"):
         evaluate(image_model, colours, group_by="speaker", folds=5)
+
+
+def test_shards_give_what_their_folder_gives(image_model: Bridle, colours: Path, tmp_path: Path) -> None:
+    shard(colours, out=tmp_path / "set", seed=5)
+    options = {"protocol": "linear", "pool": "segments", "group_by": r"(photo\d)", "seed": 1}
+    raw, sharded = (evaluate(image_model, data, **options) for data in (colours, tmp_path / "set"))
+    assert sharded.pop("skipped") == []  # the broken file was left out of the shards
+    assert raw.pop("skipped")
+    assert raw == sharded
 
 
 def test_evaluate_codes(image_model: Bridle, colours: Path) -> None:

@@ -96,10 +96,15 @@ def test_the_loss_falls(shards: Path, tmp_path: Path) -> None:
     assert rows[-1]["per_level"][0] < rows[0]["per_level"][0] - 0.3
 
 
+def losses(run: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
 CHILD = """
 import sys
 from bridle import api
-api.pretrain(sys.argv[1], recipe=api.Recipe(preset="image-tiny", sets=sys.argv[3].split(";")), out=sys.argv[2], steps=40)
+recipe = api.Recipe(preset="image-tiny", sets=sys.argv[3].split(";"))
+api.pretrain(sys.argv[1], recipe=recipe, out=sys.argv[2], steps=40)
 """
 
 
@@ -129,7 +134,9 @@ def test_a_killed_run_resumes_to_the_same_weights(shards: Path, tmp_path: Path, 
     first, second = weights(tmp_path / "whole"), weights(tmp_path / "killed")
     assert all(torch.equal(first[name], second[name]) for name in first)
     logs = [(tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("whole", "killed")]
-    assert [json.loads(line)["loss"] for line in logs[0]] == pytest.approx([json.loads(line)["loss"] for line in logs[1]])
+    assert [json.loads(line)["loss"] for line in logs[0]] == pytest.approx(
+        [json.loads(line)["loss"] for line in logs[1]]
+    )
 
 
 def test_an_interrupt_finishes_the_step_and_saves(shards: Path, tmp_path: Path) -> None:
@@ -184,7 +191,11 @@ def test_a_corpus_smaller_than_a_batch_trains(tmp_path: Path) -> None:
 
 def test_phases_and_rates_by_hand() -> None:
     schedule = ScheduleSection(turns=1, cold=100, tokenizer=25, encoder=75)
-    assert [(p.kind, p.steps) for p in plan_phases(schedule, 2.0)] == [("cold", 200), ("tokenizer", 50), ("encoder", 150)]
+    assert [(p.kind, p.steps) for p in plan_phases(schedule, 2.0)] == [
+        ("cold", 200),
+        ("tokenizer", 50),
+        ("encoder", 150),
+    ]
     assert [p.steps for p in plan_phases(schedule, 2.0, steps=40)] == [20, 5, 15]
     assert [p.seconds for p in plan_phases(schedule, 2.0, max_minutes=2)] == [60.0, 15.0, 45.0]
     assert learning_rate(1.0, 0.05, 0.1) == pytest.approx(0.5)
