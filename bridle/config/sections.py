@@ -69,6 +69,9 @@ class VideoPatches(Section):
     patch: Positive = 16
     crop_scale: Share = 0.5
     flip: bool = True
+    # How much each frame's difference from its tubelet's mean frame is enlarged; 1 leaves the pixels as they are. What
+    # changes is a small part of a video's variance: plain pixels make codes and features of what stands still.
+    motion_gain: Rate = 1.0
 
     @model_validator(mode="after")
     def _divisible(self) -> VideoPatches:

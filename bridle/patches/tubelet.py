@@ -77,6 +77,8 @@ class VideoPatcher(Patcher):
         if rng is not None and self.config.flip:
             x_BTCHW = flip_some(x_BTCHW, rng)
         x_BCTHW = normalise_pixels(x_BTCHW.transpose(1, 2), self.mean, self.std)
+        if self.config.motion_gain != 1.0:
+            x_BCTHW = enlarge_motion(x_BCTHW, tubelet, self.config.motion_gain)
         return self._assemble(x_BCTHW, steps)
 
 
@@ -85,3 +87,10 @@ def _fit(x_TCHW: Tensor, frames: int) -> Tensor:
     if len(x_TCHW) >= frames:
         return x_TCHW[:frames]
     return torch.cat([x_TCHW, x_TCHW[-1:].expand(frames - len(x_TCHW), -1, -1, -1)])
+
+
+def enlarge_motion(x_BCTHW: Tensor, tubelet: int, gain: float) -> Tensor:
+    """Each frame's difference from the mean frame of its tubelet times `gain`; a tubelet's mean stays as it is."""
+    frames = x_BCTHW.unflatten(2, (-1, tubelet))
+    mean = frames.mean(3, keepdim=True)
+    return (mean + gain * (frames - mean)).flatten(2, 3)

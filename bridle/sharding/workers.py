@@ -118,7 +118,10 @@ class Workers:
             self._nurse.wait(_STOP_S)
         self._log.seek(0)
         last = self._log.read().decode(errors="replace").strip().splitlines()[-1:] or ["no message"]
-        return EnvironmentFault(f"the decoding processes could not run: {last[0]}", "Check: bridle doctor")
+        return EnvironmentFault(
+            f"the decoding processes could not run: {last[0]}",
+            "Free memory or processes on this machine, or use fewer --workers.",
+        )
 
 
 def _cause(number: int) -> str:

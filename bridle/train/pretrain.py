@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from bridle import distributed
 from bridle.checkpoint import RunFolder, find_checkpoint, load_training, read_model
 from bridle.config import dump
 from bridle.config.sections import Config
@@ -66,6 +67,8 @@ def pretrain(
         seed=config.train.seed,
         workers=config.data.workers,
         cache_gb=config.data.cache_gb,
+        rank=distributed.rank(),
+        world=distributed.world(),
     )
     phases = plan_phases(config.schedule, stream.samples / stream.batch_size, **limits)
     plan = describe(model, stream, phases, device, config)
