@@ -14,7 +14,6 @@ import torch
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
-
 from matplotlib.axes import Axes
 
 from bridle import api, media

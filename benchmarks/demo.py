@@ -23,7 +23,7 @@ SAMPLE = Path("tests/media")
 OUT = Path("runs/demo")
 MINUTES = 0.7  # of pretraining, each modality
 FOLDS = "3"
-# One speaker, or one photo, is never on both sides of a split: "0_george_3.wav" -> george, "Dragonfly-0007.mp4" -> Dragonfly
+# One speaker is never on both sides of a split: "0_george_3.wav" -> george.
 GROUPS = {"audio": r"_([a-z]+)_", "image": None, "video": None}
 
 

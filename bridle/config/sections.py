@@ -152,13 +152,16 @@ class OptimSection(Section):
 
 
 class ScheduleSection(Section):
-    """The order and length of the phases, in epochs; `--steps`, `--epochs` and `--max-minutes` rescale the whole."""
+    """The order and length of the phases, in epochs; `--steps`, `--epochs` and `--max-minutes` rescale the whole.
+
+    Joint mode is one phase, as long as all of these together.
+    """
 
     mode: Literal["interleaved", "joint"] = "interleaved"
     turns: Count = 1  # tokenizer + encoder phases after the cold start
     cold: Rate = 100.0
     tokenizer: Rate = 25.0  # each
-    encoder: Rate = 100.0  # each; the length of the only phase in joint mode
+    encoder: Annotated[float, Field(ge=0.0)] = 100.0  # each; 0 leaves it out: the tokenizer has the last word
     joint_every: Positive = 4  # joint mode: tokenizer loss every n-th step ...
     joint_weight: Rate = 0.2  # ... with this weight
 

@@ -74,7 +74,7 @@ def _block_scores(clips: int, grid: tuple[int, int, int], rng: torch.Generator, 
 
 def split(score_BN: Tensor, valid_BN: Tensor, ratio: float, *, dense: bool) -> Mask:
     """Hides the `ratio` of each clip's valid patches with the highest scores; at least one stays, one goes."""
-    clips, patches = score_BN.shape
+    patches = score_BN.shape[1]
     score_BN = score_BN.masked_fill(~valid_BN, torch.inf)
     order_BN = score_BN.argsort(dim=1)
     if dense:

@@ -41,9 +41,10 @@ def plan_phases(
     """All phases of a run; at most one of the limits is given, and stretches or shrinks every phase alike."""
     lengths: list[tuple[Kind, float]] = [("cold", schedule.cold)]
     lengths += [("tokenizer", schedule.tokenizer), ("encoder", schedule.encoder)] * schedule.turns
-    if schedule.mode == "joint":
-        lengths = [("joint", schedule.encoder)]
+    lengths = [(kind, length) for kind, length in lengths if length]
     total = sum(length for _, length in lengths)
+    if schedule.mode == "joint":
+        lengths = [("joint", total)]
     if max_minutes is not None:
         return [Phase(kind, None, 60 * max_minutes * length / total) for kind, length in lengths]
     all_steps = steps if steps is not None else (epochs if epochs is not None else total) * steps_per_epoch

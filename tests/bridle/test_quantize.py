@@ -54,7 +54,7 @@ def test_the_moving_average_weighs_by_counts() -> None:
     quantizer(torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]))
     assert quantizer.count_QK[0].tolist() == [2.0, 1.5]
     assert quantizer.sum_QKC[0].tolist() == [[2.0, 0.0], [0.0, 1.5]]
-    # All residuals are zero: nearest are (0, -.5) at .25, not (-.5, .5) at .5. Count (2 + 3) / 2, sum ((0, -1) + 0) / 2.
+    # All residuals are zero: nearest is (0, -.5) at .25, not the other at .5. Count (2 + 3) / 2, sum ((0, -1) + 0) / 2.
     assert quantizer.count_QK[1].tolist() == [1.0, 2.5]
     assert quantizer.codebook_QKC[1, 1].tolist() == pytest.approx([0.0, -0.2], abs=1e-4)
 
