@@ -18,7 +18,7 @@ lint: $(READY)
 	$(BIN)/mypy
 
 bench: $(READY)
-	set -e; for script in $(filter-out benchmarks/demo.py,$(wildcard benchmarks/*.py)); do echo $$script; $(BIN)/python $$script; done
+	$(BIN)/python benchmarks/learning.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

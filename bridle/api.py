@@ -165,7 +165,7 @@ def resume(
     """Go on with an interrupted run from its last checkpoint, with its own configuration and length.
 
     Args:
-        run: run folder; default: the newest.
+        run: run folder; default: the newest that is not complete.
         shards: where the shards lie now, if they moved.
     """
     from bridle import config
@@ -174,7 +174,7 @@ def resume(
     from bridle.sharding import find_sets
     from bridle.train import pretrain as train
 
-    folder = Path(run) if run else newest_run(RUNS)
+    folder = Path(run) if run else newest_run(RUNS, unfinished=True)
     report = on_event or _silent
     report("run", path=str(folder))
     state = read_state(folder)

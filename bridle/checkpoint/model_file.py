@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
+from bridle.checkpoint.tensor_file import write_tensors
 from bridle.config.sections import Config
 from bridle.errors import DataError
 from bridle.model import Bridle
@@ -24,7 +25,7 @@ FORMAT, VERSION = "bridle-model", 1
 
 def save_model(model: Bridle, folder: Path, about: dict[str, Any] | None = None) -> None:
     """Writes the pair into an existing folder; `about` adds keys to `model.json`."""
-    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, folder / WEIGHTS)
+    write_tensors(model.state_dict(), folder / WEIGHTS)
     content = {
         "format": FORMAT,
         "version": VERSION,

@@ -85,12 +85,16 @@ class RunFolder:
             for file in temporary.iterdir():
                 with open(file, "rb") as handle:
                     os.fsync(handle.fileno())
-            shutil.rmtree(final, ignore_errors=True)
+            replaced = temporary.with_name(f"{temporary.name}.old")
+            if final.exists():
+                final.rename(replaced)
             temporary.rename(final)
+            shutil.rmtree(replaced, ignore_errors=True)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         for old in self.checkpoints()[:-keep]:
-            shutil.rmtree(old, ignore_errors=True)
+            # Under its own name a half-deleted checkpoint would look like a whole one.
+            shutil.rmtree(old.rename(old.with_name(f".{old.name}.old")), ignore_errors=True)
         return final
 
 
@@ -121,13 +125,20 @@ def find_checkpoint(where: Path) -> Path:
     return found[-1]
 
 
-def newest_run(root: Path) -> Path:
+def newest_run(root: Path, *, unfinished: bool = False) -> Path:
     """The run below `root` that was written to last and has a checkpoint.
+
+    Args:
+        unfinished: only runs that are not complete count.
 
     Raises:
         DataError: there is none.
     """
     runs = [state.parent for state in root.glob(f"**/{STATE}") if RunFolder(state.parent).checkpoints()]
+    if unfinished:
+        runs = [run for run in runs if RunFolder(run).state().get("status") != "complete"]
+    if not runs and unfinished:
+        raise DataError(f"no run below {root} waits to be resumed", "Name one: bridle pretrain --resume RUN")
     if not runs:
         raise DataError(f"no run with a checkpoint below {root}", "Train one: bridle pretrain --shards shards/")
     return max(runs, key=lambda run: (run / STATE).stat().st_mtime)

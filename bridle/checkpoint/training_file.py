@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.optim import Optimizer
 
+from bridle.checkpoint.tensor_file import write_tensors
 from bridle.errors import DataError
 
 TENSORS, COUNTERS = "training.safetensors", "training.json"
@@ -21,8 +22,7 @@ def save_training(training: dict[str, Any], folder: Path) -> None:
     """Args:
     training: JSON values, but for "optimizer", the result of `optimizer_state`.
     """
-    tensors: dict[str, Tensor] = training["optimizer"]
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / TENSORS)
+    write_tensors(training["optimizer"], folder / TENSORS)
     counters = {key: value for key, value in training.items() if key != "optimizer"}
     (folder / COUNTERS).write_text(json.dumps(counters, indent=1) + "\n")
 

@@ -1,6 +1,6 @@
 """The typed configuration: one class a section, defaults are the paper's base recipe (arXiv 2502.02118).
 
-Precedence, lowest first: preset, `--config file.yaml`, `--set section.key=value`, flag (see `load.py`).
+Precedence, lowest first: preset, `--config file.yaml`, `--set section.key=value`, flag (see `loading.py`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class AudioPatches(Section):
     """Waveform -> log-mel spectrogram -> rectangles of `patch_frames` x `patch_mels`."""
 
     modality: Literal["audio"] = "audio"
-    rate_hz: Positive = 16000
+    rate_hz: Literal[16000] = 16000  # what all sound is resampled to
     mel_bins: Positive = 128
     high_hz: Annotated[float, Field(ge=0.0)] = 0.0  # upper edge of the mel bands; 0 is half of rate_hz
     frames: Positive = 1024  # 10 ms each; longer clips are cropped, shorter ones masked, never learned
@@ -37,6 +37,10 @@ class AudioPatches(Section):
 
     @model_validator(mode="after")
     def _divisible(self) -> AudioPatches:
+        if self.frames < self.patch_frames:
+            raise ValueError(f"frames {self.frames} is less than patch_frames {self.patch_frames}")
+        if self.high_hz and not 20 < self.high_hz <= self.rate_hz / 2:
+            raise ValueError(f"high_hz {self.high_hz} is not between 20 and {self.rate_hz / 2:.0f} (0: the latter)")
         if self.mel_bins % self.patch_mels:
             raise ValueError(f"mel_bins {self.mel_bins} is not a multiple of patch_mels {self.patch_mels}")
         return self

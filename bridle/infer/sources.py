@@ -18,6 +18,7 @@ from bridle.schema import Clip, MediaInfo, Modality
 from bridle.sharding import Manifest, find_sets
 from bridle.sharding.discover import discover
 from bridle.sharding.manifest import FILE as MANIFEST
+from bridle.sharding.manifest import is_set
 from bridle.stream import SampleReader
 from bridle.stream.read import media_info
 
@@ -73,8 +74,11 @@ def _find(path: Path, modality: Modality) -> tuple[Iterator[Source], int]:
     if not path.exists():
         raise DataError(f"{path} does not exist")
     if is_sharded(path):
-        sets = find_sets(path)
-        check_modality({found.modality for found in sets}, modality, path)
+        try:
+            sets = find_sets(path, modality)
+        except DataError:
+            check_modality({found.modality for found in find_sets(path)}, modality, path)
+            raise
         return _shard_sources(sets), sum(found.samples for found in sets)
     if path.is_file():
         kind = detect(path.name)
@@ -89,7 +93,7 @@ def is_sharded(path: Path) -> bool:
     """Whether a path is a set of shards, a part of one, or a folder of sets."""
     if path.is_file():
         return path.name == MANIFEST or (path.suffix == ".tar" and (path.parent / MANIFEST).exists())
-    return (path / MANIFEST).exists() or next(path.rglob(MANIFEST), None) is not None
+    return any(is_set(manifest.parent, path) for manifest in path.rglob(MANIFEST))
 
 
 def check_modality(found: set[Modality], wanted: Modality, where: Path | str) -> None:

@@ -1,6 +1,6 @@
 """The tokenizers that make the encoder's targets, and the estimator that trains the learned one.
 
-    cold start:  patches -> frozen random projection of whitened patches -> quantizer, k-means once, then frozen
+    cold start:  patches -> frozen random projection -> quantizer, k-means once, then frozen
     learned:     patches -> own encoder -> Linear-Tanh-Linear -> centred z -> quantizer -> estimator -> E's features
 
 Shapes: B clips, N patches, P values a patch, D width, C code width, Q levels, R valid patches of a batch.
@@ -41,7 +41,7 @@ class ColdTokenizer(nn.Module):
         self.quantizer = build_quantizer(section, seed)
 
     def fit(self, x_RP: Tensor) -> None:
-        """Whitening and codebooks from the first batches, then frozen for good."""
+        """Projection and codebooks from the first batches, then frozen for good."""
         self.projection.fit(x_RP)
         self.quantizer.reset()
         training = self.quantizer.training

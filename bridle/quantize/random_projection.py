@@ -1,8 +1,7 @@
-"""A frozen random linear map of whitened patches: the tokenizer of the cold start (BEST-RQ, arXiv 2202.01855).
+"""A frozen random linear map of centred patches: the tokenizer of the cold start (BEST-RQ, arXiv 2202.01855).
 
-Raw patches are dominated by a few directions (brightness, loudness), and codes of those can be guessed from any
-neighbour. Whitening first, fitted once on the first batches, gives every leading direction of the data the same
-say; the trailing ones, mostly noise, are left out.
+The patches' principal variances can be levelled first (`power` 0.5 whitens) and the trailing components left out. Both
+are off by default: codes of whitened patches were too close to noise to be predicted (docs/decisions.md).
 """
 
 from __future__ import annotations
@@ -22,20 +21,18 @@ class RandomProjection(nn.Module):
 
     mean_P: Tensor
     map_PC: Tensor
-    fitted: Tensor
 
     def __init__(
-        self, values: int, width: int, *, components: int | None = None, power: float = 0.5, seed: int = 0
+        self, values: int, width: int, *, components: int | None = None, power: float = 0.0, seed: int = 0
     ) -> None:
         super().__init__()
         self.components, self.power, self.seed = components, power, seed
         self.register_buffer("mean_P", torch.zeros(values))
         self.register_buffer("map_PC", torch.zeros(values, width))
-        self.register_buffer("fitted", torch.tensor(False))
 
     @torch.no_grad()
     def fit(self, x_NP: Tensor) -> None:
-        """Whitening from these patches, then the random map."""
+        """Mean and components from these patches, then the random map."""
         x_NP = x_NP.double()
         mean_P = x_NP.mean(0)
         cov_PP = torch.cov((x_NP - mean_P).T)
@@ -51,7 +48,6 @@ class RandomProjection(nn.Module):
             random_MC = torch.linalg.qr(random_MC)[0]
         self.mean_P.copy_(mean_P)
         self.map_PC.copy_(whiten_PM @ random_MC.to(whiten_PM))
-        self.fitted.fill_(True)
 
     def forward(self, x_NP: Tensor) -> Tensor:
         with torch.autocast(x_NP.device.type, enabled=False):

@@ -100,7 +100,8 @@ class ResidualQuantizer(nn.Module):
         """Quantizes N vectors; in training mode moves the codebooks afterwards."""
         with torch.autocast(z_NC.device.type, enabled=False):
             z_NC = F.normalize(z_NC.float(), dim=-1)
-            learning = self.training and not bool(self.frozen)
+            # One vector that is not finite would stay in the moving averages for good.
+            learning = self.training and not bool(self.frozen) and bool(z_NC.isfinite().all())
             if learning and not bool(self.initialised):
                 self._start(z_NC.detach())
             residual_NC, chosen_NC = z_NC, torch.zeros_like(z_NC)

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from bridle.errors import DataError
 from bridle.schema import Modality
 
@@ -116,6 +118,11 @@ def verify(manifest: Manifest) -> None:
                 raise _damaged(manifest, shard, "its content differs from the manifest's hash")
 
 
+def is_set(folder: Path, start: Path) -> bool:
+    """Whether the `manifest.json` there is one of ours, and not of a set that is still being written below `start`."""
+    return not _is_partial(folder, start) and _parse_quietly(folder) is not None
+
+
 def _parse_quietly(folder: Path) -> Manifest | None:
     """None for a `manifest.json` that is somebody else's."""
     path = folder / FILE
@@ -138,13 +145,14 @@ def _parse(content: Any, path: Path) -> Manifest:
         )
     try:
         known = {name: content[name] for name in Manifest.__slots__ if name in content and name != "folder"}
-        known["shards"] = [Shard(**{name: shard[name] for name in Shard.__slots__}) for shard in known["shards"]]
-        known["modality"] = Modality(known["modality"])
-        manifest = Manifest(**known, folder=path.parent)
-    except (KeyError, TypeError, ValueError) as error:
+        manifest = TypeAdapter(Manifest).validate_python({**known, "folder": path.parent})
+    except ValidationError as error:
+        mistakes = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:3])
         raise DataError(
-            f"{path} is damaged: {error!r}", "Write the set again with bridle shard --overwrite."
+            f"{path} is damaged: {mistakes}", "Write the set again with bridle shard --overwrite."
         ) from error
+    if not manifest.statistics:
+        raise DataError(f"{path} lacks the corpus statistics", "Write the set again with bridle shard --overwrite.")
     if any(os.sep in shard.file or shard.file in ("", "..") for shard in manifest.shards):
         raise DataError(f"{path} names a shard outside its folder")
     if manifest.samples != sum(shard.samples for shard in manifest.shards):

@@ -108,6 +108,7 @@ def _train(trainer: Trainer, resume: bool, preset: str) -> dict[str, Any]:
         "seconds": round(trainer.seconds, 1),
         "clips": trainer.clips,
         "loss": trainer.last.get("loss"),
+        "cross_entropy": trainer.last.get("cross_entropy"),
         "usage": trainer.last.get("usage"),
         "perplexity": trainer.last.get("perplexity"),
         "skipped_steps": trainer.skipped,

@@ -69,6 +69,8 @@ class Trainer:
         """
         optimizer_tensors = self._restore(resume_from) if resume_from else None
         batches = self.stream.batches() if resume_from else None
+        if not resume_from:
+            self._save({})  # a run killed before its first checkpoint can be resumed too
         with self._signals():
             while self.phase_index < len(self.phases):
                 if optimizer_tensors is None and self.phase_step == 0:
@@ -76,7 +78,6 @@ class Trainer:
                 batches = batches or self.stream.batches()
                 self._run_phase(self.phases[self.phase_index], batches, optimizer_tensors)
                 optimizer_tensors = None
-        self._save({})
 
     def _run_phase(self, phase: Phase, batches: Iterator[Any], optimizer_tensors: dict[str, Tensor] | None) -> None:
         modules = set_trainable(self.model, phase.kind)
@@ -97,7 +98,8 @@ class Trainer:
             now = time.monotonic()
             self.phase_seconds, self.seconds, mark = self.phase_seconds + now - mark, self.seconds + now - mark, now
             self.step, self.phase_step, self.clips = self.step + 1, self.phase_step + 1, self.clips + len(batch.keys)
-            meter.add(objective, len(batch.keys))
+            if objective is not None:
+                meter.add(objective, len(batch.keys))
             if self.step % self.config.train.log_every == 0 or phase.fraction(self.phase_step, self.phase_seconds) >= 1:
                 self._report(phase, meter, rate)
             if self._stop or self.step % self.config.train.checkpoint_every == 0:
@@ -107,9 +109,13 @@ class Trainer:
         self._leave(phase)
         self._save({})
 
-    def _step(self, phase: Phase, views: list[Tensor], optimizer: torch.optim.Optimizer) -> Objective:
-        """Forward, backward, update; a step whose gradient is not finite changes no weight."""
+    def _step(self, phase: Phase, views: list[Tensor], optimizer: torch.optim.Optimizer) -> Objective | None:
+        """Forward, backward, update; a step with anything that is not finite changes no weight."""
         batch = self.model.patcher(views, self._generator(1))
+        if not bool(torch.isfinite(batch.x_BNP).all()):
+            # Here and not at the gradient: moving averages of codes and statistics would already have taken it in.
+            self._skip("the media hold values that are not finite")
+            return None
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
             objective = self._objective(phase, batch)
         optimizer.zero_grad(set_to_none=True)
@@ -120,7 +126,7 @@ class Trainer:
             optimizer.step()
             self.bad_steps = 0
         else:
-            self._skip(optimizer)
+            self._skip("the gradient is not finite")
         return objective
 
     def _objective(self, phase: Phase, batch: PatchBatch) -> Objective:
@@ -139,13 +145,18 @@ class Trainer:
         objective.loss = objective.loss + extra
         return objective
 
-    def _skip(self, optimizer: torch.optim.Optimizer) -> None:
+    def _skip(self, why: str) -> None:
+        """Counts a step that changed nothing.
+
+        Raises:
+            NumericalError: too many of them in a row.
+        """
         self.bad_steps, self.skipped = self.bad_steps + 1, self.skipped + 1
-        self.on_event("warning", message=f"step {self.step}: the gradient is not finite; step skipped")
+        self.on_event("warning", message=f"step {self.step}: {why}; step skipped")
         if self.bad_steps >= _BAD_STEPS:
-            saved = self._save(optimizer_state(optimizer))
             raise NumericalError(
-                f"{self.bad_steps} steps in a row without a finite gradient; the state before is in {saved}",
+                f"{self.bad_steps} steps in a row were skipped, at last because {why}. "
+                f"The state before them is in {self.run.checkpoints()[-1]}",
                 "Lower --set optim.lr, or use --set train.precision=float32.",
             )
 
@@ -180,7 +191,10 @@ class Trainer:
         self.model.cold_tokenizer.fit(torch.cat(rows))
 
     def _report(self, phase: Phase, meter: Meter, rate: float) -> None:
+        if not meter.steps:
+            return
         row = {"step": self.step, "phase": phase.kind, "phase_index": self.phase_index, **meter.read(), "lr": rate}
+        row["residual_norm" if phase.kind == "tokenizer" else "cross_entropy"] = row.pop("per_level")
         self.last = {**self.last, **row}
         self.log.write({**row, "seconds": round(self.seconds, 2)})
         self.on_event("step", **row, done=self._done(), eta_s=self._eta_s(), skipped=self.skipped)

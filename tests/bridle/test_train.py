@@ -26,7 +26,7 @@ SMALL = (
     "patches.size=16", "patches.patch=4", "encoder.width=16", "encoder.depth=1", "encoder.heads=2",
     "predictor.width=16", "predictor.depth=1", "predictor.heads=2", "tokenizer.estimator_depth=1",
     "quantizer.codes=8", "quantizer.levels=2", "quantizer.width=4", "optim.batch_size=8",
-    "train.log_every=2", "train.precision=float32",
+    "train.log_every=2", "train.precision=float32", "schedule.cold=16", "schedule.tokenizer=8", "schedule.encoder=16",
 )  # fmt: skip
 
 
@@ -70,7 +70,7 @@ def test_a_phase_moves_its_own_parts_only(shards: Path, tmp_path: Path) -> None:
     sets = ("schedule.turns=1", "schedule.cold=1", "schedule.tokenizer=1", "schedule.encoder=1", "train.keep=9")
     api.pretrain(shards, recipe=recipe(*sets), out=tmp_path / "run", steps=12)
     cold, tokenizer, encoder = (
-        load_file(folder / "model.safetensors") for folder in sorted((tmp_path / "run" / "checkpoints").iterdir())
+        load_file(folder / "model.safetensors") for folder in sorted((tmp_path / "run" / "checkpoints").iterdir())[1:]
     )
 
     def moved(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> set[str]:
@@ -93,7 +93,7 @@ def test_the_loss_falls(shards: Path, tmp_path: Path) -> None:
     long = recipe("schedule.turns=0", "optim.batch_size=32", "optim.lr=5e-3")
     api.pretrain(shards, recipe=long, out=tmp_path / "run", steps=60)
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert rows[-1]["per_level"][0] < rows[0]["per_level"][0] - 0.3
+    assert rows[-1]["cross_entropy"][0] < rows[0]["cross_entropy"][0] - 0.3
 
 
 def losses(run: Path) -> list[float]:
@@ -119,7 +119,7 @@ def wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("step", [12, 24])  # in the cold start, and in a later phase
+@pytest.mark.parametrize("step", [8, 20, 32])  # in the cold start, the tokenizer phase, the encoder phase
 def test_a_killed_run_resumes_to_the_same_weights(shards: Path, tmp_path: Path, step: int) -> None:
     sets = ("train.checkpoint_every=4", "train.keep=2", "schedule.turns=1")
     whole = api.pretrain(shards, recipe=recipe(*sets), out=tmp_path / "whole", steps=40)

@@ -1,0 +1,23 @@
+"""Named tensors on disk, as safetensors: never pickled, and a full disk is the user's error and not ours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from bridle.errors import EnvironmentFault
+
+
+def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """Writes all tensors into one file.
+
+    Raises:
+        EnvironmentFault: the disk is full or cannot be written.
+    """
+    try:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+    except (OSError, SafetensorError) as error:
+        raise EnvironmentFault(f"{path} cannot be written: {error}", "Free some space and try again.") from error
