@@ -198,3 +198,13 @@ def test_random_projection_levels_the_variances() -> None:
     covariance = torch.cov(projection(x).T)
     assert torch.allclose(covariance, torch.eye(3), atol=0.01)
     assert projection(x).mean(0).abs().max() < 0.01
+
+
+def test_one_bad_vector_does_not_poison_the_codebooks() -> None:
+    quantizer = ResidualQuantizer(2, 8, 4).train()
+    z = unit_vectors(100, 4)
+    quantizer(z)
+    z[3] = float("nan")
+    quantizer(z)
+    assert quantizer.codebook_QKC.isfinite().all()
+    assert quantizer.sum_QKC.isfinite().all()

@@ -372,7 +372,7 @@ def test_a_manifest_that_disagrees_is_named(few: Path, tmp_path: Path) -> None:
 
 def make_set(folder: Path, modality: Modality) -> None:
     folder.mkdir(parents=True)
-    (folder / "manifest.json").write_text(Manifest(folder.name, modality, [], 0, 0).to_json())
+    (folder / "manifest.json").write_text(Manifest(folder.name, modality, [], 0, 0, statistics={"some": 0.0}).to_json())
 
 
 def test_find_sets_of_several_kinds(tmp_path: Path) -> None:
@@ -389,3 +389,14 @@ def test_find_sets_of_several_kinds(tmp_path: Path) -> None:
     assert [one.name for one in find_sets(tmp_path, Modality.VIDEO)] == ["c"]
     with pytest.raises(DataError, match="no image shards"):
         find_sets(tmp_path, Modality.IMAGE)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("samples", "many"), ("shards", [{"file": 3}]), ("modality", "smell"), ("statistics", {})]
+)
+def test_a_manifest_of_wrong_types_is_named(tmp_path: Path, key: str, value: object) -> None:
+    make_set(tmp_path / "set", Modality.AUDIO)
+    path = tmp_path / "set" / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    with pytest.raises(DataError, match="manifest.json"):
+        find_sets(tmp_path)

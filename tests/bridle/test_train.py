@@ -155,6 +155,18 @@ def test_what_is_not_finite_is_skipped_and_then_given_up(shards: Path, tmp_path:
     assert read_state(tmp_path / "run")["status"] == "failed"
 
 
+def test_resume_without_a_name_takes_the_run_that_waits(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(NumericalError):
+        api.pretrain(shards, recipe=recipe("optim.lr=1e30"), out="runs/waits", steps=60)
+    api.pretrain(shards, recipe=recipe(), out="runs/done", steps=4)
+    with pytest.raises(NumericalError):
+        api.resume()
+    assert read_state(Path("runs/done"))["status"] == "complete"
+
+
 def test_an_output_that_exists_is_kept(shards: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.txt").write_text("mine")
