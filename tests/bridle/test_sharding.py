@@ -398,5 +398,5 @@ def test_a_manifest_of_wrong_types_is_named(tmp_path: Path, key: str, value: obj
     make_set(tmp_path / "set", Modality.AUDIO)
     path = tmp_path / "set" / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
-    with pytest.raises(DataError, match="manifest.json"):
+    with pytest.raises(DataError, match=r"manifest\.json"):
         find_sets(tmp_path)
