@@ -18,7 +18,6 @@ from matplotlib.axes import Axes
 
 from bridle import api, media
 from bridle.infer import Pretrained
-from bridle.schema import Codes
 
 
 def draw(runs: Path, sample: Path, out: Path) -> None:
@@ -32,14 +31,15 @@ def draw(runs: Path, sample: Path, out: Path) -> None:
         model = api.load(runs / modality)
         clips = sorted(path for path in (sample / modality).rglob("*") if path.suffix == suffix)
         path = max(clips[:: max(1, len(clips) // 12)], key=lambda clip: clip.stat().st_size)  # the richest of a few
-        rows.append((path, seen(model, path), model.tokenize(path), ranks(model)))
-    levels = rows[0][2].levels
+        view, codes_THWQ = seen(model, path)
+        rows.append((path, view, codes_THWQ, ranks(model)))
+    levels = rows[0][2].shape[-1]
     figure, axes = plt.subplots(len(rows), 1 + levels, figsize=(2.6 * (1 + levels), 2.7 * len(rows)), dpi=110)
-    for line, (path, view, codes, rank_QK) in zip(axes, rows, strict=True):
+    for line, (path, view, codes_THWQ, rank_QK) in zip(axes, rows, strict=True):
         line[0].imshow(view, aspect="auto", origin="lower" if view.ndim == 2 else "upper", cmap="magma")
         line[0].set_title(path.name, fontsize=9)
         for level in range(levels):
-            show_level(line[1 + level], codes, level, rank_QK)
+            show_level(line[1 + level], codes_THWQ[..., level], level, rank_QK[level])
         for axis in line:
             axis.set_xticks([])
             axis.set_yticks([])
@@ -49,18 +49,19 @@ def draw(runs: Path, sample: Path, out: Path) -> None:
     plt.close(figure)
 
 
-def seen(model: Pretrained, path: Path) -> np.ndarray:
-    """What the model sees of a file's first window: a spectrogram `(mel, time)` or an image `(H, W, 3)` in 0..1."""
+def seen(model: Pretrained, path: Path) -> tuple[np.ndarray, torch.Tensor]:
+    """A file's first window: spectrogram `(mel, time)` or image `(H, W, 3)` in 0..1, and its codes `(T, H, W, Q)`."""
     patcher = model.model.patcher
     clip = media.decode(path, media.probe(path, path.name))
     batch = patcher([patcher.windows(clip)[0][0]])
     (t, h, w), (pt, ph, pw) = batch.grid, patcher.patch
+    codes_THWQ = model.model.tokenize(batch)[0].view(t, h, w, -1)
     x = batch.x_BNP[0].view(t, h, w, patcher.channels, pt, ph, pw).permute(3, 0, 4, 1, 5, 2, 6)
     x_CTHW = x.reshape(patcher.channels, t * pt, h * ph, w * pw)
     if patcher.channels == 1:
-        return x_CTHW[0, :, :, 0].T.numpy()
+        return x_CTHW[0, :, :, 0].T.numpy(), codes_THWQ
     low, high = x_CTHW.amin(), x_CTHW.amax()
-    return ((x_CTHW[:, 0].permute(1, 2, 0) - low) / (high - low)).numpy()
+    return ((x_CTHW[:, 0].permute(1, 2, 0) - low) / (high - low)).numpy(), codes_THWQ
 
 
 def ranks(model: Pretrained) -> torch.Tensor:
@@ -72,12 +73,9 @@ def ranks(model: Pretrained) -> torch.Tensor:
     return order_QK / (order_QK.shape[1] - 1)
 
 
-def show_level(axis: Axes, codes: Codes, level: int, rank_QK: torch.Tensor) -> None:
+def show_level(axis: Axes, codes_THW: torch.Tensor, level: int, rank_K: torch.Tensor) -> None:
     """One map: time to the right for sound, rows and columns for an image."""
-    codes_THW = codes.codes_THWQ[..., level].long()
     audio = codes_THW.shape[0] > 1
     map_HW = codes_THW[:, :, 0].T if audio else codes_THW[0]
-    axis.imshow(
-        rank_QK[level][map_HW], aspect="auto", origin="lower" if audio else "upper", cmap="turbo", vmin=0, vmax=1
-    )
-    axis.set_title(f"level {level + 1}: {len(map_HW.unique())} of {rank_QK.shape[1]} codes", fontsize=9)
+    axis.imshow(rank_K[map_HW], aspect="auto", origin="lower" if audio else "upper", cmap="turbo", vmin=0, vmax=1)
+    axis.set_title(f"level {level + 1}: {len(map_HW.unique())} of {len(rank_K)} codes", fontsize=9)
