@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,15 @@ SMALL = (
     "quantizer.codes=8", "quantizer.levels=2", "quantizer.width=4", "optim.batch_size=8",
     "train.log_every=2", "train.precision=float32", "schedule.cold=16", "schedule.tokenizer=8", "schedule.encoder=16",
 )  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Sums in another number of threads round differently, and runs are compared bit for bit."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
