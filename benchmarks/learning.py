@@ -37,7 +37,7 @@ EXPERIMENTS = {
     "audio": Experiment("audio_digits", 850, 6, r"_([a-z]+)_", ((*KNN, "segments"), LINEAR)),
     "image": Experiment("image_objects", 850, 5, None, ((*KNN, "segments"), LINEAR)),
     "video": Experiment(
-        "video_motion", 1000, 5, r"([^/]+)_\d+\.mp4$", ((*KNN, "segments"), LINEAR, ("--protocol", "attentive"))
+        "video_motion", 1000, 5, r"([^/]+)_\d+\.mp4$", ((*KNN, "mean"), ("--protocol", "linear", "--pool", "mean"))
     ),
 }
 

@@ -120,6 +120,7 @@ Width {model.config.encoder.width}, depth {model.config.encoder.depth};
 
 ```python
 import bridle
+
 model = bridle.load("{out.name}")
 vector, codes = model.embed("{example}"), model.tokenize("{example}")
 ```
