@@ -276,6 +276,8 @@ def evaluate(
     """
     from bridle.evaluate import evaluate as run
 
+    if folds is not None and test_share is not None:
+        raise UsageError("--folds and --test-share are two ways to split", "Use one of them.")
     untrained = str(checkpoint) == "random"
     return run(
         _untrained(recipe or Recipe(), Path(data), seed, device) if untrained else _model(checkpoint, device),

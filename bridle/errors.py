@@ -63,6 +63,18 @@ class NumericalError(BridleError):
     exit_code = 6
 
 
+class Interrupted(KeyboardInterrupt):
+    """A signal ended the work at a good place, with everything saved.
+
+    Args:
+        signal_number: 2 (SIGINT) leaves with 130, 15 (SIGTERM) with 143, as a shell reports them.
+    """
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(signal_number)
+        self.exit_code = 128 + signal_number
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """`"; did you mean 'x'?"` for the closest known name, or the list of all when none is close."""
     known = sorted(known)

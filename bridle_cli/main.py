@@ -1,6 +1,7 @@
 """`bridle`: the command group, and the one place that turns an exception into a message and an exit code.
 
-0 ok, 2 usage, 3 configuration, 4 data, 5 environment, 6 numerical, 130 interrupted; 1 is a bug of ours.
+0 ok, 2 usage, 3 configuration, 4 data, 5 environment, 6 numerical, 130 or 143 interrupted
+(SIGINT or SIGTERM); 1 is a bug of ours.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Sequence
 
 import click
 
-from bridle.errors import BridleError, nearest
+from bridle.errors import BridleError, Interrupted, nearest
 from bridle_cli.console import Console
 
 COMMANDS = ("shard", "pretrain", "tokenize", "eval", "export", "config")
@@ -95,7 +96,7 @@ def _report(error: BaseException, console: Console) -> int:
         return error.exit_code
     if isinstance(error, KeyboardInterrupt | click.Abort):
         console.fail("Interrupted.")
-        return _INTERRUPTED
+        return error.exit_code if isinstance(error, Interrupted) else _INTERRUPTED
     ours = isinstance(error, ImportError) and str(error.name).startswith("bridle")
     if (isinstance(error, OSError | MemoryError | ImportError) and not ours) or type(
         error

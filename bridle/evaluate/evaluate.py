@@ -58,8 +58,6 @@ def evaluate(
     _check_choice("--protocol", protocol, PROTOCOLS)
     if pool is not None:
         _check_choice("--pool", pool, POOLS)
-    if folds is not None and test_share is not None:
-        raise UsageError("--folds and --test-share are two ways to split", "Use one of them.")
     common = {"task": task, "protocol": protocol, "checkpoint": str(model.source)}
     if protocol == "codes":
         return common | _codes(model, data, seed, on_event)

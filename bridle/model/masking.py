@@ -37,15 +37,15 @@ def draw_mask(batch: PatchBatch, shape: str, ratio: float, rng: torch.Generator,
         predict: share of the hidden patches that stay in `masked_BM`. The others are simply never asked for, which
             makes the predictor cheaper (CrossMAE, arXiv 2401.14391).
     """
-    clips = len(batch.valid_BN)
+    clips, tubes = len(batch.valid_BN), 0
     if shape == "tube":
-        _, rows, columns = batch.grid
-        score_BN = torch.rand(clips, 1, rows * columns, generator=rng).expand(-1, batch.grid[0], -1).flatten(1)
+        tubes = batch.grid[1] * batch.grid[2]
+        score_BN = torch.rand(clips, 1, tubes, generator=rng).expand(-1, batch.grid[0], -1).flatten(1)
     elif shape == "block":
         score_BN = _block_scores(clips, batch.grid, rng)
     else:
         score_BN = torch.rand(clips, batch.valid_BN.shape[1], generator=rng)
-    mask = split(score_BN.to(batch.valid_BN.device), batch.valid_BN, ratio, dense=batch.dense)
+    mask = split(score_BN.to(batch.valid_BN.device), batch.valid_BN, ratio, dense=batch.dense, tubes=tubes)
     hidden = mask.masked_BM.shape[1]
     if (kept := max(1, round(hidden * predict))) < hidden:
         slot_M = torch.randperm(hidden, generator=rng)[:kept].to(mask.masked_BM.device)
@@ -72,16 +72,21 @@ def _block_scores(clips: int, grid: tuple[int, int, int], rng: torch.Generator, 
     return earliest_BN + torch.rand(clips, len(point_N3), generator=rng)
 
 
-def split(score_BN: Tensor, valid_BN: Tensor, ratio: float, *, dense: bool) -> Mask:
-    """Hides the `ratio` of each clip's valid patches with the highest scores; at least one stays, one goes."""
+def split(score_BN: Tensor, valid_BN: Tensor, ratio: float, *, dense: bool, tubes: int = 0) -> Mask:
+    """Hides the `ratio` of each clip's valid patches with the highest scores; at least one stays, one goes.
+
+    With `tubes` that many groups of equal score are kept whole: part of a tube left visible would give the rest away.
+    """
     patches = score_BN.shape[1]
     score_BN = score_BN.masked_fill(~valid_BN, torch.inf)
-    order_BN = score_BN.argsort(dim=1)
+    order_BN = score_BN.argsort(dim=1, stable=True)
+    n_B = torch.tensor([patches]) if dense else valid_BN.sum(1)  # dense: known without asking the device
+    whole_B = (n_B // tubes).clamp(min=1) if tubes > 1 else torch.ones_like(n_B)  # patches that stay or go together
+    units_B = n_B // whole_B
+    visible_B = (units_B * (1 - ratio)).round().long().clamp(min=1).minimum((units_B - 1).clamp(min=1)) * whole_B
     if dense:
-        visible = min(max(1, round(patches * (1 - ratio))), max(1, patches - 1))
+        visible = int(visible_B[0])
         return Mask(order_BN[:, :visible], None, order_BN[:, visible:], None)
-    n_B = valid_BN.sum(1)
-    visible_B = (n_B * (1 - ratio)).round().long().clamp(min=1).minimum((n_B - 1).clamp(min=1))
     masked_B = n_B - visible_B
     slot_V = torch.arange(int(visible_B.max()), device=score_BN.device)
     slot_M = torch.arange(max(int(masked_B.max()), 1), device=score_BN.device)

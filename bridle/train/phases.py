@@ -51,8 +51,9 @@ def plan_phases(
     return [Phase(kind, max(1, round(all_steps * length / total))) for kind, length in lengths]
 
 
-def learning_rate(peak: float, fraction: float, warmup: float) -> float:
-    """Linear warm-up over the first `warmup` of a phase, then a cosine to zero (Loshchilov & Hutter 2017)."""
+def rate_share(fraction: float, warmup: float) -> float:
+    """Share of the peak learning rate: linear over the first `warmup` of a phase, then a cosine to zero (Loshchilov &
+    Hutter 2017)."""
     if fraction < warmup:
-        return peak * fraction / warmup
-    return peak * 0.5 * (1 + math.cos(math.pi * (fraction - warmup) / max(1 - warmup, 1e-9)))
+        return fraction / warmup
+    return 0.5 * (1 + math.cos(math.pi * (fraction - warmup) / max(1 - warmup, 1e-9)))

@@ -13,12 +13,12 @@ from bridle import distributed
 from bridle.checkpoint import RunFolder, find_checkpoint, load_training, read_model
 from bridle.config import dump
 from bridle.config.sections import Config
-from bridle.errors import BridleError
+from bridle.errors import BridleError, Interrupted
 from bridle.model import Bridle
 from bridle.sharding import Manifest, merge_statistics
 from bridle.stream import ClipStream
 from bridle.train.phases import Phase, plan_phases
-from bridle.train.trainer import Interrupted, OnEvent, Trainer, autocast_dtype
+from bridle.train.trainer import OnEvent, Trainer, autocast_dtype
 
 
 def pretrain(

@@ -11,29 +11,27 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from itertools import chain
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from bridle.checkpoint import RunFolder, optimizer_state, restore_optimizer
-from bridle.errors import NumericalError
+from bridle.config.sections import OptimSection
+from bridle.errors import Interrupted, NumericalError
 from bridle.model import Bridle
 from bridle.schema import PatchBatch
 from bridle.stream import ClipStream
 from bridle.train.log import MetricsLog
 from bridle.train.meter import Meter
 from bridle.train.objectives import Objective, encoder_objective, tokenizer_objective
-from bridle.train.phases import Phase, learning_rate
+from bridle.train.phases import Kind, Phase, rate_share
 
 OnEvent = Callable[..., None]
 _FIT_VECTORS_PER_CODE = 128  # patches that the cold start's whitening and k-means look at
 _FIT_BATCHES = 64
 _BAD_STEPS = 10  # steps in a row without a finite gradient before the run is given up
-
-
-class Interrupted(KeyboardInterrupt):
-    """A signal ended the run after a whole step; everything is saved."""
 
 
 class Trainer:
@@ -80,9 +78,7 @@ class Trainer:
                 optimizer_tensors = None
 
     def _run_phase(self, phase: Phase, batches: Iterator[Any], optimizer_tensors: dict[str, Tensor] | None) -> None:
-        modules = set_trainable(self.model, phase.kind)
-        peak = self.config.optim.tokenizer_lr if phase.kind == "tokenizer" else self.config.optim.lr
-        optimizer = build_optimizer(modules, self.config)
+        optimizer = build_optimizer(set_trainable(self.model, phase.kind), self.config.optim)
         if optimizer_tensors:
             restore_optimizer(optimizer, optimizer_tensors)
         self.on_event("phase", phase=phase.kind, index=self.phase_index, phases=len(self.phases))
@@ -90,9 +86,9 @@ class Trainer:
         while (fraction := phase.fraction(self.phase_step, self.phase_seconds)) < 1.0:
             # The middle of the step: neither the first step nor the last is lost to a rate of zero.
             middle = min(1.0, fraction + 0.5 / phase.steps) if phase.steps else max(fraction, 1e-4)
-            rate = learning_rate(peak, middle, self.config.optim.warmup)
+            share = rate_share(middle, self.config.optim.warmup)
             for group in optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = share * group["peak_lr"]
             batch = next(batches)
             objective = self._step(phase, batch.tensors, optimizer)
             now = time.monotonic()
@@ -101,7 +97,7 @@ class Trainer:
             if objective is not None:
                 meter.add(objective, len(batch.keys))
             if self.step % self.config.train.log_every == 0 or phase.fraction(self.phase_step, self.phase_seconds) >= 1:
-                self._report(phase, meter, rate)
+                self._report(phase, meter, optimizer.param_groups[0]["lr"])
             if self._stop or self.step % self.config.train.checkpoint_every == 0:
                 self._save(optimizer_state(optimizer))
                 if self._stop:
@@ -256,28 +252,32 @@ class Trainer:
                 signal.signal(number, handler)
 
 
-def set_trainable(model: Bridle, kind: str) -> list[nn.Module]:
-    """Gradients and training mode for the parts a phase trains, and for nothing else; returns those parts."""
-    parts: dict[str, list[nn.Module]] = {
-        "cold": [model.encoder, model.predictor],
-        "encoder": [model.encoder, model.predictor],
-        "tokenizer": [model.tokenizer, model.estimator, model.target_norm],
-        "joint": [model.encoder, model.predictor, model.tokenizer, model.estimator, model.target_norm],
-    }
+Part = Literal["encoder", "tokenizer"]
+
+
+def set_trainable(model: Bridle, kind: Kind) -> dict[Part, list[nn.Module]]:
+    """Gradients and training mode for the modules a phase trains, and for nothing else; returns those modules."""
+    parts: dict[Part, list[nn.Module]] = {}
+    if kind != "tokenizer":
+        parts["encoder"] = [model.encoder, model.predictor]
+    if kind in ("tokenizer", "joint"):
+        parts["tokenizer"] = [model.tokenizer, model.estimator, model.target_norm]
     model.requires_grad_(False).eval()
-    for part in parts[kind]:
-        part.requires_grad_(True).train()
-    return parts[kind]
+    for module in chain(*parts.values()):
+        module.requires_grad_(True).train()
+    return parts
 
 
-def build_optimizer(modules: list[nn.Module], config: Any) -> torch.optim.AdamW:
-    """AdamW over the modules; biases, norms and single tokens are not decayed."""
-    parameters = [p for module in modules for p in module.parameters()]
-    groups = [
-        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": config.optim.weight_decay},
-        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=0.0, betas=(config.optim.beta1, config.optim.beta2), fused=True)
+def build_optimizer(parts: dict[Part, list[nn.Module]], optim: OptimSection) -> torch.optim.AdamW:
+    """AdamW with each part's own peak rate ("peak_lr"); biases, norms and single tokens are not decayed."""
+    groups = []
+    for part, modules in parts.items():
+        parameters = [p for module in modules for p in module.parameters()]
+        peak = optim.tokenizer_lr if part == "tokenizer" else optim.lr
+        for matrices, decay in ((True, optim.weight_decay), (False, 0.0)):
+            chosen = [p for p in parameters if (p.dim() > 1) is matrices]
+            groups.append({"params": chosen, "weight_decay": decay, "peak_lr": peak})
+    return torch.optim.AdamW(groups, lr=0.0, betas=(optim.beta1, optim.beta2), fused=True)
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:

@@ -39,7 +39,12 @@ def test_every_valid_patch_is_either_visible_or_masked(shape, grid, ratio, data)
             visible, masked = visible[mask.visible_valid_BV[row]], masked[mask.masked_valid_BM[row]]
         both = torch.cat([visible, masked])
         assert sorted(both.tolist()) == torch.arange(len(batch.valid_BN[row]))[batch.valid_BN[row]].tolist()
-        assert len(visible) == min(max(1, round(n * (1 - ratio))), max(1, n - 1))
+        whole = steps[row] if shape == "tube" and grid[1] * grid[2] > 1 else 1
+        units = n // whole
+        assert len(visible) == whole * min(max(1, round(units * (1 - ratio))), max(1, units - 1))
+        if whole > 1:  # no tube is split: a visible part would give the rest away
+            tubes = grid[1] * grid[2]
+            assert not set((visible % tubes).tolist()) & set((masked % tubes).tolist())
 
 
 def test_tubes_hide_the_same_place_at_all_times() -> None:

@@ -20,7 +20,7 @@ from bridle.checkpoint import load_model, read_state
 from bridle.config.sections import ScheduleSection
 from bridle.errors import DataError, NumericalError, UsageError
 from bridle.train.objectives import level_weights
-from bridle.train.phases import learning_rate, plan_phases
+from bridle.train.phases import plan_phases, rate_share
 
 MEDIA = Path(__file__).parent.parent / "media"
 SMALL = (
@@ -99,6 +99,16 @@ def test_joint_mode_trains_all_parts_at_once(shards: Path, tmp_path: Path) -> No
     assert {"encoder", "predictor", "tokenizer", "estimator"} <= moved
 
 
+def test_joint_mode_keeps_the_tokenizers_own_rate(shards: Path, tmp_path: Path) -> None:
+    slow = recipe("schedule.mode=joint", "train.keep=9", "train.checkpoint_every=4", "optim.tokenizer_lr=1e-12")
+    api.pretrain(shards, recipe=slow, out=tmp_path / "run", steps=12)
+    first, *_, last = sorted((tmp_path / "run" / "checkpoints").iterdir())
+    before, after = load_file(first / "model.safetensors"), load_file(last / "model.safetensors")
+    step = {name: (before[name].float() - after[name].float()).abs().max().item() for name in before}
+    assert step["encoder.embed.weight"] > 1e-4
+    assert max(step[name] for name in step if name.startswith("tokenizer.encoder.")) < 1e-9
+
+
 def test_the_loss_falls(shards: Path, tmp_path: Path) -> None:
     long = recipe("schedule.turns=0", "optim.batch_size=32", "optim.lr=5e-3")
     api.pretrain(shards, recipe=long, out=tmp_path / "run", steps=60)
@@ -149,11 +159,15 @@ def test_a_killed_run_resumes_to_the_same_weights(shards: Path, tmp_path: Path, 
     )
 
 
-def test_an_interrupt_finishes_the_step_and_saves(shards: Path, tmp_path: Path) -> None:
-    process = start(shards, tmp_path / "run", ("train.checkpoint_every=4", "schedule.turns=0"))
+@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupt_finishes_the_step_and_saves(shards: Path, tmp_path: Path, number: int, exit_code: int) -> None:
+    arguments = ["pretrain", "--shards", shards, "--preset", "image-tiny", "--out", tmp_path / "run", "--steps", 40]
+    sets = [word for pair in (*SMALL, "train.checkpoint_every=4", "schedule.turns=0") for word in ("--set", pair)]
+    command = [sys.executable, "-m", "bridle_cli", *map(str, arguments), *sets]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
     wait_for(tmp_path / "run" / "checkpoints" / "step-00000004", process)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(60) != 0
+    process.send_signal(number)
+    assert process.wait(60) == exit_code
     state = read_state(tmp_path / "run")
     assert state["status"] == "interrupted"
     assert api.resume(tmp_path / "run")["steps"] == 40
@@ -220,10 +234,10 @@ def test_phases_and_rates_by_hand() -> None:
     ]
     assert [p.steps for p in plan_phases(schedule, 2.0, steps=40)] == [20, 5, 15]
     assert [p.seconds for p in plan_phases(schedule, 2.0, max_minutes=2)] == [60.0, 15.0, 45.0]
-    assert learning_rate(1.0, 0.05, 0.1) == pytest.approx(0.5)
-    assert learning_rate(1.0, 0.1, 0.1) == pytest.approx(1.0)
-    assert learning_rate(1.0, 0.55, 0.1) == pytest.approx(0.5)
-    assert learning_rate(1.0, 1.0, 0.1) == pytest.approx(0.0)
+    assert rate_share(0.05, 0.1) == pytest.approx(0.5)
+    assert rate_share(0.1, 0.1) == pytest.approx(1.0)
+    assert rate_share(0.55, 0.1) == pytest.approx(0.5)
+    assert rate_share(1.0, 0.1) == pytest.approx(0.0)
 
 
 def test_level_weights_by_hand() -> None:
