@@ -34,10 +34,10 @@ class Experiment:
 KNN = ("--protocol", "knn", "--pool")
 LINEAR = ("--protocol", "linear", "--pool", "segments")
 EXPERIMENTS = {
-    "audio": Experiment("audio_digits", 850, 6, r"_([a-z]+)_", ((*KNN, "segments"), LINEAR)),
-    "image": Experiment("image_objects", 850, 5, None, ((*KNN, "segments"), LINEAR)),
+    "audio": Experiment("audio_digits", 2000, 6, r"_([a-z]+)_", ((*KNN, "segments"), LINEAR)),
+    "image": Experiment("image_objects", 1600, 5, None, ((*KNN, "segments"), LINEAR)),
     "video": Experiment(
-        "video_motion", 1000, 5, r"([^/]+)_\d+\.mp4$", ((*KNN, "mean"), ("--protocol", "linear", "--pool", "mean"))
+        "video_motion", 2000, 5, r"([^/]+)_\d+\.mp4$", ((*KNN, "mean"), ("--protocol", "linear", "--pool", "mean"))
     ),
 }
 

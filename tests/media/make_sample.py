@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from itertools import product
 from pathlib import Path
 
 import av
@@ -14,9 +15,11 @@ import numpy as np
 from PIL import Image
 
 HERE = Path(__file__).parent
+SPEAKERS = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
+TAKES = 5
 IMAGES_PER_PHOTO = 20
 IMAGE_SIDE = 80
-CLIPS_PER_MOTION = 10
+CLIPS_PER_MOTION = 36
 VIDEO_SIDE = 64
 FRAMES, FPS = 24, 12
 MOTIONS = {  # (right, down) in shares of the view, and zoom, over the whole clip
@@ -28,13 +31,12 @@ MOTIONS = {  # (right, down) in shares of the view, and zoom, over the whole cli
 
 
 def copy_digits(source: Path, out: Path) -> None:
-    """One take of each digit by each of the six speakers."""
-    for digit in range(10):
-        for speaker in ("george", "jackson", "lucas", "nicolas", "theo", "yweweler"):
-            target = out / str(digit) / f"{digit}_{speaker}_0.wav"
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source / str(digit) / target.name, target)
-            target.chmod(0o644)
+    """A few takes of each digit by each of the six speakers."""
+    for digit, speaker, take in product(range(10), SPEAKERS, range(TAKES)):
+        target = out / str(digit) / f"{digit}_{speaker}_{take}.wav"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / str(digit) / target.name, target)
+        target.chmod(0o644)
 
 
 def cut_images(photos: list[Path], out: Path, rng: np.random.Generator) -> None:
