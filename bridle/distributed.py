@@ -31,13 +31,26 @@ def sum_over_ranks(x: Tensor) -> Tensor:
     return x
 
 
+def row_span(rows: int, device: torch.device) -> tuple[int, int]:
+    """Where this rank's rows begin among the rows of all ranks one after the other, and how many those are."""
+    if not _active():
+        return 0, rows
+    counts = _row_counts(rows, device)
+    return int(counts[: rank()].sum()), int(counts.sum())
+
+
+def _row_counts(rows: int, device: torch.device) -> Tensor:
+    counts = torch.zeros(world(), dtype=torch.int64, device=device)
+    counts[rank()] = rows
+    dist.all_reduce(counts)
+    return counts
+
+
 def gather_rows(x_NC: Tensor) -> Tensor:
     """Rows of all ranks one after the other, the same on every rank; row counts may differ."""
     if not _active():
         return x_NC
-    counts = torch.zeros(world(), dtype=torch.int64, device=x_NC.device)
-    counts[rank()] = len(x_NC)
-    dist.all_reduce(counts)
+    counts = _row_counts(len(x_NC), x_NC.device)
     most = int(counts.max())
     padded = x_NC.new_zeros(most, *x_NC.shape[1:])
     padded[: len(x_NC)] = x_NC

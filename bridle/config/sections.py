@@ -124,6 +124,7 @@ class QuantizerSection(Section):
     levels: Positive = 4
     codes: Annotated[int, Field(ge=2, le=65536)] = 256
     width: Positive = 256
+    learn: Literal["ema", "gradient"] = "ema"  # how the learned tokenizer's codebooks move
     decay: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.99
     dead_below: Share = 0.1  # replace a code used less than this share of its expected usage 1/K
     kmeans_iterations: Positive = 10

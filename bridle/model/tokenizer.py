@@ -23,6 +23,7 @@ def build_quantizer(section: QuantizerSection, seed: int) -> ResidualQuantizer:
         section.levels,
         section.codes,
         section.width,
+        learn=section.learn,
         decay=section.decay,
         dead_below=section.dead_below,
         kmeans_iterations=section.kmeans_iterations,
@@ -38,7 +39,7 @@ class ColdTokenizer(nn.Module):
         self.projection = RandomProjection(
             values, section.width, components=section.cold_components, power=section.cold_whitening, seed=seed
         )
-        self.quantizer = build_quantizer(section, seed)
+        self.quantizer = build_quantizer(section.model_copy(update={"learn": "ema"}), seed)  # k-means, then frozen
 
     def fit(self, x_RP: Tensor) -> None:
         """Projection and codebooks from the first batches, then frozen for good."""

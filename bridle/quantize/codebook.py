@@ -8,16 +8,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_CHUNK = 1 << 22  # entries of the distance matrix held at once: 16 MB, memory stays linear in N
+# Entries of the distance matrix held at once, so that memory stays linear in N: what stays in a CPU's cache (4 MB),
+# and what keeps a GPU busy (64 MB).
+_CPU_CHUNK, _GPU_CHUNK = 1 << 20, 1 << 24
 
 
 def nearest_code(x_NC: Tensor, codebook_KC: Tensor) -> Tensor:
     """Index of the nearest code of each vector, `argmin_k |x - e_k|^2`, int64 `(N,)`; ties go to the lowest."""
     half_norm_K = 0.5 * codebook_KC.square().sum(-1)
-    rows = max(1, _CHUNK // len(codebook_KC))
-    if len(x_NC) <= rows:
-        return torch.addmm(half_norm_K, x_NC, codebook_KC.T, alpha=-1.0).argmin(-1)
-    return torch.cat([nearest_code(part, codebook_KC) for part in x_NC.split(rows)])
+    rows = max(1, (_CPU_CHUNK if x_NC.device.type == "cpu" else _GPU_CHUNK) // len(codebook_KC))
+    code_N = torch.empty(len(x_NC), dtype=torch.int64, device=x_NC.device)
+    for part_NC, out_N in zip(x_NC.split(rows), code_N.split(rows), strict=True):
+        distance_NK = torch.addmm(half_norm_K, part_NC, codebook_KC.T, alpha=-1.0)
+        out_N.copy_(distance_NK.min(-1).indices)  # argmin takes three to five times as long on a CPU
+    return code_N
 
 
 def kmeans(x_NC: Tensor, codes: int, iterations: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

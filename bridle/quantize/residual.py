@@ -2,8 +2,9 @@
 
     r_0 = z / |z|;   k_q = argmin_k |r_{q-1} - e_{q,k}|^2;   r_q = r_{q-1} - e_{q,k_q};   z_q = sum_q e_{q,k_q}
 
-One level with one codebook is plain vector quantization. z is normalised once and never again: normalising the
-input of each level but subtracting from the unnormalised residual makes the deeper levels useless.
+One level is plain vector quantization; one level behind a `RandomProjection`, frozen, is BEST-RQ's. z is normalised
+once and never again: normalising the input of each level but subtracting from the unnormalised residual makes the
+deeper levels useless.
 
 Shapes: N vectors, Q levels, K codes a level, C width.
 """
@@ -11,6 +12,7 @@ Shapes: N vectors, Q levels, K codes a level, C width.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +21,7 @@ from torch import Tensor, nn
 from bridle import distributed
 from bridle.quantize.codebook import kmeans, nearest_code
 
+Learn = Literal["ema", "gradient"]
 _KMEANS_ROWS = 128  # vectors a code that k-means looks at, at most
 _SMOOTHING = 1e-5  # Laplace, so that an unused code never divides by zero
 
@@ -30,27 +33,32 @@ class Quantized:
     Attributes:
         codes_NQ: int64 indices.
         z_q_NC: sum of the chosen codes, with the gradient of z (straight-through).
-        commitment: mean over vectors, levels and channels-sum of `|r_{q-1} - sg(e_q)|^2`, the term that draws z
-            towards its codes.
+        commitment: mean over vectors and levels of `|r_{q-1} - sg(e_q)|^2`, the term that draws z towards its codes.
+        codebook_loss: mean of `|sg(r_{q-1}) - e_q|^2`, the term that draws codes towards z; zero where codebooks
+            move by averages.
         residual_norm_NQ: `|r_q|` after each level, detached; z itself has norm 1.
     """
 
     codes_NQ: Tensor
     z_q_NC: Tensor
     commitment: Tensor
+    codebook_loss: Tensor
     residual_norm_NQ: Tensor
 
 
 class ResidualQuantizer(nn.Module):
-    """Q unshared codebooks of K vectors, started by k-means and moved by a count-weighted moving average.
+    """Q unshared codebooks of K vectors, started by k-means, moved by a count-weighted moving average or by gradient.
 
-    Training mode updates the codebooks at every call; `freeze()` ends that for good, whatever `.train()` says.
-    Always computes in float32: bf16 flips about 1 % of the assignments on residual levels.
+    Training mode moves the codebooks; `freeze()` ends that for good, whatever `.train()` says. All ranks hold the same
+    codebooks: k-means looks at the gathered batch, and counts, sums and replacements of all levels travel in one
+    all-reduce. Always computes in float32: bf16 flips about 1 % of the assignments on residual levels.
 
     Args:
         levels: Q.
         codes: K.
         width: C.
+        learn: "ema" moves codebooks by moving averages of counts and sums, "gradient" makes them parameters, for
+            `Quantized.codebook_loss` to train.
         decay: of the moving averages of counts and sums.
         dead_below: a code used less than this share of its expected usage (1/K) is replaced.
         kmeans_iterations: Lloyd steps at the start.
@@ -70,15 +78,20 @@ class ResidualQuantizer(nn.Module):
         codes: int,
         width: int,
         *,
+        learn: Learn = "ema",
         decay: float = 0.99,
         dead_below: float = 0.1,
         kmeans_iterations: int = 10,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.levels, self.codes, self.width = levels, codes, width
+        self.levels, self.codes, self.width, self.learn = levels, codes, width, learn
         self.decay, self.dead_below, self.kmeans_iterations, self.seed = decay, dead_below, kmeans_iterations, seed
-        self.register_buffer("codebook_QKC", torch.zeros(levels, codes, width))
+        codebook_QKC = torch.zeros(levels, codes, width)
+        if learn == "gradient":
+            self.codebook_QKC = nn.Parameter(codebook_QKC)
+        else:
+            self.register_buffer("codebook_QKC", codebook_QKC)
         self.register_buffer("count_QK", torch.zeros(levels, codes))
         self.register_buffer("sum_QKC", torch.zeros(levels, codes, width))
         self.register_buffer("initialised", torch.tensor(False))
@@ -89,6 +102,7 @@ class ResidualQuantizer(nn.Module):
         """No more updates, whatever mode the module is in; saved with the weights."""
         self.frozen.fill_(True)
 
+    @torch.no_grad()
     def reset(self) -> None:
         """Forget the codebooks: the next training batch starts new ones by k-means."""
         for buffer in (self.codebook_QKC, self.count_QK, self.sum_QKC, self.updates):
@@ -101,28 +115,32 @@ class ResidualQuantizer(nn.Module):
         with torch.autocast(z_NC.device.type, enabled=False):
             z_NC = F.normalize(z_NC.float(), dim=-1)
             # One vector that is not finite would stay in the moving averages for good.
-            learning = self.training and not bool(self.frozen) and bool(z_NC.isfinite().all())
+            learning = self.training and not bool(self.frozen) and bool(z_NC.sum().isfinite())
             if learning and not bool(self.initialised):
                 self._start(z_NC.detach())
-            residual_NC, chosen_NC = z_NC, torch.zeros_like(z_NC)
-            codes, inputs, norms = [], [], []
-            commitment = z_NC.new_zeros(())
-            for codebook_KC in self.codebook_QKC:
-                code_N = nearest_code(residual_NC.detach(), codebook_KC)
-                code_NC = codebook_KC[code_N]
-                inputs.append(residual_NC.detach())
-                codes.append(code_N)
+            tally = _Tally(self, len(z_NC)) if learning else None
+            residual_NC, codes, norms = z_NC, [], []
+            commitment, codebook_loss = z_NC.new_zeros(()), z_NC.new_zeros(())
+            for level, codebook_KC in enumerate(self.codebook_QKC.detach()):
+                input_NC = residual_NC.detach()
+                code_N = nearest_code(input_NC, codebook_KC)
+                if tally:
+                    tally.add(level, input_NC, code_N)
+                    if self.learn == "gradient":
+                        miss_NC = input_NC - F.embedding(code_N, self.codebook_QKC[level])
+                        codebook_loss = codebook_loss + miss_NC.square().sum(-1).mean() / self.levels
                 # Only the detached code is subtracted: a straight-through one would cancel the gradient below.
-                residual_NC = residual_NC - code_NC
-                chosen_NC = chosen_NC + code_NC
-                commitment = commitment + residual_NC.square().sum(-1).mean() / self.levels
-                norms.append(residual_NC.detach().norm(dim=-1))
-            codes_NQ = torch.stack(codes, dim=-1)
-            if learning:
-                self._update(codes_NQ, inputs)
-            z_q_NC = z_NC + (chosen_NC - z_NC).detach()
-            return Quantized(codes_NQ, z_q_NC, commitment, torch.stack(norms, dim=-1))
+                residual_NC = (-codebook_KC)[code_N].add_(residual_NC)
+                norm_N = torch.linalg.vector_norm(residual_NC, dim=-1)
+                commitment = commitment + norm_N.square().mean() / self.levels
+                codes.append(code_N)
+                norms.append(norm_N.detach())
+            if tally:
+                self._update(tally)
+            z_q_NC = z_NC - residual_NC.detach()  # in value the sum of the codes, in gradient z
+            return Quantized(torch.stack(codes, dim=-1), z_q_NC, commitment, codebook_loss, torch.stack(norms, dim=-1))
 
+    @torch.no_grad()
     def decode(self, codes_NQ: Tensor) -> Tensor:
         """`z_q` from codes; the first levels alone give a coarser one."""
         return sum(self.codebook_QKC[q][codes_NQ[:, q]] for q in range(codes_NQ.shape[1]))  # type: ignore[return-value]
@@ -146,33 +164,52 @@ class ResidualQuantizer(nn.Module):
         self.initialised.fill_(True)
 
     @torch.no_grad()
-    def _update(self, codes_NQ: Tensor, inputs: list[Tensor]) -> None:
-        """Moving averages of counts and sums, one all-reduce for all levels, then replacement of dead codes."""
-        q, k, c = self.codebook_QKC.shape
-        slot_NQ = codes_NQ + torch.arange(q, device=codes_NQ.device) * k
-        batch = torch.zeros(q * k, c + 1, device=codes_NQ.device)
-        batch[:, c] = torch.bincount(slot_NQ.flatten(), minlength=q * k)
-        for level, input_NC in enumerate(inputs):
-            batch[:, :c].index_add_(0, slot_NQ[:, level], input_NC)
-        batch = distributed.sum_over_ranks(batch).view(q, k, c + 1)
-        self.count_QK.lerp_(batch[..., c], 1 - self.decay)
-        self.sum_QKC.lerp_(batch[..., :c], 1 - self.decay)
-        self._replace_dead(inputs)
-        total_Q1 = self.count_QK.sum(-1, keepdim=True)
-        smooth_QK = (self.count_QK + _SMOOTHING) / (total_Q1 + k * _SMOOTHING) * total_Q1
-        self.codebook_QKC.copy_(self.sum_QKC / smooth_QK.clamp(min=1e-12)[..., None])
-        self.updates += 1
+    def _update(self, tally: _Tally) -> None:
+        """Moving averages of counts and sums; a code used too rarely becomes a random input of its level.
 
-    def _replace_dead(self, inputs: list[Tensor]) -> None:
-        """A code used too rarely becomes a random input of its level, with the usage an average code has."""
+        The newcomer gets the usage that an average code has.
+        """
+        count_QK, sum_QKC, candidate_QKC = tally.over_ranks()
+        self.count_QK.lerp_(count_QK, 1 - self.decay)
         expected_Q1 = self.count_QK.mean(-1, keepdim=True)
         dead_QK = self.count_QK < self.dead_below * expected_Q1
-        if not bool(dead_QK.any()):
-            return
-        generator = self._generator(1)
-        for q, input_NC in enumerate(inputs):
-            dead_K = dead_QK[q]
-            pool_NC = distributed.gather_rows(input_NC)
-            pick_K = torch.randint(len(pool_NC), (self.codes,), generator=generator).to(pool_NC.device)
-            self.sum_QKC[q] = torch.where(dead_K[:, None], pool_NC[pick_K] * expected_Q1[q], self.sum_QKC[q])
-            self.count_QK[q] = torch.where(dead_K, expected_Q1[q], self.count_QK[q])
+        self.count_QK.copy_(torch.where(dead_QK, expected_Q1, self.count_QK))
+        if self.learn == "gradient":
+            self.codebook_QKC.copy_(torch.where(dead_QK[..., None], candidate_QKC, self.codebook_QKC))
+        else:
+            self.sum_QKC.lerp_(sum_QKC, 1 - self.decay)
+            newcomer_QKC = candidate_QKC * expected_Q1[..., None]
+            self.sum_QKC.copy_(torch.where(dead_QK[..., None], newcomer_QKC, self.sum_QKC))
+            total_Q1 = self.count_QK.sum(-1, keepdim=True)
+            smooth_QK = (self.count_QK + _SMOOTHING) / (total_Q1 + self.codes * _SMOOTHING) * total_Q1
+            self.codebook_QKC.copy_(self.sum_QKC / smooth_QK.clamp(min=1e-12)[..., None])
+        self.updates += 1
+
+
+class _Tally:
+    """What one batch says of the codebooks: counts, sums, and for every code a random input that could replace it."""
+
+    def __init__(self, quantizer: ResidualQuantizer, rows: int) -> None:
+        q, k, c = quantizer.codebook_QKC.shape
+        first, total = distributed.row_span(rows, quantizer.codebook_QKC.device)
+        # Drawn alike on every rank from the rows of all ranks; each rank brings those that are its own.
+        pick_QK = torch.randint(total, (q, k), generator=quantizer._generator(1)) - first
+        self.own_QK = ((pick_QK >= 0) & (pick_QK < rows)).to(quantizer.codebook_QKC.device)
+        self.pick_QK = pick_QK.clamp(0, rows - 1).to(quantizer.codebook_QKC.device)
+        self.all_X = torch.zeros(q * k * (2 * c + 1), device=quantizer.codebook_QKC.device)
+        sum_X, candidate_X, count_X = self.all_X.split((q * k * c, q * k * c, q * k))
+        self.sum_QKC, self.candidate_QKC, self.count_QK = (
+            sum_X.view(q, k, c),
+            candidate_X.view(q, k, c),
+            count_X.view(q, k),
+        )
+
+    def add(self, level: int, input_NC: Tensor, code_N: Tensor) -> None:
+        self.sum_QKC[level].index_add_(0, code_N, input_NC)
+        self.count_QK[level] = torch.bincount(code_N, minlength=len(self.count_QK[level]))
+        self.candidate_QKC[level] = input_NC[self.pick_QK[level]] * self.own_QK[level, :, None]
+
+    def over_ranks(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Counts, sums, candidates of the joined batch: one all-reduce for all levels."""
+        distributed.sum_over_ranks(self.all_X)
+        return self.count_QK, self.sum_QKC, self.candidate_QKC

@@ -1,7 +1,7 @@
 """The two losses of the method.
 
     encoder phase:    cross-entropy of every hidden patch's code at every level, the tokenizer frozen
-    tokenizer phase:  1 - cos(TE(z_q), E(unmasked clip)) + commitment, the encoder frozen
+    tokenizer phase:  1 - cos(TE(z_q), E(unmasked clip)) + commitment (+ codebook loss), the encoder frozen
 
 Shapes: B clips, m masks a clip, N patches, V visible, M masked, Q levels, K codes, D width, R valid patches.
 """
@@ -53,7 +53,7 @@ def tokenizer_objective(model: Bridle, batch: PatchBatch) -> Objective:
     guess_RD = model.estimator(out.z_q_NC, batch)
     miss = 1 - F.cosine_similarity(guess_RD.float(), target_RD, dim=-1).mean()
     count_QK = count_codes(out.codes_NQ, config.quantizer.codes)
-    loss = miss + config.tokenizer.commitment * out.commitment
+    loss = miss + config.tokenizer.commitment * out.commitment + out.codebook_loss
     return Objective(loss, out.residual_norm_NQ.mean(0), count_QK)
 
 

@@ -269,13 +269,13 @@ def set_trainable(model: Bridle, kind: Kind) -> dict[Part, list[nn.Module]]:
 
 
 def build_optimizer(parts: dict[Part, list[nn.Module]], optim: OptimSection) -> torch.optim.AdamW:
-    """AdamW with each part's own peak rate ("peak_lr"); biases, norms and single tokens are not decayed."""
+    """AdamW with each part's own peak rate ("peak_lr"); biases, norms, single tokens and codebooks are not decayed."""
     groups = []
     for part, modules in parts.items():
         parameters = [p for module in modules for p in module.parameters()]
         peak = optim.tokenizer_lr if part == "tokenizer" else optim.lr
         for matrices, decay in ((True, optim.weight_decay), (False, 0.0)):
-            chosen = [p for p in parameters if (p.dim() > 1) is matrices]
+            chosen = [p for p in parameters if (p.dim() == 2) is matrices]
             groups.append({"params": chosen, "weight_decay": decay, "peak_lr": peak})
     return torch.optim.AdamW(groups, lr=0.0, betas=(optim.beta1, optim.beta2), fused=True)
 

@@ -72,6 +72,40 @@ def test_gradient_reaches_z_straight_through_and_from_every_level() -> None:
     assert commitment[0].tolist() == pytest.approx((jacobian @ torch.tensor([1.2, 0.1])).tolist(), abs=1e-5)
 
 
+def test_gradient_codebooks_by_hand() -> None:
+    quantizer = ResidualQuantizer(2, 2, 2, learn="gradient", dead_below=0.0).train()
+    with torch.no_grad():
+        quantizer.codebook_QKC.copy_(by_hand().codebook_QKC)
+    quantizer.initialised.fill_(True)
+    # As above: residual (.6, -.2) after code (0, 1), (.6, .3) after (0, -.5). The loss is their mean square, its
+    # gradient for a chosen code minus the residual after it (2 / Q = 1); codes not chosen get none.
+    out = quantizer(torch.tensor([[3.0, 4.0]]))
+    assert out.codebook_loss.item() == pytest.approx(0.425)
+    out.codebook_loss.backward()
+    gradient = quantizer.codebook_QKC.grad
+    assert gradient is not None
+    expected = [[[0.0, 0.0], [-0.6, 0.2]], [[0.0, 0.0], [-0.6, -0.3]]]
+    assert torch.allclose(gradient, torch.tensor(expected))
+    assert torch.equal(quantizer.codebook_QKC, by_hand().codebook_QKC)  # the optimizer moves it, nothing else
+
+
+def test_gradient_codebooks_follow_the_data_and_replace_dead_codes() -> None:
+    z = unit_vectors(1024, 8)
+    quantizer = ResidualQuantizer(2, 16, 8, learn="gradient", decay=0.9).train()
+    start = quantizer(z).residual_norm_NQ[:, -1].mean().item()
+    with torch.no_grad():
+        quantizer.codebook_QKC[0, 4:] = 50.0
+    optimizer = torch.optim.SGD([quantizer.codebook_QKC], lr=2.0)
+    for _ in range(200):
+        optimizer.zero_grad()
+        quantizer(z).codebook_loss.backward()
+        optimizer.step()
+    out = quantizer.eval()(z)
+    assert usage_share(count_codes(out.codes_NQ, 16)).min() >= 0.9
+    assert out.residual_norm_NQ[:, -1].mean().item() < start
+    assert out.codebook_loss.item() == 0.0
+
+
 def test_one_level_is_plain_vector_quantization() -> None:
     z = unit_vectors(200, 6)
     quantizer = ResidualQuantizer(1, 8, 6).train()
