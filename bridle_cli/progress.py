@@ -100,6 +100,12 @@ class PretrainProgress(Progress):
         millions = sum(parameters.values()) / 1e6
         self._console.note(f"{self.run}: {samples} clips, {millions:.1f} M parameters, {len(phases)} phases")
 
+    def _probe(self, step: int, clips: int, knn: float, mutual_information: list[float], **_: Any) -> None:
+        bits = " ".join(f"{value:.2f}" for value in mutual_information)
+        self._console.note(
+            f"step {step}: kNN on {clips} labelled clips {100 * knn:.0f} %, codes tell {bits} bits of the label"
+        )
+
     def _step(self, phase: str, phase_index: int, step: int, done: float, **fields: Any) -> None:
         name = f"{phase_index + 1}/{self._phases} {phase}"
         self._advance(name, done, 1.0, f"step {step}", f"{100 * done:.0f} %  {_details(fields)}")

@@ -154,6 +154,7 @@ class OptimSection(Section):
     weight_decay: Annotated[float, Field(ge=0.0)] = 1e-4
     warmup: Share = 0.1  # share of a phase's steps
     clip_norm: Annotated[float, Field(gt=0.0)] = 3.0
+    ema: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0  # decay of an average of the encoder that all use sees; 0: none
 
 
 class ScheduleSection(Section):
@@ -179,6 +180,8 @@ class TrainSection(Section):
     log_every: Positive = 10
     checkpoint_every: Positive = 500  # steps
     keep: Positive = 2  # checkpoints
+    probe_every: Count = 500  # steps between two looks at labelled clips, if there are any; 0: never
+    probe_clips: Positive = 500
 
 
 class DataSection(Section):

@@ -5,6 +5,7 @@ Shapes: B clips, N patches, D width, Q levels, R valid patches.
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -37,6 +38,8 @@ class Bridle(nn.Module):
         self.patcher = build_patcher(config.patches, statistics)
         values, axes, section = self.patcher.values, self.patcher.axes, config.quantizer
         self.encoder = Encoder(values, axes, config.encoder)
+        # What features come from: an average over the last steps is smoother than any of them (Polyak & Juditsky 1992).
+        self.average = deepcopy(self.encoder) if config.optim.ema else None
         self.predictor = Predictor(config.encoder.width, axes, config.predictor, section.levels, section.codes)
         self.cold_tokenizer = ColdTokenizer(values, section, config.train.seed)
         shape = config.encoder.model_copy(update={"depth": config.tokenizer.depth or config.encoder.depth})
@@ -69,10 +72,17 @@ class Bridle(nn.Module):
         return self.predictor(h_BVD, visible_BV3, masked_BM3, mask.visible_valid_BV, mask.masked_valid_BM)
 
     @torch.no_grad()
+    def follow(self, step: int) -> None:
+        """The encoder's average takes in the weights after that step; in a young run it forgets faster."""
+        if self.average is not None:
+            decay = min(self.config.optim.ema, (1 + step) / (10 + step))
+            torch._foreach_lerp_(list(self.average.parameters()), list(self.encoder.parameters()), 1 - decay)
+
+    @torch.no_grad()
     def features(self, batch: PatchBatch) -> Tensor:
         """E's features of the unmasked clips, float32 `(B, N, D)`; rows of padding are zero."""
         valid_BN = None if batch.dense else batch.valid_BN
-        h_BND = self.encoder(batch.x_BNP, batch.coords_BN3, valid_BN)[:, 1:]
+        h_BND = (self.average or self.encoder)(batch.x_BNP, batch.coords_BN3, valid_BN)[:, 1:]
         return h_BND.float() * batch.valid_BN[..., None]
 
     @torch.no_grad()

@@ -3,7 +3,7 @@
 from bridle.quantize.codebook import kmeans, nearest_code
 from bridle.quantize.random_projection import RandomProjection
 from bridle.quantize.residual import Quantized, ResidualQuantizer
-from bridle.quantize.usage import count_codes, usage_entropy, usage_share
+from bridle.quantize.usage import count_codes, mutual_information, usage_entropy, usage_share
 
 __all__ = [
     "Quantized",
@@ -11,6 +11,7 @@ __all__ = [
     "ResidualQuantizer",
     "count_codes",
     "kmeans",
+    "mutual_information",
     "nearest_code",
     "usage_entropy",
     "usage_share",

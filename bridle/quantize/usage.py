@@ -23,3 +23,10 @@ def usage_entropy(count_QK: Tensor) -> Tensor:
     """UE: entropy of the code distribution in bits, `(Q,)`; log2 K when all are used alike. Perplexity is 2^UE."""
     p_QK = count_QK / count_QK.sum(-1, keepdim=True).clamp(min=1e-12)
     return -torch.xlogy(p_QK, p_QK).sum(-1) / torch.log(torch.tensor(2.0, dtype=p_QK.dtype))
+
+
+def mutual_information(count_QKL: Tensor) -> Tensor:
+    """What a code tells of the label, in bits, `(Q,)`: `H(code) + H(label) - H(code, label)` of how often they meet."""
+    return (
+        usage_entropy(count_QKL.sum(-1)) + usage_entropy(count_QKL.sum(-2)) - usage_entropy(count_QKL.flatten(-2))
+    ).clamp(min=0)

@@ -47,6 +47,7 @@ class ClipStream:
 
     Attributes:
         samples: in the corpus.
+        reader: random access to them.
         failures: path -> reason of samples that could not be decoded; they are left out of their batch.
 
     Raises:
@@ -66,14 +67,14 @@ class ClipStream:
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        reader = SampleReader(manifests)
-        self.samples = len(reader)
+        self.reader = SampleReader(manifests)
+        self.samples = len(self.reader)
         if not self.samples:
             raise DataError("the shards hold no samples")
         self.batch_size = max(1, min(batch_size, self.samples // world))
         self.cached = sum(manifest.decoded_bytes for manifest in manifests) <= cache_gb * _GIGABYTE
         self.failures: dict[str, str] = {}
-        self._dataset = ViewDataset(reader, prepare, window_s, seed, self.cached)
+        self._dataset = ViewDataset(self.reader, prepare, window_s, seed, self.cached)
         self._seed, self._workers, self._rank, self._world = seed, workers, rank, world
         self._cursor = Cursor()
 

@@ -26,7 +26,9 @@ from bridle.stream import ClipStream
 from bridle.train.log import MetricsLog
 from bridle.train.meter import Meter
 from bridle.train.objectives import Objective, encoder_objective, tokenizer_objective
+from bridle.train.online_probe import OnlineProbe
 from bridle.train.phases import Kind, Phase, rate_share
+from bridle.train.watch import Watch
 
 OnEvent = Callable[..., None]
 _FIT_VECTORS_PER_CODE = 128  # patches that the cold start's whitening and k-means look at
@@ -51,7 +53,8 @@ class Trainer:
         self.model, self.stream, self.phases, self.run, self.on_event = model, stream, phases, run, on_event
         self.config, self.device = model.config, torch.device(device)
         self.dtype = autocast_dtype(self.config.train.precision, self.device)
-        self.log = MetricsLog(run.metrics)
+        self.log, self.watch = MetricsLog(run.metrics), Watch(self.config)
+        self.probe: OnlineProbe | None = None
         self.phase_index, self.phase_step, self.step, self.clips = 0, 0, 0, 0
         self.phase_seconds = self.seconds = 0.0
         self.last: dict[str, Any] = {}
@@ -91,6 +94,8 @@ class Trainer:
                 group["lr"] = share * group["peak_lr"]
             batch = next(batches)
             objective = self._step(phase, batch.tensors, optimizer)
+            if phase.kind != "tokenizer":
+                self.model.follow(self.step)
             now = time.monotonic()
             self.phase_seconds, self.seconds, mark = self.phase_seconds + now - mark, self.seconds + now - mark, now
             self.step, self.phase_step, self.clips = self.step + 1, self.phase_step + 1, self.clips + len(batch.keys)
@@ -98,6 +103,8 @@ class Trainer:
                 meter.add(objective, len(batch.keys))
             if self.step % self.config.train.log_every == 0 or phase.fraction(self.phase_step, self.phase_seconds) >= 1:
                 self._report(phase, meter, optimizer.param_groups[0]["lr"])
+            if (every := self.config.train.probe_every) and self.step % every == 0:
+                self._look(phase)
             if self._stop or self.step % self.config.train.checkpoint_every == 0:
                 self._save(optimizer_state(optimizer))
                 if self._stop:
@@ -193,7 +200,20 @@ class Trainer:
         row["residual_norm" if phase.kind == "tokenizer" else "cross_entropy"] = row.pop("per_level")
         self.last = {**self.last, **row}
         self.log.write({**row, "seconds": round(self.seconds, 2)})
+        for message in self.watch.warnings(row, phase.fraction(self.phase_step, self.phase_seconds)):
+            self.on_event("warning", message=f"step {self.step}: {message}")
         self.on_event("step", **row, done=self._done(), eta_s=self._eta_s(), skipped=self.skipped)
+
+    def _look(self, phase: Phase) -> None:
+        """The online probe, logged beside the losses."""
+        self.probe = self.probe or OnlineProbe(self.stream.reader, self.model.patcher, self.config.train.probe_clips)
+        if not self.probe.views:
+            return
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
+            seen = self.probe.judge(self.model)
+        self.last["probe"] = seen
+        self.log.write({"step": self.step, "phase": phase.kind, "phase_index": self.phase_index, "probe": seen})
+        self.on_event("probe", step=self.step, clips=len(self.probe.views), **seen)
 
     def _done(self) -> float:
         """Share of the whole run that is done."""

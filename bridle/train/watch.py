@@ -1,0 +1,46 @@
+"""Signs that a run is going wrong, each said once with its cause and a remedy."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from bridle.config.sections import Config
+
+_COLLAPSED = 0.5  # share of a level's codes in use below which it is called collapsed
+_LEARNS_BY = 0.2  # of a phase: by then something must have become predictable
+_NEAR = 0.98  # of the entropy of the codes
+
+
+class Watch:
+    """Reads the log rows of a run; each warning comes once a phase."""
+
+    def __init__(self, config: Config) -> None:
+        self.codes = config.quantizer.codes
+        self._said: set[tuple[Any, ...]] = set()
+
+    def warnings(self, row: dict[str, Any], done: float) -> list[str]:
+        """What is new in this row.
+
+        Args:
+            row: as in `metrics.jsonl`.
+            done: share of the phase.
+        """
+        found: dict[tuple[Any, ...], str] = {}
+        for level, share in enumerate(row["usage"], start=1):
+            if done >= _LEARNS_BY and share < _COLLAPSED:
+                found["collapse", row["phase_index"], level] = (
+                    f"level {level} uses {share:.0%} of its codes: it has collapsed, or the clips are too few or too "
+                    "much alike; fewer codes (--set quantizer.codes=...) or --set quantizer.dead_below=0.3 may help"
+                )
+        if "cross_entropy" in row and done >= _LEARNS_BY:
+            blind = math.log(max(row["perplexity"][0], 1.0))  # what guessing by frequency alone costs
+            if blind > 0 and row["cross_entropy"][0] > _NEAR * blind:
+                found["blind", row["phase_index"]] = (
+                    f"cross-entropy at level 1 is {row['cross_entropy'][0]:.2f}, and guessing by frequency alone gives "
+                    f"{blind:.2f}: nothing is being predicted; try another rate (--set optim.lr=...), a lower "
+                    "--set mask.ratio=..., or look at the clips: silence and noise cannot be predicted"
+                )
+        new = [message for key, message in found.items() if key not in self._said]
+        self._said |= set(found)
+        return new

@@ -1,0 +1,100 @@
+"""What a run says of itself while it trains: the probe of labelled clips, and the warnings."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from bridle import api, config
+from bridle.checkpoint import load_model
+from bridle.quantize import mutual_information
+from bridle.train.online_probe import leave_one_out_knn
+from bridle.train.watch import Watch
+
+MEDIA = Path(__file__).parent.parent / "media"
+SMALL = (
+    "patches.size=16", "patches.patch=4", "encoder.width=16", "encoder.depth=1", "encoder.heads=2",
+    "predictor.width=16", "predictor.depth=1", "predictor.heads=2", "tokenizer.estimator_depth=1",
+    "quantizer.codes=8", "quantizer.levels=2", "quantizer.width=4", "optim.batch_size=8", "train.precision=float32",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("shards")
+    api.shard(MEDIA / "image", modality="image", labels="folder", out=out / "labelled", workers=1)
+    api.shard(MEDIA / "image" / "life_by_Aitzol_Berasategi", modality="image", out=out / "unlabelled", workers=1)
+    return out
+
+
+def pretrain(shards: Path, run: Path, *sets: str, steps: int = 12) -> list[dict[str, object]]:
+    api.pretrain(shards, recipe=api.Recipe(preset="image-tiny", sets=(*SMALL, *sets)), out=run, steps=steps)
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_the_probe_reports_features_and_codes(shards: Path, tmp_path: Path) -> None:
+    rows = pretrain(shards / "labelled", tmp_path / "run", "train.probe_every=4")
+    seen = [row["probe"] for row in rows if "probe" in row]
+    assert len(seen) == 3
+    for probe in seen:
+        assert 1 / 6 < probe["knn"] <= 1  # six photos: better than guessing even at the start
+        assert len(probe["usage"]) == len(probe["perplexity"]) == len(probe["mutual_information"]) == 2
+        assert 0 < probe["mutual_information"][0] <= math.log2(6)
+
+
+def test_the_probe_changes_nothing(shards: Path, tmp_path: Path) -> None:
+    for name, every in (("blind", 0), ("seeing", 1)):
+        pretrain(shards / "labelled", tmp_path / name, f"train.probe_every={every}")
+    blind, seeing = (load_model(tmp_path / name).state_dict() for name in ("blind", "seeing"))
+    assert all(torch.equal(blind[name], seeing[name]) for name in blind)
+
+
+def test_without_labels_there_is_no_probe(shards: Path, tmp_path: Path) -> None:
+    rows = pretrain(shards / "unlabelled", tmp_path / "run", "train.probe_every=4")
+    assert not any("probe" in row for row in rows)
+
+
+def test_knn_leaves_the_clip_itself_out() -> None:
+    # Two tight pairs and one outlier whose nearest are of the other label.
+    h = torch.tensor([[1.0, 0.0], [1.0, 0.1], [-1.0, 0.0], [-1.0, 0.1], [1.0, 0.05]])
+    assert leave_one_out_knn(h, torch.tensor([0, 0, 1, 1, 1]), neighbours=1) == pytest.approx(2 / 5)
+
+
+def test_mutual_information_by_hand() -> None:
+    # Level 0: the code is the label, 1 bit. Level 1: code and label are independent, 0 bits.
+    count = torch.tensor([[[2.0, 0.0], [0.0, 2.0]], [[1.0, 1.0], [1.0, 1.0]]])
+    assert mutual_information(count).tolist() == pytest.approx([1.0, 0.0])
+
+
+def test_the_average_follows_the_encoder_and_is_what_features_come_from(shards: Path, tmp_path: Path) -> None:
+    pretrain(shards / "labelled", tmp_path / "run", "optim.ema=0.9", "schedule.turns=0", steps=40)
+    model = load_model(tmp_path / "run")
+    assert model.average is not None
+    gap = (model.average.embed.weight - model.encoder.embed.weight).norm()
+    torch.manual_seed(0)
+    moved = (model.encoder.embed.weight - type(model)(model.config, model.statistics).encoder.embed.weight).norm()
+    assert 0 < gap < 0.5 * moved
+    batch = model.patcher([torch.zeros(3, 16, 16, dtype=torch.uint8)])
+    features = model.features(batch)
+    model.encoder.embed.weight.data.zero_()
+    assert torch.equal(model.features(batch), features)
+
+
+def row(**fields: object) -> dict[str, object]:
+    return {"usage": [1.0, 1.0], "perplexity": [32.0, 30.0], "phase_index": 0, "cross_entropy": [2.0, 3.4], **fields}
+
+
+def test_warnings_name_the_sign_and_come_once() -> None:
+    watch = Watch(config.load("image-tiny"))
+    assert watch.warnings(row(), 0.5) == []
+    (said,) = watch.warnings(row(usage=[1.0, 0.2]), 0.5)
+    assert "level 2 uses 20%" in said
+    assert watch.warnings(row(usage=[1.0, 0.2]), 0.6) == []
+    blind = row(cross_entropy=[math.log(32.0), 3.4])
+    assert watch.warnings(blind, 0.1) == []  # too early to tell
+    (said,) = watch.warnings(blind, 0.3)
+    assert "nothing is being predicted" in said
