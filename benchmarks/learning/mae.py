@@ -1,0 +1,170 @@
+"""A masked autoencoder of Hugging Face's, on our shards and views, judged by our probes: what a user would do today.
+
+    python benchmarks/learning/mae.py --shards SET --preset audio-tiny --max-minutes 5 --seed 0 --out result.json \\
+        --probe knn segments --probe linear segments -- --folds 6 --group-by '_([a-z]+)_'
+
+`ViTMAEForPreTraining` for sound and images, `VideoMAEForPreTraining` for video: the preset's encoder and predictor
+sizes, clips, augmentation, batch, peak rate, weight decay and schedule; mask 0.75 (0.9 for video) and normalised
+targets as their papers have them. Their patches are squares: 8 x 8 where ours of a spectrogram are 8 x 16. Short clips
+are padded, as these models have no mask for it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import VideoMAEConfig, VideoMAEForPreTraining, ViTMAEConfig, ViTMAEForPreTraining
+
+from bridle import config as configs
+from bridle.config.sections import Config
+from bridle.evaluate import evaluate
+from bridle.model import Bridle
+from bridle.schema import PatchBatch
+from bridle.sharding import find_sets, merge_extent, merge_statistics
+from bridle.stream import ClipStream
+from bridle.train.phases import rate_share
+from bridle.train.trainer import autocast_dtype
+
+SQUARE = 8
+
+
+class MaskedAutoencoder(Bridle):
+    """Our patcher, their network: features come from theirs, so that every probe of ours runs on it."""
+
+    def __init__(self, config: Config, statistics: dict[str, Any]) -> None:
+        super().__init__(config, statistics)
+        e, p = config.encoder, config.predictor
+        common = {
+            "patch_size": SQUARE,
+            "num_channels": self.patcher.channels,
+            "hidden_size": e.width,
+            "num_hidden_layers": e.depth,
+            "num_attention_heads": e.heads,
+            "intermediate_size": round(e.width * e.mlp_ratio),
+            "decoder_hidden_size": p.width,
+            "decoder_num_hidden_layers": p.depth,
+            "decoder_num_attention_heads": p.heads,
+            "decoder_intermediate_size": round(p.width * p.mlp_ratio),
+            "norm_pix_loss": True,
+        }
+        self.video = config.patches.modality == "video"
+        self.sides = tuple(a * b for a, b in zip(self.patcher.grid, self.patcher.patch, strict=True))
+        self.mae: nn.Module
+        if self.video:
+            frames, side, _ = self.sides
+            self.mae = VideoMAEForPreTraining(
+                VideoMAEConfig(image_size=side, num_frames=frames, tubelet_size=self.patcher.patch[0], **common)
+            )
+        else:
+            self.mae = ViTMAEForPreTraining(ViTMAEConfig(image_size=max(self.sides), mask_ratio=0.75, **common))
+
+    def loss(self, batch: PatchBatch) -> Tensor:
+        pixels = self._pixels(batch)
+        if not self.video:
+            return self.mae(pixels).loss
+        _, h, w = (side // SQUARE for side in self.sides)
+        hidden = torch.rand(len(pixels), h * w).argsort(1) < round(0.9 * h * w)  # tubes
+        return self.mae(pixels, bool_masked_pos=hidden.repeat(1, self.patcher.grid[0])).loss
+
+    @torch.no_grad()
+    def features(self, batch: PatchBatch) -> Tensor:
+        """Their features, averaged over what one patch of ours covers, `(B, N, D)`."""
+        pixels = self._pixels(batch)
+        t, h, w = (side // size for side, size in zip(self.sides, self._their_patch(), strict=True))
+        if self.video:
+            h_BND = self.mae.videomae(pixels).last_hidden_state
+        else:
+            self.mae.config.mask_ratio = self.mae.vit.config.mask_ratio = 0.0
+            self.mae.vit.embeddings.config.mask_ratio = 0.0
+            order_BN = torch.arange(t * h * w, dtype=torch.float32).expand(len(pixels), -1)
+            h_BND = self.mae.vit(pixels, noise=order_BN).last_hidden_state[:, 1:]
+        h_BDTHW = h_BND.float().transpose(1, 2).unflatten(2, (t, h, w))
+        h_BDTHW = F.adaptive_avg_pool3d(h_BDTHW, self.patcher.grid)[:, :, : batch.grid[0]]
+        return h_BDTHW.flatten(2).transpose(1, 2) * batch.valid_BN[..., None]
+
+    def _their_patch(self) -> tuple[int, int, int]:
+        if self.video:
+            return self.patcher.patch[0], SQUARE, SQUARE
+        return (1, SQUARE, SQUARE) if self.sides[0] == 1 else (SQUARE, SQUARE, 1)
+
+    def _pixels(self, batch: PatchBatch) -> Tensor:
+        """The patches put together again and padded to full length: `(B, C, H, W)`, video `(B, T, C, H, W)`."""
+        c, (t, h, w), (pt, ph, pw) = self.patcher.channels, batch.grid, self.patcher.patch
+        x = batch.x_BNP.view(-1, t, h, w, c, pt, ph, pw).permute(0, 4, 1, 5, 2, 6, 3, 7)
+        x_BCTHW = x.reshape(-1, c, t * pt, h * ph, w * pw)
+        x_BCTHW = F.pad(x_BCTHW, (0, 0, 0, 0, 0, self.sides[0] - t * pt))
+        if self.video:
+            return x_BCTHW.transpose(1, 2)
+        return x_BCTHW.squeeze(2) if self.sides[0] == 1 else x_BCTHW.squeeze(4)
+
+
+def main() -> None:
+    """Trains, probes, writes one JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shards", type=Path, required=True)
+    parser.add_argument("--preset", required=True)
+    parser.add_argument("--steps", type=int, default=None)
+    parser.add_argument("--max-minutes", type=float, default=None)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--probe", nargs=2, action="append", required=True)
+    parser.add_argument("--folds", type=int, default=5)
+    parser.add_argument("--group-by", default=None)
+    arguments = parser.parse_args()
+    manifests = find_sets(arguments.shards)
+    config = configs.load(arguments.preset, extent=merge_extent(manifests), sets=[f"train.seed={arguments.seed}"])
+    torch.manual_seed(arguments.seed)
+    model = MaskedAutoencoder(config, merge_statistics(manifests))
+    stream = ClipStream(
+        manifests,
+        model.patcher.prepare,
+        model.patcher.window_s,
+        batch_size=config.optim.batch_size,
+        seed=arguments.seed,
+        cache_gb=config.data.cache_gb,
+    )
+    training = train(model, stream, config, arguments.steps, arguments.max_minutes)
+    split = {"folds": arguments.folds, "group_by": arguments.group_by, "seed": arguments.seed}
+    results = [
+        evaluate(model.eval(), arguments.shards, protocol=protocol, pool=pool, **split)
+        for protocol, pool in arguments.probe
+    ]
+    arguments.out.write_text(json.dumps({"training": training, "results": results}))
+
+
+def train(
+    model: MaskedAutoencoder, stream: ClipStream, config: Config, steps: int | None, minutes: float | None
+) -> dict[str, Any]:
+    """AdamW with our warm-up and cosine, for that many steps or minutes."""
+    optim = config.optim
+    optimizer = torch.optim.AdamW(
+        model.mae.parameters(), betas=(optim.beta1, optim.beta2), weight_decay=optim.weight_decay, fused=True
+    )
+    dtype = autocast_dtype(config.train.precision, torch.device("cpu"))
+    start, step, loss = time.monotonic(), 0, torch.zeros(())
+    for batch in stream.batches():
+        done = step / steps if steps else (time.monotonic() - start) / (60 * (minutes or 1.0))
+        if done >= 1:
+            break
+        for group in optimizer.param_groups:
+            group["lr"] = optim.lr * rate_share(max(done, 1e-4), optim.warmup)
+        patches = model.patcher(batch.tensors, torch.Generator().manual_seed(step))
+        with torch.autocast("cpu", dtype, enabled=dtype is not None):
+            loss = model.loss(patches)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.mae.parameters(), optim.clip_norm)
+        optimizer.step()
+        step += 1
+    return {"steps": step, "seconds": round(time.monotonic() - start, 1), "loss": float(loss.detach())}
+
+
+if __name__ == "__main__":
+    main()
