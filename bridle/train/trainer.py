@@ -173,7 +173,9 @@ class Trainer:
             if phase.kind == "joint":
                 self.model.learned.fill_(True)
             if phase.kind == "encoder":
-                self.model.predictor.renew_head()
+                with torch.random.fork_rng(devices=[]):  # what it draws must not depend on the phases before
+                    torch.manual_seed(self._generator(3).initial_seed())
+                    self.model.predictor.renew_head()
 
     def _leave(self, phase: Phase) -> None:
         if phase.kind in ("tokenizer", "joint"):

@@ -139,9 +139,10 @@ def wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("step", [8, 20, 32])  # in the cold start, the tokenizer phase, the encoder phase
-def test_a_killed_run_resumes_to_the_same_weights(shards: Path, tmp_path: Path, step: int) -> None:
-    sets = ("train.checkpoint_every=4", "train.keep=2", "schedule.turns=1")
+# in the cold start, the tokenizer phase, the encoder phase, and in the second of two tokenizer phases
+@pytest.mark.parametrize(("turns", "step"), [(1, 8), (1, 20), (1, 32), (2, 28)])
+def test_a_killed_run_resumes_to_the_same_weights(shards: Path, tmp_path: Path, turns: int, step: int) -> None:
+    sets = ("train.checkpoint_every=4", "train.keep=2", f"schedule.turns={turns}")
     whole = api.pretrain(shards, recipe=recipe(*sets), out=tmp_path / "whole", steps=40)
     process = start(shards, tmp_path / "killed", sets)
     wait_for(tmp_path / "killed" / "checkpoints" / f"step-{step:08d}", process)
