@@ -30,7 +30,7 @@ GROUPS = {"audio": r"_([a-z]+)_", "image": None, "video": r"([^/]+)_\d+\.mp4$"}
 
 def main() -> None:
     """Runs the demo; a command that fails ends it with that command's exit code."""
-    console, started = Console(), time.monotonic()
+    console, started = Console(width=None if sys.stdout.isatty() else 120), time.monotonic()
     shutil.rmtree(ROOT / OUT, ignore_errors=True)
     rows = [one_modality(modality) for modality in ("audio", "image", "video")]
     picture = OUT / "codes.png"

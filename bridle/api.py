@@ -279,6 +279,11 @@ def evaluate(
     if folds is not None and test_share is not None:
         raise UsageError("--folds and --test-share are two ways to split", "Use one of them.")
     untrained = str(checkpoint) == "random"
+    if recipe and not untrained and any((recipe.modality, recipe.preset, recipe.file, recipe.sets)):
+        raise UsageError(
+            "A trained checkpoint brings its own configuration.",
+            "Leave out --preset, --config, --set and --modality, or use --checkpoint random.",
+        )
     return run(
         _untrained(recipe or Recipe(), Path(data), seed, device) if untrained else _model(checkpoint, device),
         Path(data),

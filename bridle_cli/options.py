@@ -13,6 +13,7 @@ from bridle_cli.console import Console
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
+PATH = click.Path(path_type=Path, readable=False)  # the library says what is wrong with a path, and how to go on
 MODALITIES = ("audio", "image", "video")
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
@@ -81,7 +82,7 @@ preset = click.option("--preset", metavar="NAME", default=None, help="A recipe, 
 config_file = click.option(
     "--config",
     "config_file",
-    type=click.Path(path_type=Path),
+    type=PATH,
     default=None,
     help="YAML over the preset; it may name one: extends: audio-tiny.",
 )
@@ -90,4 +91,4 @@ sets = click.option("--set", "sets", metavar="KEY=VALUE", multiple=True, help="O
 
 def out(help_text: str, *, required: bool = False) -> Callable[[_Command], _Command]:
     """`--out PATH`, with what lands there."""
-    return click.option("--out", type=click.Path(path_type=Path), default=None, required=required, help=help_text)
+    return click.option("--out", type=PATH, default=None, required=required, help=help_text)

@@ -35,7 +35,9 @@ def load_model(
     if str(source) != "random":
         return read_model(find_checkpoint(Path(source)), device)
     if config is None or statistics is None:
-        raise UsageError("an untrained model needs to know its shape", "Give a preset or a run to take it from.")
+        raise UsageError(
+            "an untrained model needs to know its shape", "Name a run, or train one: bridle pretrain --shards shards/"
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Bridle(config, statistics)

@@ -52,9 +52,11 @@ def read_model(folder: Path, device: str = "cpu") -> Bridle:
             raise KeyError(f"{len(names ^ set(weights))} weights are missing or unknown")
         model = Bridle(config, about["statistics"])
         model.load_state_dict(weights)
-    except (OSError, SafetensorError, ValidationError, KeyError, RuntimeError) as error:
+    except (OSError, SafetensorError, ValidationError, LookupError, TypeError, AttributeError, RuntimeError) as error:
+        lines = f"{type(error).__name__}: {error}".splitlines()
         raise DataError(
-            f"{folder} is not a usable model: {error}", "Use another checkpoint of the run, or train again."
+            f"{folder} is not a usable model: {lines[0]}" + (f" (and {len(lines) - 1} more)" if lines[1:] else ""),
+            "Use another checkpoint of the run, or train again.",
         ) from error
     model.source = str(folder)
     return model.eval().to(device)

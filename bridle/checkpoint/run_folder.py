@@ -4,6 +4,8 @@
     runs/NAME/state.json         status (running, complete, interrupted, failed), preset, shards, result
     runs/NAME/metrics.jsonl      one line every few steps
     runs/NAME/checkpoints/step-00000500/{model.safetensors, model.json, training.safetensors, training.json}
+    runs/NAME/.lock              held by the process that trains it
+    runs/.NAME.replaced          what --overwrite replaces, until the new run has learned something
 
 A checkpoint is written under a temporary name and renamed when it is whole: what has its final name can be used.
 """
@@ -13,6 +15,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +25,12 @@ from bridle.checkpoint.training_file import save_training
 from bridle.errors import DataError, UsageError
 from bridle.model import Bridle
 
-STATE, CONFIG, METRICS, CHECKPOINTS = "state.json", "config.yaml", "metrics.jsonl", "checkpoints"
+try:
+    import fcntl
+except ImportError:  # Windows: nothing keeps two processes apart there
+    fcntl = None  # type: ignore[assignment]
+
+STATE, CONFIG, METRICS, CHECKPOINTS, LOCK = "state.json", "config.yaml", "metrics.jsonl", "checkpoints", ".lock"
 
 
 class RunFolder:
@@ -45,13 +54,63 @@ class RunFolder:
                 )
             if not (path / STATE).exists():
                 raise UsageError(f"{path} is not a run: it will not be overwritten.", "Choose another --out.")
-            shutil.rmtree(path)
+            with cls(path).lock():  # not while another process trains it
+                cls(path)._put_aside()
         path.mkdir(parents=True, exist_ok=True)
         (path / CHECKPOINTS).mkdir()
         (path / CONFIG).write_text(config_yaml, encoding="utf-8")
         run = cls(path)
         run.update(**state)
         return run
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Only one process trains a run; the system lets go of the lock when that process dies.
+
+        Raises:
+            UsageError: another process holds it.
+        """
+        with open(self.path / LOCK, "w") as file:
+            try:
+                if fcntl:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UsageError(
+                    f"{self.path} is being trained by another process.",
+                    "Wait for it, stop it, or choose another --out.",
+                ) from error
+            yield
+
+    @property
+    def busy(self) -> bool:
+        """Whether another process trains it now."""
+        try:
+            with self.lock():
+                return False
+        except UsageError:
+            return True
+
+    @property
+    def _aside(self) -> Path:
+        return self.path.with_name(f".{self.path.name}.replaced")
+
+    def _put_aside(self) -> None:
+        """Out of the way, but not lost before the new run has learned something."""
+        if self._aside.exists() and not self._has_learned():
+            shutil.rmtree(self.path)  # a replacement that came to nothing: what it replaced is worth more
+        else:
+            shutil.rmtree(self._aside, ignore_errors=True)
+            self.path.rename(self._aside)
+
+    def _has_learned(self) -> bool:
+        return any(int(checkpoint.name.split("-")[1]) > 0 for checkpoint in self.checkpoints())
+
+    def give_up(self) -> None:
+        """Takes back a run that failed before it learned anything, and puts what it replaced in its place."""
+        if not self._has_learned():
+            shutil.rmtree(self.path, ignore_errors=True)
+            if self._aside.exists():
+                self._aside.rename(self.path)
 
     def state(self) -> dict[str, Any]:
         """`state.json`.
@@ -60,9 +119,15 @@ class RunFolder:
             DataError: this is no run.
         """
         try:
-            return json.loads((self.path / STATE).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise DataError(f"{self.path} is not a run: {STATE} cannot be read ({error})") from error
+            state = json.loads((self.path / STATE).read_text(encoding="utf-8"))
+            if missing := {"status", "preset", "shards", "limits"} - set(state):
+                raise ValueError(f"it lacks {', '.join(sorted(missing))}")
+        except (OSError, ValueError, TypeError) as error:
+            raise DataError(
+                f"{self.path} is not a run: {STATE} cannot be read ({error})",
+                "Runs lie below runs/ unless --out said so.",
+            ) from error
+        return dict(state)
 
     def update(self, **changes: Any) -> None:
         """Changes keys of `state.json`, all at once or not at all."""
@@ -92,6 +157,8 @@ class RunFolder:
             shutil.rmtree(replaced, ignore_errors=True)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+        if step:
+            shutil.rmtree(self._aside, ignore_errors=True)
         for old in self.checkpoints()[:-keep]:
             # Under its own name a half-deleted checkpoint would look like a whole one.
             shutil.rmtree(old.rename(old.with_name(f".{old.name}.old")), ignore_errors=True)
@@ -129,16 +196,24 @@ def newest_run(root: Path, *, unfinished: bool = False) -> Path:
     """The run below `root` that was written to last and has a checkpoint.
 
     Args:
-        unfinished: only runs that are not complete count.
+        unfinished: only runs count that are not complete and that no process is training.
 
     Raises:
         DataError: there is none.
     """
     runs = [state.parent for state in root.glob(f"**/{STATE}") if RunFolder(state.parent).checkpoints()]
+    runs = [run for run in runs if not any(part.startswith(".") for part in run.relative_to(root).parts)]
     if unfinished:
-        runs = [run for run in runs if RunFolder(run).state().get("status") != "complete"]
+        runs = [run for run in runs if _waits(RunFolder(run))]
     if not runs and unfinished:
         raise DataError(f"no run below {root} waits to be resumed", "Name one: bridle pretrain --resume RUN")
     if not runs:
         raise DataError(f"no run with a checkpoint below {root}", "Train one: bridle pretrain --shards shards/")
     return max(runs, key=lambda run: (run / STATE).stat().st_mtime)
+
+
+def _waits(run: RunFolder) -> bool:
+    try:
+        return run.state()["status"] != "complete" and not run.busy
+    except DataError:
+        return False  # named on its own it says what is wrong; it must not stand in the way of the others

@@ -18,6 +18,9 @@ def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
         EnvironmentFault: the disk is full or cannot be written.
     """
     try:
+        path.touch()
+        mode = path.stat().st_mode  # safetensors leaves files that nobody else can read
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+        path.chmod(mode)
     except (OSError, SafetensorError) as error:
         raise EnvironmentFault(f"{path} cannot be written: {error}", "Free some space and try again.") from error

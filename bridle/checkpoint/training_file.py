@@ -16,6 +16,7 @@ from bridle.checkpoint.tensor_file import write_tensors
 from bridle.errors import DataError
 
 TENSORS, COUNTERS = "training.safetensors", "training.json"
+_COUNTERS = {"step", "phase_index", "phase_step", "phase_seconds", "seconds", "clips", "last", "stream"}
 
 
 def save_training(training: dict[str, Any], folder: Path) -> None:
@@ -35,8 +36,10 @@ def load_training(folder: Path) -> dict[str, Any]:
     """
     try:
         counters = json.loads((folder / COUNTERS).read_text(encoding="utf-8"))
+        if missing := _COUNTERS - set(counters):
+            raise ValueError(f"{COUNTERS} lacks {', '.join(sorted(missing))}")
         return {**counters, "optimizer": load_file(folder / TENSORS)}
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, TypeError, SafetensorError) as error:
         raise DataError(f"{folder} cannot be resumed from: {error}", "Use another checkpoint of the run.") from error
 
 

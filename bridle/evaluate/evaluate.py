@@ -58,6 +58,8 @@ def evaluate(
     _check_choice("--protocol", protocol, PROTOCOLS)
     if pool is not None:
         _check_choice("--pool", pool, POOLS)
+    if group_by:
+        group_names([], group_by)  # a wrong expression is refused before the work, not after
     common = {"task": task, "protocol": protocol, "checkpoint": str(model.source)}
     if protocol == "codes":
         return common | _codes(model, data, seed, on_event)

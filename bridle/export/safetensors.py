@@ -29,7 +29,8 @@ from bridle.patches.cut import coordinates
 from bridle.schema import PatchBatch
 
 TOLERANCE = 1e-5  # features after reloading; on one machine they are equal to the bit
-_MARK = "model.json"  # what tells an export from any other folder
+_MARK = "preprocessing.json"  # what tells an export from a checkpoint
+_FILES = {"model.safetensors", "model.json", "config.yaml", "preprocessing.json", "README.md"}
 _EXAMPLES = {"audio": "clip.wav", "image": "photo.jpg", "video": "clip.mp4"}
 
 
@@ -91,8 +92,11 @@ def _check_output(out: Path, overwrite: bool) -> None:
         return
     if not overwrite:
         raise UsageError(f"{out} exists", "choose another --out, or add --overwrite")
-    if not out.is_dir() or (any(out.iterdir()) and not (out / _MARK).exists()):
-        raise UsageError(f"{out} exists and is not an export: it will not be replaced", "choose another --out")
+    found = {path.name for path in out.iterdir()} if out.is_dir() else {out.name}
+    if found and not (_MARK in found and found <= _FILES):
+        raise UsageError(
+            f"{out} is no export, or holds more than that: it will not be replaced", "choose another --out"
+        )
 
 
 def _describe(model: Bridle, folder: Path, out: Path) -> None:

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from bridle.errors import DataError, EnvironmentFault, UsageError
 from bridle.schema import Codes
@@ -87,10 +87,12 @@ def write_codes(path: Path, codes: Iterable[Codes], *, source: str = "", overwri
                     header=np.frombuffer(header.encode(), dtype=np.uint8),
                 )
         else:
-            save_file(arrays, temporary, metadata={"header": header})
+            temporary.write_bytes(save(arrays, metadata={"header": header}))
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
-        raise EnvironmentFault(f"{path} cannot be written: {error}") from error
+        raise EnvironmentFault(
+            f"{path} cannot be written: {error}", "Free some space, or name another --out."
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
     return {
@@ -112,7 +114,7 @@ def read_codes(path: Path) -> list[Codes]:
         arrays, header = _read_npz(path) if path.suffix == ".npz" else _read_safetensors(path)
         content = json.loads(header)
     except FileNotFoundError:
-        raise DataError(f"{path} does not exist") from None
+        raise DataError(f"{path} does not exist", "Write one: bridle tokenize FILES --out codes.npz") from None
     except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, SafetensorError) as error:
         raise DataError(f"{path} is not a codes file, or is damaged: {error}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:

@@ -6,7 +6,7 @@ inputs --find_sources--> Source --windows_of--> views the patcher understands, w
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from torch import Tensor
@@ -67,12 +67,20 @@ def find_sources(inputs: Sequence[Path], modality: Modality) -> tuple[Iterator[S
     if not inputs:
         raise UsageError("nothing to read", "name a file, a folder or a set of shards")
     found = [_find(Path(path), modality) for path in inputs]
+    if len(inputs) > 1:  # equal names below two folders stay apart
+        found = [(_below(Path(path), part), count) for path, (part, count) in zip(inputs, found, strict=True)]
     return (source for part, _ in found for source in part), sum(count for _, count in found)
+
+
+def _below(place: Path, sources: Iterator[Source]) -> Iterator[Source]:
+    """The same sources, called by the input they came with."""
+    for source in sources:
+        yield source if source.path == str(place) else replace(source, path=str(place / source.path))
 
 
 def _find(path: Path, modality: Modality) -> tuple[Iterator[Source], int]:
     if not path.exists():
-        raise DataError(f"{path} does not exist")
+        raise DataError(f"{path} does not exist", "Name a file, a folder of media, or a set of shards.")
     if is_sharded(path):
         try:
             sets = find_sets(path, modality)

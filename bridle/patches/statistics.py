@@ -8,8 +8,9 @@ Shapes: S samples, T frames, M mel bins, C channels.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -19,6 +20,11 @@ from bridle.schema import Clip, MediaInfo, Modality
 RATE_HZ = 16000
 MEL_BINS = 128
 _WINDOW_S = {Modality.AUDIO: 10.0, Modality.VIDEO: 1.0}  # of a long clip; the rest would hardly change the sums
+_NEEDED = {  # of each modality: statistics, how many numbers each is, and the sizes that presets adapt to
+    Modality.AUDIO: (("fbank_mean", "fbank_std"), 1, ("duration_s", "rate_hz")),
+    Modality.IMAGE: (("pixel_mean", "pixel_std"), 3, ("short_side",)),
+    Modality.VIDEO: (("pixel_mean", "pixel_std"), 3, ("frames", "short_side")),
+}
 _SMALLEST_STD = 1e-3  # silence or one flat colour: leave the values near zero instead of dividing by zero
 
 
@@ -94,3 +100,17 @@ def _fbank_moments(clip: Clip) -> Moments:
     floor = torch.finfo(torch.float32).eps
     mel_TM = mel_TM[(mel_TM > torch.tensor(floor).log().double() + 1e-6).any(-1)]
     return Moments(float(mel_TM.numel()), (mel_TM.sum().item(),), (mel_TM.square().sum().item(),))
+
+
+def what_is_missing(modality: Modality, statistics: Mapping[str, Any], extent: Mapping[str, Any]) -> str | None:
+    """What a set of this modality must state and does not; None when all is there."""
+    names, count, sizes = _NEEDED[modality]
+    for name in names:
+        value = statistics.get(name)
+        numbers = value if isinstance(value, list) else [value]
+        if len(numbers) != count or not all(isinstance(number, int | float) for number in numbers):
+            return f"lacks the corpus statistics of {modality}: {name} is {value!r}"
+    for name in sizes:
+        if len(extent.get(name, ())) != 3:
+            return f"lacks the sizes of {modality}: {name} is {extent.get(name)!r}"
+    return None

@@ -13,6 +13,7 @@ from bridle.errors import DataError
 from bridle.media import SUFFIXES, detect
 from bridle.schema import Modality
 
+_CSV_HINT = "Wanted: a first line `path,label`, then one line a file; or --labels folder."
 _PATH_COLUMNS = ("path", "file", "filename", "name")
 
 
@@ -49,7 +50,7 @@ def discover(raw: Path, modality: Modality | None) -> Found:
         DataError: no folder, no media, or several modalities to choose from.
     """
     if not raw.exists():
-        raise DataError(f"{raw} does not exist")
+        raise DataError(f"{raw} does not exist", "Name the folder that holds the media.")
     if not raw.is_dir():
         raise DataError(f"{raw} is a file, not a folder of media", f"Give its folder: bridle shard {raw.parent}")
     rejects: list[dict[str, str]] = []
@@ -94,7 +95,10 @@ def csv_labels(table: Path, files: list[str]) -> Labels:
         if file is None:
             labels.unmatched += 1
         elif labels.of.setdefault(file, label) != label:
-            raise DataError(f"{table}, line {line}: {path!r} is labelled {label!r} and {labels.of[file]!r} before")
+            raise DataError(
+                f"{table}, line {line}: {path!r} is labelled {label!r} and {labels.of[file]!r} before",
+                "Keep one of the two lines.",
+            )
     if files and not labels.of:
         raise DataError(f"{table} names none of the {len(files)} files", "Its paths are relative to the raw folder.")
     labels.unlabelled = len(files) - len(labels.of)
@@ -109,15 +113,17 @@ def _rows(table: Path) -> Iterator[tuple[int, str, str]]:
             reader.fieldnames = columns
             path_column = next((name for name in _PATH_COLUMNS if name in columns), None)
             if path_column is None or "label" not in columns:
-                raise DataError(f"{table} needs a header with the columns path,label; it has {','.join(columns)!r}")
+                raise DataError(
+                    f"{table} needs a header with the columns path,label; it has {','.join(columns)!r}", _CSV_HINT
+                )
             for row in reader:
                 if not row[path_column] or row["label"] is None or None in row:
-                    raise DataError(f"{table}, line {reader.line_num}: expected {len(columns)} values")
+                    raise DataError(f"{table}, line {reader.line_num}: expected {len(columns)} values", _CSV_HINT)
                 yield reader.line_num, row[path_column], row["label"].strip()
     except OSError as error:
-        raise DataError(f"{table} cannot be read: {error.strerror}") from error
+        raise DataError(f"{table} cannot be read: {error.strerror}", _CSV_HINT) from error
     except csv.Error as error:
-        raise DataError(f"{table}, line {reader.line_num}: {error}") from error
+        raise DataError(f"{table}, line {reader.line_num}: {error}", _CSV_HINT) from error
 
 
 def _walk(raw: Path, rejects: list[dict[str, str]]) -> Iterator[str]:
@@ -146,7 +152,8 @@ def _walk(raw: Path, rejects: list[dict[str, str]]) -> Iterator[str]:
                     (links if entry.is_symlink() else folders).append(path)
                 elif entry.is_file():
                     yield path
-                elif entry.is_symlink() and detect(path):
-                    rejects.append({"file": path, "reason": "a link to nothing"})
+                elif detect(path):
+                    reason = "a link to nothing" if entry.is_symlink() else "no regular file"
+                    rejects.append({"file": path, "reason": reason})
             except OSError as error:  # a link to itself
                 rejects.append({"file": path, "reason": f"cannot be read: {error.strerror}"})

@@ -5,18 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from bridle.errors import DataError
+from bridle.patches.statistics import what_is_missing
 from bridle.schema import Modality
 
 FILE = "manifest.json"
 FORMAT = "bridle-shards"
 VERSION = 1
+_HINT = "Write the set again with bridle shard --overwrite."
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,7 @@ class Manifest:
 
     Attributes:
         folder: where the set lies; not stored.
+        tar: the only one of its shards that is meant, or none; not stored.
         statistics: `fbank_mean`, `fbank_std`, or `pixel_mean`, `pixel_std` (see `bridle.patches.statistics`).
         extent: 5, 50 and 95 % quantiles over the samples of `duration_s` and `rate_hz` (audio, video), `frames`
             (video) and `short_side` (image, video), each a list of three.
@@ -54,11 +57,17 @@ class Manifest:
     rejects: list[dict[str, str]] = field(default_factory=list)
     created_by: str = ""
     folder: Path = Path()
+    tar: str = ""
+
+    @property
+    def place(self) -> Path:
+        """What `find_sets` finds it by."""
+        return self.folder / self.tar
 
     def to_json(self) -> str:
         """The text of `manifest.json`."""
         content = {"format": FORMAT, "version": VERSION, **asdict(self)}
-        del content["folder"]
+        del content["folder"], content["tar"]
         return json.dumps(content, indent=1) + "\n"
 
 
@@ -74,7 +83,7 @@ def read_manifest(folder: Path) -> Manifest:
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
     except ValueError as error:
-        raise DataError(f"{path} is not JSON: {error}", "Write the set again with bridle shard --overwrite.") from error
+        raise DataError(f"{path} is not JSON: {error}", _HINT) from error
     manifest = _parse(content, path)
     for shard in manifest.shards:
         _check_size(manifest, shard)
@@ -82,17 +91,21 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def find_sets(path: Path, modality: Modality | None = None) -> list[Manifest]:
-    """Every set at or below a folder, of one modality, sorted by path.
+    """Every set at or below a folder, of one modality, sorted by path. A manifest stands for its set, a tar for itself.
 
     Raises:
         DataError: no sets, sets of several modalities and none chosen, or a set that is damaged.
     """
     path = Path(path)
-    start = path.parent if path.is_file() else path  # a manifest or a tar stands for its set
     if not path.exists():
         raise DataError(f"{path} does not exist", _make_hint())
-    folders = sorted(folder for folder, _, files in os.walk(start, followlinks=False) if FILE in files)
-    parsed = [_parse_quietly(Path(folder)) for folder in folders if not _is_partial(Path(folder), start)]
+    if path.is_file():
+        folders = [path.parent] if (path.parent / FILE).exists() else []
+    else:
+        walk = os.walk(path, followlinks=False)
+        folders = sorted(Path(folder) for folder, _, files in walk if FILE in files)
+        folders = [folder for folder in folders if not _is_partial(folder, path)]
+    parsed = [_parse_quietly(folder) for folder in folders]
     sets = [found for found in parsed if found is not None]
     if not sets:
         raise DataError(f"no shards below {path}", _make_hint(modality))
@@ -102,7 +115,17 @@ def find_sets(path: Path, modality: Modality | None = None) -> list[Manifest]:
         raise DataError(f"no {modality} shards below {path}; found {listing}", _make_hint(modality))
     if len({found.modality for found in chosen}) > 1:
         raise DataError(f"shards of several modalities below {path}: {listing}", "Choose one with --modality.")
-    return [read_manifest(found.folder) for found in chosen]
+    manifests = [read_manifest(found.folder) for found in chosen]
+    return [_only(manifests[0], path)] if path.suffix == ".tar" else manifests
+
+
+def _only(manifest: Manifest, tar: Path) -> Manifest:
+    """One tar of a set, with the set's statistics."""
+    shards = [shard for shard in manifest.shards if shard.file == tar.name]
+    if not shards:
+        raise DataError(f"{tar} is not one of the tars in {manifest.folder / FILE}", "Name the set's folder.")
+    (shard,) = shards
+    return replace(manifest, shards=shards, samples=shard.samples, bytes=shard.bytes, tar=tar.name)
 
 
 def verify(manifest: Manifest) -> None:
@@ -144,20 +167,28 @@ def _parse(content: Any, path: Path) -> Manifest:
             f"{path} has format version {version}, this BRIDLE reads up to {VERSION}", "Update BRIDLE to read this set."
         )
     try:
-        known = {name: content[name] for name in Manifest.__slots__ if name in content and name != "folder"}
+        known = {
+            name: content[name] for name in Manifest.__slots__ if name in content and name not in ("folder", "tar")
+        }
         manifest = TypeAdapter(Manifest).validate_python({**known, "folder": path.parent})
     except ValidationError as error:
         mistakes = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:3])
-        raise DataError(
-            f"{path} is damaged: {mistakes}", "Write the set again with bridle shard --overwrite."
-        ) from error
-    if not manifest.statistics:
-        raise DataError(f"{path} lacks the corpus statistics", "Write the set again with bridle shard --overwrite.")
-    if any(os.sep in shard.file or shard.file in ("", "..") for shard in manifest.shards):
-        raise DataError(f"{path} names a shard outside its folder")
-    if manifest.samples != sum(shard.samples for shard in manifest.shards):
-        raise DataError(f"{path} disagrees with itself: {manifest.samples} samples, its shards hold another number")
+        raise DataError(f"{path} is damaged: {mistakes}", _HINT) from error
+    if mistake := _mistake(manifest):
+        raise DataError(f"{path} {mistake}", _HINT)
     return manifest
+
+
+def _mistake(manifest: Manifest) -> str | None:
+    """What is wrong with a manifest whose values have the right types."""
+    files = [shard.file for shard in manifest.shards]
+    if any(os.sep in file or file in ("", "..") for file in files):
+        return "names a shard outside its folder"
+    if len(set(files)) < len(files):
+        return "names a shard twice"
+    if manifest.samples != sum(shard.samples for shard in manifest.shards):
+        return f"disagrees with itself: {manifest.samples} samples, its shards hold another number"
+    return what_is_missing(manifest.modality, manifest.statistics, manifest.extent)
 
 
 def _check_size(manifest: Manifest, shard: Shard) -> None:

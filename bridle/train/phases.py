@@ -47,8 +47,20 @@ def plan_phases(
         lengths = [("joint", total)]
     if max_minutes is not None:
         return [Phase(kind, None, 60 * max_minutes * length / total) for kind, length in lengths]
-    all_steps = steps if steps is not None else (epochs if epochs is not None else total) * steps_per_epoch
-    return [Phase(kind, max(1, round(all_steps * length / total))) for kind, length in lengths]
+    wanted = steps if steps is not None else (epochs if epochs is not None else total) * steps_per_epoch
+    counts = _divide(max(1, round(wanted)), [length for _, length in lengths])
+    return [Phase(kind, count) for (kind, _), count in zip(lengths, counts, strict=True) if count]
+
+
+def _divide(steps: int, shares: list[float]) -> list[int]:
+    """Whole numbers in these proportions that add up to `steps`; none is zero while another is above one."""
+    ends = [round(steps * sum(shares[: n + 1]) / sum(shares)) for n in range(len(shares))]
+    counts = [end - start for start, end in zip([0, *ends], ends, strict=False)]
+    for n, count in enumerate(counts):
+        if not count and max(counts) > 1:
+            counts[counts.index(max(counts))] -= 1
+            counts[n] = 1
+    return counts
 
 
 def rate_share(fraction: float, warmup: float) -> float:

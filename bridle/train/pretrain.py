@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from bridle import distributed
 from bridle.checkpoint import RunFolder, find_checkpoint, load_training, read_model
 from bridle.config import dump
 from bridle.config.sections import Config
-from bridle.errors import BridleError, Interrupted
+from bridle.errors import DataError, Interrupted, NumericalError
 from bridle.model import Bridle
 from bridle.sharding import Manifest, merge_statistics
 from bridle.stream import ClipStream
@@ -54,10 +55,17 @@ def pretrain(
         UsageError: `out` exists.
     """
     limits: dict[str, Any] = {"steps": steps, "epochs": epochs, "max_minutes": max_minutes}
-    if resume:
-        limits = RunFolder(out).state()["limits"]
+    run, training = RunFolder(out), None
     torch.manual_seed(config.train.seed)
-    model = Bridle(config, merge_statistics(manifests)) if not resume else read_model(find_checkpoint(out))
+    if resume:
+        state = run.state()
+        if state["status"] == "complete" and not dry_run:
+            on_event("warning", message=f"{out} is complete: there is nothing left to do")
+            return dict(state["result"])
+        limits = state["limits"]
+        model, training = _newest_usable(run, on_event)
+    else:
+        model = Bridle(config, merge_statistics(manifests))
     model = model.to(device)
     stream = ClipStream(
         manifests,
@@ -70,35 +78,56 @@ def pretrain(
         rank=distributed.rank(),
         world=distributed.world(),
     )
+    if training:
+        stream.load(training["stream"])  # says so if these are other shards, before anything is touched
     phases = plan_phases(config.schedule, stream.samples / stream.batch_size, **limits)
     plan = describe(model, stream, phases, device, config)
     if dry_run:
         return {"run": str(out), "modality": model.modality, "preset": preset, **plan}
-    if resume:
-        run = RunFolder(out)
-        run.update(status="running")
-    else:
+    if not resume:
         state = {
             "status": "running",
             "modality": model.modality,
             "preset": preset,
-            "shards": [str(manifest.folder.resolve()) for manifest in manifests],
+            "shards": [str(manifest.place.resolve()) for manifest in manifests],
             "limits": limits,
         }
         run = RunFolder.create(out, dump(config), state, overwrite=overwrite)
-    on_event("start", **plan)
-    return _train(Trainer(model, stream, phases, run, device, on_event), resume, preset)
+    with run.lock():
+        run.update(status="running")
+        on_event("start", **plan)
+        return _train(Trainer(model, stream, phases, run, device, on_event), training, preset)
 
 
-def _train(trainer: Trainer, resume: bool, preset: str) -> dict[str, Any]:
+def _newest_usable(run: RunFolder, on_event: OnEvent) -> tuple[Bridle, dict[str, Any]]:
+    """Model and training state of the newest checkpoint that can be read.
+
+    Raises:
+        DataError: there is none.
+    """
+    damaged: DataError | None = None
+    for folder in reversed(run.checkpoints()):
+        try:
+            return read_model(folder), load_training(folder)
+        except DataError as error:
+            damaged = damaged or error
+            on_event("warning", message=f"{error.message}; trying the checkpoint before")
+    raise damaged or DataError(f"{run.path} holds no checkpoint to go on from.", "Start it again with --overwrite.")
+
+
+def _train(trainer: Trainer, training: dict[str, Any] | None, preset: str) -> dict[str, Any]:
     run, started = trainer.run, time.monotonic()
     try:
-        trainer.train(load_training(find_checkpoint(run.path)) if resume else None)
+        trainer.train(training)
     except Interrupted:
         run.update(status="interrupted")
         raise
-    except BridleError:
-        run.update(status="failed")
+    except Exception as error:
+        if training is None and not isinstance(error, NumericalError):
+            run.give_up()
+        with suppress(OSError):  # a full disk has been named already
+            if run.path.exists():
+                run.update(status="failed")
         raise
     result = {
         "run": str(run.path),

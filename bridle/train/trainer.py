@@ -6,6 +6,7 @@ from its cursor; so a checkpoint needs no generator states.
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 import time
@@ -109,6 +110,11 @@ class Trainer:
                 self._save(optimizer_state(optimizer))
                 if self._stop:
                     raise Interrupted(self._stop)
+        if not math.isfinite(self.last.get("loss", 0.0)):
+            raise NumericalError(
+                f"the {phase.kind} phase ended with a loss that is not finite; {self.skipped} steps were skipped.",
+                "Lower --set optim.lr, or use --set train.precision=float32.",
+            )
         self._leave(phase)
         self._save({})
 

@@ -12,7 +12,7 @@ from bridle_cli.console import Console
 
 
 @click.command(name="export")
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=options.PATH)
 @click.option("--format", "format_", type=click.Choice(["safetensors"]), required=True, help="What to write.")
 @options.out("Folder for the files.", required=True)
 @options.overwrite

@@ -19,7 +19,7 @@ _NEWEST = "newest"
 @click.command(name="pretrain")
 @click.option(
     "--shards",
-    type=click.Path(path_type=Path),
+    type=options.PATH,
     default=None,
     help="A set, or a folder of sets of one modality; default: shards.",
 )

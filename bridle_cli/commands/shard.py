@@ -15,7 +15,7 @@ _SHOWN_REJECTS = 20
 
 
 @click.command(name="shard")
-@click.argument("raw", type=click.Path(path_type=Path))
+@click.argument("raw", type=options.PATH)
 @options.modality
 @options.out("Folder of the shards; default: shards/NAME.")
 @click.option("--name", default=None, help="Name of the set; default: the folder's name.")

@@ -93,12 +93,12 @@ def test_outputs_are_not_overwritten_unasked(tmp_path: Path) -> None:
     run, _ = checkpoint(tmp_path / "run")
     out = tmp_path / "encoder"
     export(run, out=out)
-    (out / "old").touch()
+    (out / "README.md").write_text("old")
     with pytest.raises(UsageError, match="--overwrite"):
         export(run, out=out)
-    assert (out / "old").exists()
+    assert (out / "README.md").read_text() == "old"
     export(run, out=out, overwrite=True)
-    assert not (out / "old").exists()
+    assert (out / "README.md").read_text() != "old"
     assert {p.name for p in tmp_path.iterdir()} == {"run", "encoder"}
 
 
@@ -106,9 +106,14 @@ def test_a_folder_that_is_no_export_is_never_replaced(tmp_path: Path) -> None:
     run, _ = checkpoint(tmp_path / "run")
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.tex").touch()
-    with pytest.raises(UsageError, match="will not be replaced"):
-        export(run, out=tmp_path / "thesis", overwrite=True)
-    assert (tmp_path / "thesis" / "chapter.tex").exists()
+    mixed, _ = checkpoint(tmp_path / "mixed")
+    export(run, out=tmp_path / "encoder")
+    (tmp_path / "encoder" / "notes.txt").touch()
+    for place in (tmp_path / "thesis", mixed, tmp_path / "encoder"):
+        before = sorted(path.name for path in place.iterdir())
+        with pytest.raises(UsageError, match="will not be replaced"):
+            export(run, out=place, overwrite=True)
+        assert sorted(path.name for path in place.iterdir()) == before
 
 
 def test_a_model_that_comes_back_different_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ from bridle.errors import DataError, MediaError, UsageError
 from bridle.infer import Pretrained, read_codes, sources, tokenize_inputs, write_codes
 from bridle.model import Bridle
 from bridle.schema import Clip, Codes, Modality
+from bridle.sharding import shard
 
 RATE_HZ = 16000
 SMALL: dict[str, Any] = {
@@ -156,6 +157,21 @@ def test_video_steps_follow_the_clips_own_rate() -> None:
 
 
 # --- bad input ---------------------------------------------------------------------------------------------------
+
+
+def test_equal_names_below_two_folders_stay_apart(audio_model: Bridle, recordings: Path) -> None:
+    one = [codes.file for codes in tokenize_inputs(audio_model, [recordings / "b"])]
+    assert one == ["long.wav", "one window.wav"]
+    two = [codes.file for codes in tokenize_inputs(audio_model, [recordings / "a", recordings / "b"])]
+    assert str(recordings / "a" / "long.wav") in two
+    assert len(set(two)) == len(two) == 4
+
+
+def test_tars_named_one_by_one_are_read_once(audio_model: Bridle, recordings: Path, tmp_path: Path) -> None:
+    shard(recordings, Modality.AUDIO, tmp_path / "set", max_size_bytes=1)
+    tars = sorted((tmp_path / "set").glob("*.tar"))
+    assert len(tars) > 1
+    assert len(list(tokenize_inputs(audio_model, tars))) == len(list(tokenize_inputs(audio_model, [tmp_path / "set"])))
 
 
 def test_another_modality_names_both(audio_model: Bridle, tmp_path: Path) -> None:

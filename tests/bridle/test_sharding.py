@@ -372,7 +372,11 @@ def test_a_manifest_that_disagrees_is_named(few: Path, tmp_path: Path) -> None:
 
 def make_set(folder: Path, modality: Modality) -> None:
     folder.mkdir(parents=True)
-    (folder / "manifest.json").write_text(Manifest(folder.name, modality, [], 0, 0, statistics={"some": 0.0}).to_json())
+    audio = modality is Modality.AUDIO
+    statistics = {"fbank_mean": -4.0, "fbank_std": 4.0} if audio else {"pixel_mean": [0.5] * 3, "pixel_std": [0.2] * 3}
+    extent = {name: [1.0, 1.0, 1.0] for name in ("duration_s", "rate_hz", "frames", "short_side")}
+    manifest = Manifest(folder.name, modality, [], 0, 0, statistics=statistics, extent=extent)
+    (folder / "manifest.json").write_text(manifest.to_json())
 
 
 def test_find_sets_of_several_kinds(tmp_path: Path) -> None:
@@ -392,7 +396,17 @@ def test_find_sets_of_several_kinds(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("samples", "many"), ("shards", [{"file": 3}]), ("modality", "smell"), ("statistics", {})]
+    ("key", "value"),
+    [
+        ("samples", "many"),
+        ("shards", [{"file": 3}]),
+        ("shards", [{"file": "a.tar", "samples": 0, "bytes": 0, "sha256": ""}] * 2),
+        ("modality", "smell"),
+        ("modality", "image"),
+        ("statistics", {}),
+        ("statistics", {"fbank_mean": "a", "fbank_std": None}),
+        ("extent", {"duration_s": [1.0], "rate_hz": [1.0]}),
+    ],
 )
 def test_a_manifest_of_wrong_types_is_named(tmp_path: Path, key: str, value: object) -> None:
     make_set(tmp_path / "set", Modality.AUDIO)
@@ -400,3 +414,15 @@ def test_a_manifest_of_wrong_types_is_named(tmp_path: Path, key: str, value: obj
     path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
     with pytest.raises(DataError, match=r"manifest\.json"):
         find_sets(tmp_path)
+
+
+def test_a_tar_stands_for_itself(few: Path, tmp_path: Path) -> None:
+    shard(few, Modality.AUDIO, tmp_path / "set", max_size_bytes=1)
+    manifest = read_manifest(tmp_path / "set")
+    assert len(manifest.shards) > 1
+    for one in manifest.shards:
+        (part,) = find_sets(tmp_path / "set" / one.file)
+        assert (part.samples, [found.file for found in part.shards]) == (one.samples, [one.file])
+    (tmp_path / "set" / "other.tar").touch()
+    with pytest.raises(DataError, match="not one of the tars"):
+        find_sets(tmp_path / "set" / "other.tar")

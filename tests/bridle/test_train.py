@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -13,10 +14,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from bridle import api
-from bridle.checkpoint import load_model, read_state
+from bridle.checkpoint import RunFolder, load_model, newest_run, read_state
 from bridle.config.sections import ScheduleSection
 from bridle.errors import DataError, NumericalError, UsageError
 from bridle.train.objectives import level_weights
@@ -174,6 +177,97 @@ def test_an_interrupt_finishes_the_step_and_saves(shards: Path, tmp_path: Path, 
     assert api.resume(tmp_path / "run")["steps"] == 40
 
 
+def test_one_process_trains_a_run(shards: Path, tmp_path: Path) -> None:
+    process = start(shards, tmp_path / "runs" / "x", ("train.checkpoint_every=2", "schedule.turns=0"))
+    wait_for(tmp_path / "runs" / "x" / "checkpoints" / "step-00000002", process)
+    process.send_signal(signal.SIGSTOP)
+    try:
+        with pytest.raises(UsageError, match="another process"):
+            api.resume(tmp_path / "runs" / "x")
+        with pytest.raises(UsageError, match="another process"):
+            api.pretrain(shards, recipe=recipe(), out=tmp_path / "runs" / "x", steps=2, overwrite=True)
+        with pytest.raises(DataError, match="waits to be resumed"):
+            newest_run(tmp_path / "runs", unfinished=True)
+    finally:
+        process.kill()
+        process.wait()
+    assert newest_run(tmp_path / "runs", unfinished=True) == tmp_path / "runs" / "x"
+    assert api.resume(tmp_path / "runs" / "x")["steps"] == 40
+
+
+def test_a_complete_run_stays_complete(shards: Path, tmp_path: Path) -> None:
+    whole = api.pretrain(shards, recipe=recipe(), out=tmp_path / "run", steps=4)
+    (tmp_path / "other").mkdir()
+    api.shard(MEDIA / "image" / "life_by_Aitzol_Berasategi", modality="image", out=tmp_path / "other" / "s", workers=1)
+    assert api.resume(tmp_path / "run", shards=tmp_path / "other")["checkpoint"] == whole["checkpoint"]
+    assert read_state(tmp_path / "run")["status"] == "complete"
+
+
+def test_other_shards_are_refused_before_anything_is_touched(shards: Path, tmp_path: Path) -> None:
+    with pytest.raises(NumericalError):
+        api.pretrain(shards, recipe=recipe("optim.lr=1e30"), out=tmp_path / "run", steps=60)
+    before = (tmp_path / "run" / "state.json").read_bytes()
+    api.shard(MEDIA / "image" / "life_by_Aitzol_Berasategi", modality="image", out=tmp_path / "other", workers=1)
+    with pytest.raises(DataError, match="samples"):
+        api.resume(tmp_path / "run", shards=tmp_path / "other")
+    assert (tmp_path / "run" / "state.json").read_bytes() == before
+
+
+def test_what_overwrite_replaces_is_kept_until_the_new_run_has_learned(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api.pretrain(shards, recipe=recipe(), out=tmp_path / "run", steps=4)
+    old = weights(tmp_path / "run")
+
+    def full_disk(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("bridle.checkpoint.run_folder.save_training", full_disk)
+        with pytest.raises(OSError, match="No space"):
+            api.pretrain(shards, recipe=recipe("train.seed=1"), out=tmp_path / "run", steps=4, overwrite=True)
+        with pytest.raises(OSError, match="No space"):
+            api.pretrain(shards, recipe=recipe(), out=tmp_path / "new", steps=4)
+    assert all(torch.equal(weights(tmp_path / "run")[name], old[name]) for name in old)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    api.pretrain(shards, recipe=recipe("train.seed=1"), out=tmp_path / "run", steps=4, overwrite=True)
+    assert not all(torch.equal(weights(tmp_path / "run")[name], old[name]) for name in old)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_resume_takes_the_checkpoint_before_a_damaged_one(shards: Path, tmp_path: Path) -> None:
+    process = start(shards, tmp_path / "run", ("train.checkpoint_every=2", "train.keep=9", "schedule.turns=0"))
+    wait_for(tmp_path / "run" / "checkpoints" / "step-00000004", process)
+    process.kill()
+    process.wait()
+    newest = sorted((tmp_path / "run" / "checkpoints").glob("step-*"))[-1]
+    (newest / "model.safetensors").write_bytes(b"cut")
+    said: list[str] = []
+    result = api.resume(tmp_path / "run", on_event=lambda kind, **fields: said.append(fields.get("message", "")))
+    assert result["steps"] == 40
+    assert any(newest.name in message and "checkpoint before" in message for message in said)
+
+
+@pytest.mark.parametrize("name", ["state.json", "checkpoints/step-00000004/training.json"])
+def test_a_run_with_empty_files_is_named(shards: Path, tmp_path: Path, name: str) -> None:
+    api.pretrain(shards, recipe=recipe("train.keep=1"), out=tmp_path / "run", steps=4)
+    run = RunFolder(tmp_path / "run")
+    run.update(status="interrupted")
+    (tmp_path / "run" / name).write_text("{}")
+    with pytest.raises(DataError, match="lacks"):
+        api.resume(tmp_path / "run")
+
+
+def test_others_may_read_the_weights(shards: Path, tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        api.pretrain(shards, recipe=recipe(), out=tmp_path / "run", steps=2)
+    finally:
+        os.umask(before)
+    files = list((tmp_path / "run").rglob("*.safetensors"))
+    assert files and all(file.stat().st_mode & 0o777 == 0o644 for file in files)
+
+
 def test_what_is_not_finite_is_skipped_and_then_given_up(shards: Path, tmp_path: Path) -> None:
     with pytest.raises(NumericalError, match="finite"):
         api.pretrain(shards, recipe=recipe("optim.lr=1e30"), out=tmp_path / "run", steps=60)
@@ -234,11 +328,22 @@ def test_phases_and_rates_by_hand() -> None:
         ("encoder", 150),
     ]
     assert [p.steps for p in plan_phases(schedule, 2.0, steps=40)] == [20, 5, 15]
+    assert [p.steps for p in plan_phases(schedule, 2.0, steps=3)] == [1, 1, 1]
     assert [p.seconds for p in plan_phases(schedule, 2.0, max_minutes=2)] == [60.0, 15.0, 45.0]
     assert rate_share(0.05, 0.1) == pytest.approx(0.5)
     assert rate_share(0.1, 0.1) == pytest.approx(1.0)
     assert rate_share(0.55, 0.1) == pytest.approx(0.5)
     assert rate_share(1.0, 0.1) == pytest.approx(0.0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(steps=st.integers(1, 300), turns=st.integers(0, 4), shares=st.tuples(*[st.floats(0.5, 100)] * 3))
+def test_as_many_steps_as_asked_for(steps: int, turns: int, shares: tuple[float, float, float]) -> None:
+    cold, tokenizer, encoder = shares
+    schedule = ScheduleSection(turns=turns, cold=cold, tokenizer=tokenizer, encoder=encoder)
+    phases = plan_phases(schedule, 2.0, steps=steps)
+    assert sum(phase.steps or 0 for phase in phases) == steps
+    assert len(phases) == min(steps, 1 + 2 * turns)
 
 
 def test_level_weights_by_hand() -> None:

@@ -94,6 +94,7 @@ def test_a_file_name_cannot_move_the_cursor(failing, capsys) -> None:
         (["eval", "--data", "x"], "--task"),
         (["eval", "--task", "k400", "--data", "x"], "'folder'"),
         (["eval", "--task", "folder", "--data", "x", "--folds", "3", "--test-share", "0.2"], "--test-share"),
+        (["eval", "--task", "folder", "--data", "x", "--checkpoint", "runs/x", "--set", "mask.ratio=1"], "--set"),
         (["export", "runs/x", "--format", "onnx", "--out", "y"], "'safetensors'"),
         (["pretrain", "--steps", "0"], "--steps"),
         (["pretrain", "--steps", "5", "--epochs", "2"], "exclude each other"),
