@@ -168,6 +168,7 @@ class ScheduleSection(Section):
     cold: Rate = 100.0
     tokenizer: Rate = 25.0  # each
     encoder: Annotated[float, Field(ge=0.0)] = 100.0  # each; 0 leaves it out: the tokenizer has the last word
+    restart: bool = False  # an encoder phase begins with a new encoder instead of going on with the one before
     joint_every: Positive = 4  # joint mode: tokenizer loss every n-th step ...
     joint_weight: Rate = 0.2  # ... with this weight
 

@@ -71,6 +71,14 @@ class Bridle(nn.Module):
         h_BVD = self.encoder(x_BVP, visible_BV3, mask.visible_valid_BV)[:, 1:]
         return self.predictor(h_BVD, visible_BV3, masked_BM3, mask.visible_valid_BV, mask.masked_valid_BM)
 
+    def restart_encoder(self) -> None:
+        """New weights for encoder and predictor, from the global generator."""
+        fresh = type(self)(self.config, self.statistics)
+        for part in ("encoder", "predictor"):
+            getattr(self, part).load_state_dict(getattr(fresh, part).state_dict())
+        if self.average is not None:
+            self.average.load_state_dict(fresh.encoder.state_dict())
+
     @torch.no_grad()
     def follow(self, step: int) -> None:
         """The encoder's average takes in the weights after that step; in a young run it forgets faster."""

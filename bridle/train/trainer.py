@@ -181,7 +181,10 @@ class Trainer:
             if phase.kind == "encoder":
                 with torch.random.fork_rng(devices=[]):  # what it draws must not depend on the phases before
                     torch.manual_seed(self._generator(3).initial_seed())
-                    self.model.predictor.renew_head()
+                    if self.config.schedule.restart:
+                        self.model.restart_encoder()
+                    else:
+                        self.model.predictor.renew_head()
 
     def _leave(self, phase: Phase) -> None:
         if phase.kind in ("tokenizer", "joint"):

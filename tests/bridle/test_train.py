@@ -93,6 +93,19 @@ def test_a_phase_moves_its_own_parts_only(shards: Path, tmp_path: Path) -> None:
     assert moved(tokenizer, encoder) == {"encoder", "predictor"}
 
 
+def test_an_encoder_phase_goes_on_or_starts_afresh(shards: Path, tmp_path: Path) -> None:
+    sets = ("schedule.turns=1", "schedule.cold=2", "schedule.tokenizer=1", "schedule.encoder=1", "optim.lr=1e-9")
+    for name, restart in (("on", "false"), ("afresh", "true")):
+        api.pretrain(shards, recipe=recipe(*sets, f"schedule.restart={restart}"), out=tmp_path / name, steps=8)
+    start = load_file(tmp_path / "on" / "checkpoints" / "step-00000006" / "model.safetensors")
+    moved = {
+        name: (weights(tmp_path / name)["encoder.embed.weight"] - start["encoder.embed.weight"]).abs().max().item()
+        for name in ("on", "afresh")
+    }
+    assert moved["on"] < 1e-6  # at that rate nothing moves by itself
+    assert moved["afresh"] > 1e-3
+
+
 def test_joint_mode_trains_all_parts_at_once(shards: Path, tmp_path: Path) -> None:
     joint = recipe("schedule.mode=joint", "train.keep=9", "train.checkpoint_every=4")
     api.pretrain(shards, recipe=joint, out=tmp_path / "run", steps=12)
