@@ -84,7 +84,8 @@ class OnlineProbe:
 def leave_one_out_knn(h_FD: Tensor, labels_F: Tensor, neighbours: int = _NEIGHBOURS) -> float:
     """Share of clips whose nearest others, weighted by `exp(cosine / 0.07)`, vote for the right label."""
     h_FD = F.normalize(h_FD.float() - h_FD.float().mean(0), dim=-1)
-    cosine_FF = (h_FD @ h_FD.T).fill_diagonal_(-torch.inf)
+    with torch.autocast(h_FD.device.type, enabled=False):
+        cosine_FF = (h_FD @ h_FD.T).fill_diagonal_(-torch.inf)
     near_FR, who_FR = cosine_FF.topk(min(neighbours, len(h_FD) - 1))
     votes_FL = torch.zeros(len(h_FD), int(labels_F.max()) + 1, device=h_FD.device)
     votes_FL.scatter_add_(1, labels_F[who_FR], (near_FR / _TEMPERATURE).exp())

@@ -36,8 +36,10 @@ def pretrain(shards: Path, run: Path, *sets: str, steps: int = 12) -> list[dict[
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_the_probe_reports_features_and_codes(shards: Path, tmp_path: Path) -> None:
-    rows = pretrain(shards / "labelled", tmp_path / "run", "train.probe_every=4")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_probe_reports_features_and_codes(shards: Path, tmp_path: Path, precision: str) -> None:
+    sets = ("train.probe_every=4", f"train.precision={precision}")
+    rows = pretrain(shards / "labelled", tmp_path / "run", *sets)
     seen = [row["probe"] for row in rows if "probe" in row]
     assert len(seen) == 3
     for probe in seen:
