@@ -20,8 +20,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ValidationError, model_validator
+
 from bridle.checkpoint.model_file import ABOUT, save_model
-from bridle.checkpoint.training_file import save_training
+from bridle.checkpoint.training_file import mistakes, save_training
 from bridle.errors import DataError, UsageError
 from bridle.model import Bridle
 
@@ -31,6 +33,28 @@ except ImportError:  # Windows: nothing keeps two processes apart there
     fcntl = None  # type: ignore[assignment]
 
 STATE, CONFIG, METRICS, CHECKPOINTS, LOCK = "state.json", "config.yaml", "metrics.jsonl", "checkpoints", ".lock"
+
+
+class _Limits(BaseModel):
+    steps: int | None
+    epochs: float | None
+    max_minutes: float | None
+
+
+class _State(BaseModel):
+    """What `state.json` must hold."""
+
+    status: str
+    preset: str
+    shards: list[str]
+    limits: _Limits
+    result: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> _State:
+        if self.status == "complete" and self.result is None:
+            raise ValueError("complete without a result")
+        return self
 
 
 class RunFolder:
@@ -52,15 +76,19 @@ class RunFolder:
                 raise UsageError(
                     f"{path} exists already.", f"Continue it with --resume {path}, replace it with --overwrite."
                 )
-            if not (path / STATE).exists():
+            if not (path / STATE).exists() and not _is_stillborn(path):
                 raise UsageError(f"{path} is not a run: it will not be overwritten.", "Choose another --out.")
             with cls(path).lock():  # not while another process trains it
                 cls(path)._put_aside()
-        path.mkdir(parents=True, exist_ok=True)
-        (path / CHECKPOINTS).mkdir()
-        (path / CONFIG).write_text(config_yaml, encoding="utf-8")
         run = cls(path)
-        run.update(**state)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            (path / CHECKPOINTS).mkdir()
+            (path / CONFIG).write_text(config_yaml, encoding="utf-8")
+            run.update(**state)
+        except OSError:
+            run.give_up()
+            raise
         return run
 
     @contextmanager
@@ -105,12 +133,22 @@ class RunFolder:
     def _has_learned(self) -> bool:
         return any(int(checkpoint.name.split("-")[1]) > 0 for checkpoint in self.checkpoints())
 
-    def give_up(self) -> None:
-        """Takes back a run that failed before it learned anything, and puts what it replaced in its place."""
-        if not self._has_learned():
-            shutil.rmtree(self.path, ignore_errors=True)
-            if self._aside.exists():
-                self._aside.rename(self.path)
+    def give_up(self) -> bool:
+        """Takes back a run that failed before it learned anything, and puts what it replaced in its place.
+
+        Returns:
+            whether it did.
+        """
+        if self._has_learned():
+            return False
+        shutil.rmtree(self.path, ignore_errors=True)
+        if self._aside.exists():
+            self._aside.rename(self.path)
+        return True
+
+    def discard(self, checkpoint: Path) -> None:
+        """Removes a checkpoint; under its own name a half-deleted one would look like a whole one."""
+        shutil.rmtree(checkpoint.rename(checkpoint.with_name(f".{checkpoint.name}.old")), ignore_errors=True)
 
     def state(self) -> dict[str, Any]:
         """`state.json`.
@@ -119,15 +157,15 @@ class RunFolder:
             DataError: this is no run.
         """
         try:
-            state = json.loads((self.path / STATE).read_text(encoding="utf-8"))
-            if missing := {"status", "preset", "shards", "limits"} - set(state):
-                raise ValueError(f"it lacks {', '.join(sorted(missing))}")
-        except (OSError, ValueError, TypeError) as error:
+            state: dict[str, Any] = json.loads((self.path / STATE).read_text(encoding="utf-8"))
+            _State.model_validate(state)
+        except (OSError, ValueError) as error:
+            why = mistakes(error) if isinstance(error, ValidationError) else str(error)
             raise DataError(
-                f"{self.path} is not a run: {STATE} cannot be read ({error})",
+                f"{self.path} is not a run: {STATE} cannot be read ({why})",
                 "Runs lie below runs/ unless --out said so.",
             ) from error
-        return dict(state)
+        return state
 
     def update(self, **changes: Any) -> None:
         """Changes keys of `state.json`, all at once or not at all."""
@@ -160,8 +198,7 @@ class RunFolder:
         if step:
             shutil.rmtree(self._aside, ignore_errors=True)
         for old in self.checkpoints()[:-keep]:
-            # Under its own name a half-deleted checkpoint would look like a whole one.
-            shutil.rmtree(old.rename(old.with_name(f".{old.name}.old")), ignore_errors=True)
+            self.discard(old)
         return final
 
 
@@ -210,6 +247,11 @@ def newest_run(root: Path, *, unfinished: bool = False) -> Path:
     if not runs:
         raise DataError(f"no run with a checkpoint below {root}", "Train one: bridle pretrain --shards shards/")
     return max(runs, key=lambda run: (run / STATE).stat().st_mtime)
+
+
+def _is_stillborn(path: Path) -> bool:
+    """What a process killed in `RunFolder.create` leaves."""
+    return path.is_dir() and {file.name for file in path.rglob("*")} <= {CONFIG, CHECKPOINTS, LOCK}
 
 
 def _waits(run: RunFolder) -> bool:

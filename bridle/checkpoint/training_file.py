@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -16,7 +17,30 @@ from bridle.checkpoint.tensor_file import write_tensors
 from bridle.errors import DataError
 
 TENSORS, COUNTERS = "training.safetensors", "training.json"
-_COUNTERS = {"step", "phase_index", "phase_step", "phase_seconds", "seconds", "clips", "last", "stream"}
+
+
+class _Stream(BaseModel):
+    epoch: int
+    position: int
+    samples: int
+
+
+class _Counters(BaseModel):
+    """What `training.json` must hold."""
+
+    step: int
+    phase_index: int
+    phase_step: int
+    phase_seconds: float
+    seconds: float
+    clips: int
+    last: dict[str, Any]
+    stream: _Stream
+
+
+def mistakes(error: ValidationError) -> str:
+    """`stream.samples: Field required; step: Input should be a valid integer`."""
+    return "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()[:3])
 
 
 def save_training(training: dict[str, Any], folder: Path) -> None:
@@ -36,11 +60,11 @@ def load_training(folder: Path) -> dict[str, Any]:
     """
     try:
         counters = json.loads((folder / COUNTERS).read_text(encoding="utf-8"))
-        if missing := _COUNTERS - set(counters):
-            raise ValueError(f"{COUNTERS} lacks {', '.join(sorted(missing))}")
+        _Counters.model_validate(counters)
         return {**counters, "optimizer": load_file(folder / TENSORS)}
-    except (OSError, ValueError, TypeError, SafetensorError) as error:
-        raise DataError(f"{folder} cannot be resumed from: {error}", "Use another checkpoint of the run.") from error
+    except (OSError, ValueError, SafetensorError) as error:
+        why = f"{COUNTERS}: {mistakes(error)}" if isinstance(error, ValidationError) else str(error)
+        raise DataError(f"{folder} cannot be resumed from: {why}", "Use another checkpoint of the run.") from error
 
 
 def optimizer_state(optimizer: Optimizer) -> dict[str, Tensor]:

@@ -139,7 +139,9 @@ def _read_file(path: Path) -> tuple[Settings, str | None]:
     except UnicodeDecodeError:
         raise ConfigError(f"{path} is not a text file in UTF-8.") from None
     except OSError as error:
-        raise ConfigError(f"Cannot read the configuration {path}: {error.strerror}.") from None
+        raise ConfigError(
+            f"Cannot read the configuration {path}: {error.strerror}.", "bridle config show --preset NAME prints one."
+        ) from None
     return _read_yaml(text, str(path), lines=True)
 
 

@@ -8,6 +8,7 @@ Shapes: S samples, T frames, M mel bins, C channels.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -102,15 +103,21 @@ def _fbank_moments(clip: Clip) -> Moments:
     return Moments(float(mel_TM.numel()), (mel_TM.sum().item(),), (mel_TM.square().sum().item(),))
 
 
+def _above(low: float, value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value) and value > low
+
+
 def what_is_missing(modality: Modality, statistics: Mapping[str, Any], extent: Mapping[str, Any]) -> str | None:
     """What a set of this modality must state and does not; None when all is there."""
     names, count, sizes = _NEEDED[modality]
     for name in names:
         value = statistics.get(name)
         numbers = value if isinstance(value, list) else [value]
-        if len(numbers) != count or not all(isinstance(number, int | float) for number in numbers):
+        low = 0.0 if name.endswith("_std") else -math.inf
+        if len(numbers) != count or not all(_above(low, number) for number in numbers):
             return f"lacks the corpus statistics of {modality}: {name} is {value!r}"
     for name in sizes:
-        if len(extent.get(name, ())) != 3:
+        quantiles = extent.get(name, ())
+        if len(quantiles) != 3 or not all(_above(0.0, size) for size in quantiles):
             return f"lacks the sizes of {modality}: {name} is {extent.get(name)!r}"
     return None

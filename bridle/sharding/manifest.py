@@ -162,7 +162,7 @@ def _parse(content: Any, path: Path) -> Manifest:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise DataError(f"{path} is not a manifest of BRIDLE shards")
     version = content.get("version")
-    if not isinstance(version, int) or version > VERSION:
+    if type(version) is not int or not 1 <= version <= VERSION:
         raise DataError(
             f"{path} has format version {version}, this BRIDLE reads up to {VERSION}", "Update BRIDLE to read this set."
         )

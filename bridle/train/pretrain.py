@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -78,6 +79,12 @@ def pretrain(
         rank=distributed.rank(),
         world=distributed.world(),
     )
+    if math.prod(model.patcher.grid) < 2:
+        raise DataError(
+            f"the clips are so small that each is a single patch of {' x '.join(map(str, model.patcher.patch))}: "
+            "there is nothing to hide and nothing to predict from",
+            "Larger media, or smaller patches: --set patches.patch=... (sound: patches.patch_frames).",
+        )
     if training:
         stream.load(training["stream"])  # says so if these are other shards, before anything is touched
     phases = plan_phases(config.schedule, stream.samples / stream.batch_size, **limits)
@@ -100,19 +107,25 @@ def pretrain(
 
 
 def _newest_usable(run: RunFolder, on_event: OnEvent) -> tuple[Bridle, dict[str, Any]]:
-    """Model and training state of the newest checkpoint that can be read.
+    """Model and training state of the newest checkpoint that can be read; damaged ones after it are removed.
 
     Raises:
         DataError: there is none.
     """
-    damaged: DataError | None = None
+    first: DataError | None = None
+    damaged: list[Path] = []
     for folder in reversed(run.checkpoints()):
         try:
-            return read_model(folder), load_training(folder)
+            model, training = read_model(folder), load_training(folder)
         except DataError as error:
-            damaged = damaged or error
+            damaged.append(folder)
+            first = first or error
             on_event("warning", message=f"{error.message}; trying the checkpoint before")
-    raise damaged or DataError(f"{run.path} holds no checkpoint to go on from.", "Start it again with --overwrite.")
+            continue
+        for newer in damaged:
+            run.discard(newer)
+        return model, training
+    raise first or DataError(f"{run.path} holds no checkpoint to go on from.", "Start it again with --overwrite.")
 
 
 def _train(trainer: Trainer, training: dict[str, Any] | None, preset: str) -> dict[str, Any]:
@@ -123,10 +136,9 @@ def _train(trainer: Trainer, training: dict[str, Any] | None, preset: str) -> di
         run.update(status="interrupted")
         raise
     except Exception as error:
-        if training is None and not isinstance(error, NumericalError):
-            run.give_up()
-        with suppress(OSError):  # a full disk has been named already
-            if run.path.exists():
+        taken_back = training is None and not isinstance(error, NumericalError) and run.give_up()
+        if not taken_back:
+            with suppress(OSError):  # a full disk has been named already
                 run.update(status="failed")
         raise
     result = {

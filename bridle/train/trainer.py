@@ -110,7 +110,7 @@ class Trainer:
                 self._save(optimizer_state(optimizer))
                 if self._stop:
                     raise Interrupted(self._stop)
-        if not math.isfinite(self.last.get("loss", 0.0)):
+        if not math.isfinite(self.last.get("loss", math.nan)):
             raise NumericalError(
                 f"the {phase.kind} phase ended with a loss that is not finite; {self.skipped} steps were skipped.",
                 "Lower --set optim.lr, or use --set train.precision=float32.",

@@ -405,7 +405,11 @@ def test_find_sets_of_several_kinds(tmp_path: Path) -> None:
         ("modality", "image"),
         ("statistics", {}),
         ("statistics", {"fbank_mean": "a", "fbank_std": None}),
+        ("statistics", {"fbank_mean": float("nan"), "fbank_std": 1.0}),
+        ("statistics", {"fbank_mean": 0.0, "fbank_std": 0.0}),
         ("extent", {"duration_s": [1.0], "rate_hz": [1.0]}),
+        ("extent", {"duration_s": [0.0] * 3, "rate_hz": [8000.0] * 3}),
+        ("version", True),
     ],
 )
 def test_a_manifest_of_wrong_types_is_named(tmp_path: Path, key: str, value: object) -> None:

@@ -259,16 +259,69 @@ def test_resume_takes_the_checkpoint_before_a_damaged_one(shards: Path, tmp_path
     result = api.resume(tmp_path / "run", on_event=lambda kind, **fields: said.append(fields.get("message", "")))
     assert result["steps"] == 40
     assert any(newest.name in message and "checkpoint before" in message for message in said)
+    for folder in (tmp_path / "run" / "checkpoints").iterdir():
+        load_file(folder / "model.safetensors")  # the damaged one is not left to be found
 
 
-@pytest.mark.parametrize("name", ["state.json", "checkpoints/step-00000004/training.json"])
-def test_a_run_with_empty_files_is_named(shards: Path, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("state.json", {"limits": None}),
+        ("state.json", {"limits": {"steps": "x", "epochs": None, "max_minutes": None}}),
+        ("state.json", {"shards": None}),
+        ("state.json", {"status": "complete", "result": None}),
+        ("checkpoints/step-00000004/training.json", {"stream": {}}),
+        ("checkpoints/step-00000004/training.json", {"step": "a"}),
+    ],
+)
+def test_a_run_with_wrong_values_is_named(shards: Path, tmp_path: Path, name: str, change: dict[str, object]) -> None:
     api.pretrain(shards, recipe=recipe("train.keep=1"), out=tmp_path / "run", steps=4)
-    run = RunFolder(tmp_path / "run")
-    run.update(status="interrupted")
-    (tmp_path / "run" / name).write_text("{}")
-    with pytest.raises(DataError, match="lacks"):
+    RunFolder(tmp_path / "run").update(status="interrupted")
+    path = tmp_path / "run" / name
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(DataError, match=f"{path.name}.*{next(iter(change))}|complete without a result"):
         api.resume(tmp_path / "run")
+
+
+def test_a_failed_replacement_gives_the_old_run_back_as_it_was(shards: Path, tmp_path: Path) -> None:
+    api.pretrain(shards, recipe=recipe(), out=tmp_path / "run", steps=4)
+    before = (tmp_path / "run" / "state.json").read_bytes()
+    bad = tmp_path / "bad"
+    api.shard(MEDIA / "image" / "life_by_Aitzol_Berasategi", modality="image", out=bad, workers=1)
+    (tar,) = bad.glob("*.tar")
+    content = tar.read_bytes()
+    tar.write_bytes(content.replace(b"\xff\xd8\xff", b"\x00\x00\x00"))  # no JPEG begins any more
+    with pytest.raises(DataError, match="can be decoded"):
+        api.pretrain(bad, recipe=recipe(), out=tmp_path / "run", steps=4, overwrite=True)
+    assert (tmp_path / "run" / "state.json").read_bytes() == before
+
+
+def test_a_full_disk_at_the_very_start_loses_nothing(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api.pretrain(shards, recipe=recipe(), out=tmp_path / "run", steps=4)
+    before = (tmp_path / "run" / "state.json").read_bytes()
+
+    def full_disk(*arguments: object, **options: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(RunFolder, "update", full_disk)
+    for name in ("run", "new"):
+        with pytest.raises(OSError, match="No space"):
+            api.pretrain(shards, recipe=recipe(), out=tmp_path / name, steps=4, overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert (tmp_path / "run" / "state.json").read_bytes() == before
+
+
+def test_what_a_kill_at_the_very_start_leaves_can_be_replaced(shards: Path, tmp_path: Path) -> None:
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "config.yaml").touch()
+    assert api.pretrain(shards, recipe=recipe(), out=tmp_path / "run", steps=4, overwrite=True)["steps"] == 4
+
+
+def test_clips_of_a_single_patch_are_refused(shards: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="single patch"):
+        api.pretrain(shards, recipe=recipe("patches.patch=16"), out=tmp_path / "run", steps=4)
 
 
 def test_others_may_read_the_weights(shards: Path, tmp_path: Path) -> None:
