@@ -33,6 +33,9 @@ for step in range(int(first), int(last)):
     bounds = (0, 37, 100) if world > 1 else (0, 100)  # ranks need not have equally many vectors
     loss = quantizer(batch[bounds[rank]:bounds[rank + 1]]).codebook_loss
 save_file(quantizer.state_dict(), folder / f"{world}-{rank}-{last}.safetensors")
+if world > 1:
+    dist.barrier()
+    dist.destroy_process_group()  # or the threads of gloo may abort the process at its end
 """
 
 
