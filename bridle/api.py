@@ -11,64 +11,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bridle.errors import ConfigError, DataError, EnvironmentFault, UsageError
+from bridle.config.recipe import Recipe as Recipe  # part of this interface
+from bridle.errors import DataError, EnvironmentFault, UsageError
 
 if TYPE_CHECKING:
     from bridle.config import Config
-    from bridle.config.adapt import Extent
     from bridle.infer import Pretrained
     from bridle.model import Bridle
     from bridle.sharding import Manifest
 
 OnEvent = Callable[..., None]  # on_event(kind, **fields): progress
 RUNS = Path("runs")
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """Where a run's configuration comes from, lowest first: preset < file < sets < seed and workers.
-
-    Attributes:
-        modality: which sets to take when there are several; must agree with the preset.
-        preset: a name of `bridle.config.presets()`; default: what the file extends, else MODALITY-tiny.
-        file: YAML over the preset.
-        sets: `section.key=value` over both.
-        seed, workers: `train.seed` and `data.workers`.
-    """
-
-    modality: str | None = None
-    preset: str | None = None
-    file: Path | None = None
-    sets: Sequence[str] = ()
-    seed: int | None = None
-    workers: int | None = None
-
-    def load(self, default_preset: str | None = None, extent: Extent | None = None) -> tuple[Config, str]:
-        """The configuration and the name of its preset ("" for a file that stands alone).
-
-        Args:
-            default_preset: when neither `preset` nor `file` names one.
-            extent: of the corpus that the preset's sizes adapt to.
-
-        Raises:
-            ConfigError: as `bridle.config.load`; also when modality and preset disagree.
-        """
-        from bridle import config
-
-        preset = self.preset or (config.extends(self.file) if self.file else None) or default_preset
-        loaded = config.load(
-            preset, self.file, self.sets, {"train.seed": self.seed, "data.workers": self.workers}, extent
-        )
-        if self.modality not in (None, loaded.patches.modality):
-            raise ConfigError(
-                f"--modality {self.modality}, but preset '{preset}' is for {loaded.patches.modality}.",
-                f"Choose --preset {self.modality}-tiny, or leave one of them out.",
-            )
-        return loaded, preset or ""
 
 
 def shard(

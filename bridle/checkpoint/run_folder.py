@@ -257,5 +257,5 @@ def _is_stillborn(path: Path) -> bool:
 def _waits(run: RunFolder) -> bool:
     try:
         return run.state()["status"] != "complete" and not run.busy
-    except DataError:
+    except (DataError, OSError):  # OSError: somebody else's run, which we may not write to
         return False  # named on its own it says what is wrong; it must not stand in the way of the others

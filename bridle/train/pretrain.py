@@ -17,6 +17,7 @@ from bridle.config import dump
 from bridle.config.sections import Config
 from bridle.errors import DataError, Interrupted, NumericalError
 from bridle.model import Bridle
+from bridle.patches import Patcher
 from bridle.sharding import Manifest, merge_statistics
 from bridle.stream import ClipStream
 from bridle.train.phases import Phase, plan_phases
@@ -56,7 +57,7 @@ def pretrain(
         UsageError: `out` exists.
     """
     limits: dict[str, Any] = {"steps": steps, "epochs": epochs, "max_minutes": max_minutes}
-    run, training = RunFolder(out), None
+    run, training, damaged = RunFolder(out), None, list[Path]()
     torch.manual_seed(config.train.seed)
     if resume:
         state = run.state()
@@ -64,27 +65,11 @@ def pretrain(
             on_event("warning", message=f"{out} is complete: there is nothing left to do")
             return dict(state["result"])
         limits = state["limits"]
-        model, training = _newest_usable(run, on_event)
+        model, training, damaged = _newest_usable(run, on_event)
     else:
         model = Bridle(config, merge_statistics(manifests))
     model = model.to(device)
-    stream = ClipStream(
-        manifests,
-        model.patcher.prepare,
-        model.patcher.window_s,
-        batch_size=config.optim.batch_size,
-        seed=config.train.seed,
-        workers=config.data.workers,
-        cache_gb=config.data.cache_gb,
-        rank=distributed.rank(),
-        world=distributed.world(),
-    )
-    if math.prod(model.patcher.grid) < 2:
-        raise DataError(
-            f"the clips are so small that each is a single patch of {' x '.join(map(str, model.patcher.patch))}: "
-            "there is nothing to hide and nothing to predict from",
-            "Larger media, or smaller patches: --set patches.patch=... (sound: patches.patch_frames).",
-        )
+    stream = _open_stream(config, manifests, model.patcher)
     if training:
         stream.load(training["stream"])  # says so if these are other shards, before anything is touched
     phases = plan_phases(config.schedule, stream.samples / stream.batch_size, **limits)
@@ -101,13 +86,40 @@ def pretrain(
         }
         run = RunFolder.create(out, dump(config), state, overwrite=overwrite)
     with run.lock():
+        for checkpoint in damaged:
+            run.discard(checkpoint)
         run.update(status="running")
         on_event("start", **plan)
         return _train(Trainer(model, stream, phases, run, device, on_event), training, preset)
 
 
-def _newest_usable(run: RunFolder, on_event: OnEvent) -> tuple[Bridle, dict[str, Any]]:
-    """Model and training state of the newest checkpoint that can be read; damaged ones after it are removed.
+def _open_stream(config: Config, manifests: Sequence[Manifest], patcher: Patcher) -> ClipStream:
+    """The training stream.
+
+    Raises:
+        DataError: the sets do not match their manifests, or their clips are too small to hide a part of.
+    """
+    if math.prod(patcher.grid) < 2:
+        raise DataError(
+            f"the clips are so small that each is a single patch of {' x '.join(map(str, patcher.patch))}: "
+            "there is nothing to hide and nothing to predict from",
+            "Larger media, or smaller patches: --set patches.patch=... (sound: patches.patch_frames).",
+        )
+    return ClipStream(
+        manifests,
+        patcher.prepare,
+        patcher.window_s,
+        batch_size=config.optim.batch_size,
+        seed=config.train.seed,
+        workers=config.data.workers,
+        cache_gb=config.data.cache_gb,
+        rank=distributed.rank(),
+        world=distributed.world(),
+    )
+
+
+def _newest_usable(run: RunFolder, on_event: OnEvent) -> tuple[Bridle, dict[str, Any], list[Path]]:
+    """Model and training state of the newest checkpoint that can be read, and the damaged ones after it.
 
     Raises:
         DataError: there is none.
@@ -116,15 +128,11 @@ def _newest_usable(run: RunFolder, on_event: OnEvent) -> tuple[Bridle, dict[str,
     damaged: list[Path] = []
     for folder in reversed(run.checkpoints()):
         try:
-            model, training = read_model(folder), load_training(folder)
+            return read_model(folder), load_training(folder), damaged
         except DataError as error:
             damaged.append(folder)
             first = first or error
             on_event("warning", message=f"{error.message}; trying the checkpoint before")
-            continue
-        for newer in damaged:
-            run.discard(newer)
-        return model, training
     raise first or DataError(f"{run.path} holds no checkpoint to go on from.", "Start it again with --overwrite.")
 
 

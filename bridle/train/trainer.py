@@ -54,7 +54,7 @@ class Trainer:
         self.model, self.stream, self.phases, self.run, self.on_event = model, stream, phases, run, on_event
         self.config, self.device = model.config, torch.device(device)
         self.dtype = autocast_dtype(self.config.train.precision, self.device)
-        self.log, self.watch = MetricsLog(run.metrics), Watch(self.config)
+        self.log, self.watch = MetricsLog(run.metrics), Watch()
         self.probe: OnlineProbe | None = None
         self.phase_index, self.phase_step, self.step, self.clips = 0, 0, 0, 0
         self.phase_seconds = self.seconds = 0.0
@@ -222,7 +222,6 @@ class Trainer:
             return
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
             seen = self.probe.judge(self.model)
-        self.last["probe"] = seen
         self.log.write({"step": self.step, "phase": phase.kind, "phase_index": self.phase_index, "probe": seen})
         self.on_event("probe", step=self.step, clips=len(self.probe.views), **seen)
 

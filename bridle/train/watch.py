@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from bridle.config.sections import Config
-
 _COLLAPSED = 0.5  # share of a level's codes in use below which it is called collapsed
 _LEARNS_BY = 0.2  # of a phase: by then something must have become predictable
 _NEAR = 0.98  # of the entropy of the codes
@@ -15,8 +13,7 @@ _NEAR = 0.98  # of the entropy of the codes
 class Watch:
     """Reads the log rows of a run; each warning comes once a phase."""
 
-    def __init__(self, config: Config) -> None:
-        self.codes = config.quantizer.codes
+    def __init__(self) -> None:
         self._said: set[tuple[Any, ...]] = set()
 
     def warnings(self, row: dict[str, Any], done: float) -> list[str]:

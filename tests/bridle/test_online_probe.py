@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bridle import api, config
+from bridle import api
 from bridle.checkpoint import load_model
 from bridle.quantize import mutual_information
 from bridle.train.online_probe import leave_one_out_knn
@@ -91,7 +91,7 @@ def row(**fields: object) -> dict[str, object]:
 
 
 def test_warnings_name_the_sign_and_come_once() -> None:
-    watch = Watch(config.load("image-tiny"))
+    watch = Watch()
     assert watch.warnings(row(), 0.5) == []
     (said,) = watch.warnings(row(usage=[1.0, 0.2]), 0.5)
     assert "level 2 uses 20%" in said

@@ -256,6 +256,8 @@ def test_resume_takes_the_checkpoint_before_a_damaged_one(shards: Path, tmp_path
     newest = sorted((tmp_path / "run" / "checkpoints").glob("step-*"))[-1]
     (newest / "model.safetensors").write_bytes(b"cut")
     said: list[str] = []
+    api.resume(tmp_path / "run", dry_run=True)
+    assert newest.exists()  # a plan touches nothing
     result = api.resume(tmp_path / "run", on_event=lambda kind, **fields: said.append(fields.get("message", "")))
     assert result["steps"] == 40
     assert any(newest.name in message and "checkpoint before" in message for message in said)
