@@ -59,7 +59,9 @@ def export_safetensors(run: Path, out: Path, *, overwrite: bool = False) -> dict
             raise NumericalError(f"the exported model differs from {run}: {parity}", "nothing was written")
         _replace(partial, out)
     except OSError as error:
-        raise EnvironmentFault(f"{out} cannot be written: {error.strerror or error}") from error
+        raise EnvironmentFault(
+            f"{out} cannot be written: {error.strerror or error}", "Free some space, or name another --out."
+        ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return {"format": "safetensors", "out": str(out), "files": sorted(p.name for p in out.iterdir()), "parity": parity}

@@ -211,7 +211,8 @@ class Trainer:
         row["residual_norm" if phase.kind == "tokenizer" else "cross_entropy"] = row.pop("per_level")
         self.last = {**self.last, **row}
         self.log.write({**row, "seconds": round(self.seconds, 2)})
-        for message in self.watch.warnings(row, phase.fraction(self.phase_step, self.phase_seconds)):
+        done = phase.fraction(self.phase_step, self.phase_seconds)
+        for message in self.watch.warnings(row, done, self.phase_step):
             self.on_event("warning", message=f"step {self.step}: {message}")
         self.on_event("step", **row, done=self._done(), eta_s=self._eta_s(), skipped=self.skipped)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 _COLLAPSED = 0.5  # share of a level's codes in use below which it is called collapsed
 _LEARNS_BY = 0.2  # of a phase: by then something must have become predictable
+_EARLIEST = 100  # steps of the phase: before them nothing is said
 _NEAR = 0.98  # of the entropy of the codes
 
 
@@ -16,21 +17,24 @@ class Watch:
     def __init__(self) -> None:
         self._said: set[tuple[Any, ...]] = set()
 
-    def warnings(self, row: dict[str, Any], done: float) -> list[str]:
+    def warnings(self, row: dict[str, Any], done: float, steps: int) -> list[str]:
         """What is new in this row.
 
         Args:
             row: as in `metrics.jsonl`.
             done: share of the phase.
+            steps: of the phase so far.
         """
+        if done < _LEARNS_BY or steps < _EARLIEST:
+            return []
         found: dict[tuple[Any, ...], str] = {}
         for level, share in enumerate(row["usage"], start=1):
-            if done >= _LEARNS_BY and share < _COLLAPSED:
+            if share < _COLLAPSED:
                 found["collapse", row["phase_index"], level] = (
                     f"level {level} uses {share:.0%} of its codes: it has collapsed, or the clips are too few or too "
                     "much alike; fewer codes (--set quantizer.codes=...) or --set quantizer.dead_below=0.3 may help"
                 )
-        if "cross_entropy" in row and done >= _LEARNS_BY:
+        if "cross_entropy" in row:
             blind = math.log(max(row["perplexity"][0], 1.0))  # what guessing by frequency alone costs
             if blind > 0 and row["cross_entropy"][0] > _NEAR * blind:
                 found["blind", row["phase_index"]] = (

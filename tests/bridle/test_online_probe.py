@@ -92,11 +92,12 @@ def row(**fields: object) -> dict[str, object]:
 
 def test_warnings_name_the_sign_and_come_once() -> None:
     watch = Watch()
-    assert watch.warnings(row(), 0.5) == []
-    (said,) = watch.warnings(row(usage=[1.0, 0.2]), 0.5)
+    assert watch.warnings(row(), 0.5, 200) == []
+    (said,) = watch.warnings(row(usage=[1.0, 0.2]), 0.5, 200)
     assert "level 2 uses 20%" in said
-    assert watch.warnings(row(usage=[1.0, 0.2]), 0.6) == []
+    assert watch.warnings(row(usage=[1.0, 0.2]), 0.6, 240) == []
     blind = row(cross_entropy=[math.log(32.0), 3.4])
-    assert watch.warnings(blind, 0.1) == []  # too early to tell
-    (said,) = watch.warnings(blind, 0.3)
+    assert watch.warnings(blind, 0.1, 200) == []  # too early to tell
+    assert watch.warnings(blind, 0.5, 20) == []  # a run too short to learn anything
+    (said,) = watch.warnings(blind, 0.3, 300)
     assert "nothing is being predicted" in said
