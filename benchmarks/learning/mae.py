@@ -5,8 +5,8 @@
 
 `ViTMAEForPreTraining` for sound and images, `VideoMAEForPreTraining` for video: the preset's encoder and predictor
 sizes, clips, augmentation, batch, peak rate, weight decay and schedule; mask 0.75 (0.9 for video) and normalised
-targets as their papers have them. Their patches are squares: 8 x 8 where ours of a spectrogram are 8 x 16. Short clips
-are padded, as these models have no mask for it.
+targets as their papers have them. Their patches are squares: 8 x 8 (or `--square 16`) where ours of a spectrogram are
+8 x 16. Short clips are padded, as these models have no mask for it.
 """
 
 from __future__ import annotations
@@ -32,17 +32,16 @@ from bridle.stream import ClipStream
 from bridle.train.phases import rate_share
 from bridle.train.trainer import autocast_dtype
 
-SQUARE = 8
-
 
 class MaskedAutoencoder(Bridle):
     """Our patcher, their network: features come from theirs, so that every probe of ours runs on it."""
 
-    def __init__(self, config: Config, statistics: dict[str, Any]) -> None:
+    def __init__(self, config: Config, statistics: dict[str, Any], square: int) -> None:
         super().__init__(config, statistics)
         e, p = config.encoder, config.predictor
+        self.square = square
         common = {
-            "patch_size": SQUARE,
+            "patch_size": square,
             "num_channels": self.patcher.channels,
             "hidden_size": e.width,
             "num_hidden_layers": e.depth,
@@ -69,7 +68,7 @@ class MaskedAutoencoder(Bridle):
         pixels = self._pixels(batch)
         if not self.video:
             return self.mae(pixels).loss
-        _, h, w = (side // SQUARE for side in self.sides)
+        _, h, w = (side // self.square for side in self.sides)
         hidden = torch.rand(len(pixels), h * w).argsort(1) < round(0.9 * h * w)  # tubes
         return self.mae(pixels, bool_masked_pos=hidden.repeat(1, self.patcher.grid[0])).loss
 
@@ -91,8 +90,8 @@ class MaskedAutoencoder(Bridle):
 
     def _their_patch(self) -> tuple[int, int, int]:
         if self.video:
-            return self.patcher.patch[0], SQUARE, SQUARE
-        return (1, SQUARE, SQUARE) if self.sides[0] == 1 else (SQUARE, SQUARE, 1)
+            return self.patcher.patch[0], self.square, self.square
+        return (1, self.square, self.square) if self.sides[0] == 1 else (self.square, self.square, 1)
 
     def _pixels(self, batch: PatchBatch) -> Tensor:
         """The patches put together again and padded to full length: `(B, C, H, W)`, video `(B, T, C, H, W)`."""
@@ -110,6 +109,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shards", type=Path, required=True)
     parser.add_argument("--preset", required=True)
+    parser.add_argument("--set", action="append", default=[], help="as bridle pretrain takes it")
+    parser.add_argument("--square", type=int, default=8, help="side of a patch")
     parser.add_argument("--steps", type=int, default=None)
     parser.add_argument("--max-minutes", type=float, default=None)
     parser.add_argument("--seed", type=int, default=0)
@@ -119,9 +120,11 @@ def main() -> None:
     parser.add_argument("--group-by", default=None)
     arguments = parser.parse_args()
     manifests = find_sets(arguments.shards)
-    config = configs.load(arguments.preset, extent=merge_extent(manifests), sets=[f"train.seed={arguments.seed}"])
+    config = configs.load(
+        arguments.preset, extent=merge_extent(manifests), sets=[*arguments.set, f"train.seed={arguments.seed}"]
+    )
     torch.manual_seed(arguments.seed)
-    model = MaskedAutoencoder(config, merge_statistics(manifests))
+    model = MaskedAutoencoder(config, merge_statistics(manifests), arguments.square)
     stream = ClipStream(
         manifests,
         model.patcher.prepare,

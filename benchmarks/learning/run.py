@@ -116,7 +116,7 @@ def run(experiment: Experiment, arguments: argparse.Namespace) -> list[dict[str,
                     *("--seed", seed, *limit, *words),
                 )
                 results = judge(folder, modality, shards, seed, ["--checkpoint", folder])
-                rows.append(row | {"training": trained, "results": results})
+                rows.append(row | {"training": trained | health(folder), "results": results})
             first = arguments.out / f"{experiment.name}-{modality}-{next(iter(experiment.arms))}-{seed}"
             untrained = ["--checkpoint", "random", "--config", first / "config.yaml"]
             results = judge(arguments.out / f"untrained-{modality}-{seed}", modality, shards, seed, untrained)
@@ -135,15 +135,25 @@ def mae_once(out: Path, modality: str, shards: Path, seed: int, limit: list[Any]
 
 
 def judge(name: Path, modality: str, shards: Path, seed: int, checkpoint: list[Any]) -> list[dict[str, Any]]:
-    """All probes of one encoder; for a trained one the health of its codebooks too."""
+    """All probes of one encoder."""
     common = ["eval", "--task", "folder", "--data", shards, *checkpoint, "--seed", seed]
     results = []
     for protocol, pool in SETS[modality].probes:
         words = ["--protocol", protocol, "--pool", pool, *SETS[modality].split]
         results.append(bridle_once(Path(f"{name}-{protocol}.json"), *common, *words))
-    if "random" not in checkpoint:
-        results.append(bridle_once(Path(f"{name}-codes.json"), *common, "--protocol", "codes"))
     return results
+
+
+def health(run: Path) -> dict[str, float]:
+    """The worst that the codebooks were from the tenth percent of each phase to its end."""
+    used, perplexity = [], []
+    log = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for phase in {row["phase_index"] for row in log}:
+        rows = [row for row in log if row["phase_index"] == phase and "usage" in row]
+        late = [row for row in rows if row["step"] >= rows[0]["step"] + 0.1 * (rows[-1]["step"] - rows[0]["step"])]
+        used += [share for row in late for share in row["usage"]]
+        perplexity += [row["perplexity"][0] for row in late]
+    return {"used": min(used), "perplexity": min(perplexity)}
 
 
 def bridle_once(result: Path, *arguments: Any) -> dict[str, Any]:
@@ -172,22 +182,24 @@ def run_once(arguments: list[Any]) -> str:
 
 
 def as_markdown(rows: list[dict[str, Any]]) -> str:
-    """A table a modality, a row an arm: mean over seeds and every seed's accuracy, codes in use, steps and minutes."""
+    """A table a modality, a row an arm: mean over seeds and every seed's accuracy, the codebooks at their worst (see
+    `health`), steps and minutes."""
     tables = []
     for modality in dict.fromkeys(row["modality"] for row in rows):
         probes = [f"{protocol}, {pool}" for protocol, pool in SETS[modality].probes]
-        head = [SETS[modality].name, *probes, "codes in use", "steps", "minutes"]
+        head = [SETS[modality].name, *probes, "codes in use", "perplexity, level 1", "steps", "minutes"]
         lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
         for arm in dict.fromkeys(["untrained", *(row["arm"] for row in rows if row["modality"] == modality)]):
             found = [row for row in rows if (row["modality"], row["arm"]) == (modality, arm)]
             cells = [accuracies([row["results"][number] for row in found]) for number in range(len(probes))]
-            if arm != "untrained":
-                training = [row["training"] for row in found]
-                health = [level["cur"] for row in found for level in row["results"][-1].get("per_level", [])]
+            training = [row["training"] for row in found if "training" in row]
+            if training:
                 steps, seconds = (statistics.mean(run[key] for run in training) for key in ("steps", "seconds"))
-                cells += [f"{100 * min(health):.0f} %" if health else "", f"{steps:.0f}", f"{seconds / 60:.1f}"]
+                used = [f"{100 * min(run['used'] for run in training):.0f} %"] if "used" in training[0] else [""]
+                worst = [f"{min(run['perplexity'] for run in training):.0f}"] if "used" in training[0] else [""]
+                cells += [*used, *worst, f"{steps:.0f}", f"{seconds / 60:.1f}"]
             else:
-                cells += ["", "", ""]
+                cells += [""] * 4
             lines.append(f"| {arm} | {' | '.join(cells)} |")
         tables.append("\n".join(lines))
     return "\n\n".join(tables) + "\n"

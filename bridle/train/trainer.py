@@ -25,6 +25,7 @@ from bridle.model import Bridle
 from bridle.schema import PatchBatch
 from bridle.stream import ClipStream
 from bridle.train.log import MetricsLog
+from bridle.train.material import material_warnings
 from bridle.train.meter import Meter
 from bridle.train.objectives import Objective, encoder_objective, tokenizer_objective
 from bridle.train.online_probe import OnlineProbe
@@ -171,20 +172,24 @@ class Trainer:
 
     def _enter(self, phase: Phase) -> None:
         """What a phase needs before its first step."""
-        if phase.kind == "cold":
-            self._fit_cold_tokenizer()
-        else:
-            if phase.kind in ("tokenizer", "joint"):
-                self.model.tokenizer.quantizer.reset()
-            if phase.kind == "joint":
-                self.model.learned.fill_(True)
-            if phase.kind == "encoder":
-                with torch.random.fork_rng(devices=[]):  # what it draws must not depend on the phases before
-                    torch.manual_seed(self._generator(3).initial_seed())
-                    if self.config.schedule.restart:
-                        self.model.restart_encoder()
-                    else:
-                        self.model.predictor.renew_head()
+        if self.phase_index == 0:
+            batches = self._first_patches()
+            channels, codes = self.model.patcher.channels, self.config.quantizer.codes
+            for message in material_warnings(self.stream.reader, batches, channels, codes):
+                self.on_event("warning", message=message)
+            if phase.kind == "cold":
+                self.model.cold_tokenizer.fit(torch.cat([batch.x_BNP[batch.valid_BN] for batch in batches]))
+        if phase.kind in ("tokenizer", "joint"):
+            self.model.tokenizer.quantizer.reset()
+        if phase.kind == "joint":
+            self.model.learned.fill_(True)
+        if phase.kind == "encoder":
+            with torch.random.fork_rng(devices=[]):  # what it draws must not depend on the phases before
+                torch.manual_seed(self._generator(3).initial_seed())
+                if self.config.schedule.restart:
+                    self.model.restart_encoder()
+                else:
+                    self.model.predictor.renew_head()
 
     def _leave(self, phase: Phase) -> None:
         if phase.kind in ("tokenizer", "joint"):
@@ -192,17 +197,17 @@ class Trainer:
             self.model.learned.fill_(True)
         self.phase_index, self.phase_step, self.phase_seconds = self.phase_index + 1, 0, 0.0
 
-    def _fit_cold_tokenizer(self) -> None:
-        """Whitening and codebooks from the first batches; the stream then starts over."""
-        start = self.stream.state()
-        needed, rows = _FIT_VECTORS_PER_CODE * self.config.quantizer.codes, []
-        for number, batch in enumerate(self.stream.batches()):
-            patches = self.model.patcher(batch.tensors)
-            rows.append(patches.x_BNP[patches.valid_BN])
-            if sum(map(len, rows)) >= needed or number + 1 == _FIT_BATCHES:
+    def _first_patches(self) -> list[PatchBatch]:
+        """Unchanged clips for the start of the codebooks, from the first batches; the stream then starts over."""
+        start, batches = self.stream.state(), list[PatchBatch]()
+        wanted = _FIT_VECTORS_PER_CODE * self.config.quantizer.codes
+        for batch in self.stream.batches():
+            batches.append(self.model.patcher(batch.tensors))
+            wanted -= int(batches[-1].valid_BN.sum())
+            if wanted <= 0 or len(batches) == _FIT_BATCHES:
                 break
         self.stream.load(start)
-        self.model.cold_tokenizer.fit(torch.cat(rows))
+        return batches
 
     def _report(self, phase: Phase, meter: Meter, rate: float) -> None:
         if not meter.steps:

@@ -16,10 +16,9 @@ def write(folder: Path, text: str) -> Path:
     return path
 
 
-def test_presets_are_three_modalities_in_four_sizes() -> None:
-    assert config.presets() == sorted(
-        f"{modality}-{size}" for modality in ("audio", "image", "video") for size in ("tiny", "small", "base", "large")
-    )
+def test_presets_are_three_modalities_in_four_sizes_and_the_papers() -> None:
+    kinds, sizes = ("audio", "image", "video"), ("tiny", "small", "base", "large", "paper")
+    assert config.presets() == sorted(f"{kind}-{size}" for kind in kinds for size in sizes)
 
 
 @pytest.mark.parametrize("name", config.presets())
@@ -32,23 +31,23 @@ def test_preset_survives_being_written_and_read(name: str, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("name", "tokens", "batch", "lr", "ratio"),
     [
-        ("audio-base", 512, 1024, 5e-4, 0.8),
-        ("image-base", 196, 1024, 5e-4, 0.75),
-        ("video-base", 1568, 2048, 1.2e-3, 0.9),
+        ("audio-paper", 512, 1024, 5e-4, 0.8),
+        ("image-paper", 196, 1024, 5e-4, 0.75),
+        ("video-paper", 1568, 2048, 1.2e-3, 0.9),
     ],
 )
-def test_base_is_the_published_recipe(name: str, tokens: int, batch: int, lr: float, ratio: float) -> None:
-    base = config.load(name)
-    patches = base.patches
+def test_paper_is_the_published_recipe(name: str, tokens: int, batch: int, lr: float, ratio: float) -> None:
+    paper = config.load(name)
+    patches = paper.patches
     if patches.modality == "audio":
         count = (patches.frames // patches.patch_frames) * (patches.mel_bins // patches.patch_mels)
     else:
         frames = patches.frames // patches.tubelet if patches.modality == "video" else 1
         count = frames * (patches.size // patches.patch) ** 2
     assert count == tokens
-    assert (base.encoder.width, base.encoder.depth, base.encoder.heads) == (768, 12, 12)
-    assert (base.optim.batch_size, base.optim.lr, base.mask.ratio) == (batch, lr, ratio)
-    assert (base.quantizer.levels, base.quantizer.codes, base.quantizer.width) == (4, 256, 256)
+    assert (paper.encoder.width, paper.encoder.depth, paper.encoder.heads) == (768, 12, 12)
+    assert (paper.optim.batch_size, paper.optim.lr, paper.mask.ratio) == (batch, lr, ratio)
+    assert (paper.quantizer.levels, paper.quantizer.codes, paper.quantizer.width) == (4, 256, 256)
 
 
 def test_larger_and_smaller_presets_change_the_encoder_alone() -> None:
@@ -176,10 +175,10 @@ SMALL_IMAGES = {"short_side": [32.0, 32.0, 32.0]}
 
 
 def test_preset_adapts_to_the_corpus_but_not_what_was_set_by_hand(tmp_path: Path) -> None:
-    adapted = config.load("image-base", extent=SMALL_IMAGES).patches
+    adapted = config.load("image-paper", extent=SMALL_IMAGES).patches
     assert (adapted.size, adapted.patch) == (32, 4)
     for kept in (
-        config.load("image-base", sets=["patches.size=224"], extent=SMALL_IMAGES),
-        config.load("image-base", write(tmp_path, "patches: {patch: 16}"), extent=SMALL_IMAGES),
+        config.load("image-paper", sets=["patches.size=224"], extent=SMALL_IMAGES),
+        config.load("image-paper", write(tmp_path, "patches: {patch: 16}"), extent=SMALL_IMAGES),
     ):
         assert (kept.patches.size, kept.patches.patch) == (224, 16)  # they only fit each other
