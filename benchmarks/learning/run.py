@@ -57,7 +57,7 @@ class Experiment:
     Attributes:
         question: what it asks.
         limit: `{modality: options of bridle pretrain that say how long}`; also which modalities take part.
-        arms: name -> settings, as `--set` takes them; or `mae`, Hugging Face's (see `mae.py`).
+        arms: name -> settings, as `--set` takes them; or `mae`, Hugging Face's (see `others.py`).
         seeds: how many.
     """
 
@@ -107,29 +107,33 @@ def run(experiment: Experiment, arguments: argparse.Namespace) -> list[dict[str,
                 folder = arguments.out / f"{experiment.name}-{modality}-{arm}-{seed}"
                 row = {"modality": modality, "seed": seed, "arm": arm, "sets": sets}
                 if sets == "mae":
-                    rows.append(row | mae_once(folder.with_suffix(".json"), modality, shards, seed, limit))
+                    rows.append(row | other_once("mae", folder, modality, shards, seed, limit))
                     continue
                 words = [word for one in sets for word in ("--set", one)]
                 trained = bridle_once(
                     Path(f"{folder}.json"),
                     *("pretrain", "--shards", shards, "--preset", f"{modality}-tiny", "--out", folder),
-                    *("--seed", seed, *limit, *words),
+                    *("--overwrite", "--seed", seed, *limit, *words),
                 )
                 results = judge(folder, modality, shards, seed, ["--checkpoint", folder])
                 rows.append(row | {"training": trained | health(folder), "results": results})
             first = arguments.out / f"{experiment.name}-{modality}-{next(iter(experiment.arms))}-{seed}"
             untrained = ["--checkpoint", "random", "--config", first / "config.yaml"]
             results = judge(arguments.out / f"untrained-{modality}-{seed}", modality, shards, seed, untrained)
-            rows.append({"modality": modality, "seed": seed, "arm": "untrained", "sets": [], "results": results})
+            floor = {"modality": modality, "seed": seed, "sets": []}
+            rows.append(floor | {"arm": "untrained", "results": results})
+            raw = arguments.out / f"raw-{modality}-{seed}"
+            rows.append(floor | {"arm": "raw values"} | other_once("raw", raw, modality, shards, seed, []))
     return rows
 
 
-def mae_once(out: Path, modality: str, shards: Path, seed: int, limit: list[Any]) -> dict[str, Any]:
-    """Training and probes of a masked autoencoder, at the same length and on the same folds."""
+def other_once(what: str, name: Path, modality: str, shards: Path, seed: int, limit: list[Any]) -> dict[str, Any]:
+    """Training, if any, and probes of what `others.py` knows, at the same length and on the same folds."""
+    out = Path(f"{name}.json")
     if not out.exists():
         probes = [word for probe in SETS[modality].probes for word in ("--probe", *probe)]
         words = ["--shards", shards, "--preset", f"{modality}-tiny", "--seed", seed, "--out", out, *limit, *probes]
-        run_once([HERE / "mae.py", *words, *SETS[modality].split])
+        run_once([HERE / "others.py", what, *words, *SETS[modality].split])
     found: dict[str, Any] = json.loads(out.read_text())
     return found
 
@@ -189,7 +193,9 @@ def as_markdown(rows: list[dict[str, Any]]) -> str:
         probes = [f"{protocol}, {pool}" for protocol, pool in SETS[modality].probes]
         head = [SETS[modality].name, *probes, "codes in use", "perplexity, level 1", "steps", "minutes"]
         lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-        for arm in dict.fromkeys(["untrained", *(row["arm"] for row in rows if row["modality"] == modality)]):
+        for arm in dict.fromkeys(
+            ["raw values", "untrained", *(row["arm"] for row in rows if row["modality"] == modality)]
+        ):
             found = [row for row in rows if (row["modality"], row["arm"]) == (modality, arm)]
             cells = [accuracies([row["results"][number] for row in found]) for number in range(len(probes))]
             training = [row["training"] for row in found if "training" in row]

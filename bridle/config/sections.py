@@ -107,6 +107,9 @@ class PredictorSection(EncoderSection):
     width: Positive = 512
     depth: Positive = 8
     heads: Positive = 16
+    # chain: a level is predicted from the codes of the levels above as well, p(k1) p(k2 | k1) ...; a residual means
+    # little without what it is a residual of
+    chain: bool = False
 
 
 class TokenizerSection(Section):

@@ -145,6 +145,12 @@ class ResidualQuantizer(nn.Module):
         """`z_q` from codes; the first levels alone give a coarser one."""
         return sum(self.codebook_QKC[q][codes_NQ[:, q]] for q in range(codes_NQ.shape[1]))  # type: ignore[return-value]
 
+    @torch.no_grad()
+    def above(self, codes_NQ: Tensor) -> Tensor:
+        """Sum of the codes of the levels above each level, `(N, Q, C)`; zero for the first."""
+        sums_NQC = torch.stack([self.codebook_QKC[q][codes_NQ[:, q]] for q in range(self.levels)], dim=1).cumsum(1)
+        return F.pad(sums_NQC[:, :-1], (0, 0, 1, 0))
+
     def _generator(self, purpose: int) -> torch.Generator:
         return torch.Generator().manual_seed((self.seed * 1_000_003 + int(self.updates)) * 2 + purpose)
 

@@ -179,6 +179,33 @@ def test_decode_is_the_sum_of_codes_and_takes_fewer_levels() -> None:
     assert quantizer.decode(codes[:, :1]).tolist() == [[0.0, 1.0]]
 
 
+def test_the_sum_above_a_level_leaves_it_and_those_below_out() -> None:
+    above_NQC = by_hand().above(torch.tensor([[1, 0], [0, 1]]))
+    assert above_NQC.tolist() == [[[0.0, 0.0], [0.0, 1.0]], [[0.0, 0.0], [1.0, 0.0]]]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    n=st.integers(1, 50), levels=st.integers(1, 4), codes=st.integers(2, 12), width=st.integers(1, 6),
+    learn=st.sampled_from(["ema", "gradient"]), scale=st.sampled_from([0.0, 1e-20, 1.0, 1e15]), seed=st.integers(0, 99),
+)  # fmt: skip
+def test_laws_of_a_training_step(
+    n: int, levels: int, codes: int, width: int, learn: str, scale: float, seed: int
+) -> None:
+    quantizer = ResidualQuantizer(levels, codes, width, learn=learn, seed=seed).train()  # type: ignore[arg-type]
+    z_NC = scale * torch.randn(n, width, generator=torch.Generator().manual_seed(seed))
+    for _ in range(3):
+        before_QKC = quantizer.codebook_QKC.detach().clone()
+        out = quantizer(z_NC)
+    sums_NC = sum(before_QKC[q][out.codes_NQ[:, q]] for q in range(levels))
+    assert torch.allclose(out.z_q_NC, sums_NC, atol=1e-5), "z_q is the sum of the codes"
+    rest_NC = F.normalize(z_NC, dim=-1) - sums_NC
+    assert torch.allclose(out.residual_norm_NQ[:, -1], rest_NC.norm(dim=-1), atol=1e-5), "the rest is what is left"
+    assert 0 <= int(out.codes_NQ.min()) and int(out.codes_NQ.max()) < codes
+    assert out.commitment.isfinite() and quantizer.codebook_QKC.isfinite().all()
+    assert (quantizer.count_QK > 0).all(), "no code is dead after a step"
+
+
 @pytest.mark.parametrize("z", [torch.zeros(5, 4), torch.ones(300, 4), torch.tensor([[1.0, 0, 0, 0]])])
 def test_identical_and_too_few_vectors_do_no_harm(z: torch.Tensor) -> None:
     quantizer = ResidualQuantizer(3, 16, 4).train()
