@@ -107,9 +107,6 @@ class PredictorSection(EncoderSection):
     width: Positive = 512
     depth: Positive = 8
     heads: Positive = 16
-    # chain: a level is predicted from the codes of the levels above as well, p(k1) p(k2 | k1) ...; a residual means
-    # little without what it is a residual of
-    chain: bool = False
 
 
 class TokenizerSection(Section):
@@ -129,7 +126,7 @@ class QuantizerSection(Section):
     width: Positive = 256
     learn: Literal["ema", "gradient"] = "ema"  # how the learned tokenizer's codebooks move
     decay: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.99
-    dead_below: Share = 0.1  # replace a code used less than this share of its expected usage 1/K
+    dead_below: Share = 0.3  # replace a code used less than this share of its expected usage 1/K
     kmeans_iterations: Positive = 10
     # cold start: leading principal components of the patches that are kept (null: all), and how far their
     # variances are levelled (0 not at all, 0.5 fully whitened)

@@ -40,8 +40,7 @@ class Bridle(nn.Module):
         self.encoder = Encoder(values, axes, config.encoder)
         # What features come from: an average over the last steps is smoother than any of them (Polyak & Juditsky 1992).
         self.average = deepcopy(self.encoder) if config.optim.ema else None
-        sizes = (section.levels, section.codes, section.width)
-        self.predictor = Predictor(config.encoder.width, axes, config.predictor, *sizes)
+        self.predictor = Predictor(config.encoder.width, axes, config.predictor, section.levels, section.codes)
         self.cold_tokenizer = ColdTokenizer(values, section, config.train.seed)
         shape = config.encoder.model_copy(update={"depth": config.tokenizer.depth or config.encoder.depth})
         self.tokenizer = Tokenizer(values, axes, shape, section, config.train.seed + 1)
@@ -60,13 +59,12 @@ class Bridle(nn.Module):
         """Whether there are codes at all: an untrained model has none."""
         return bool(self.tokenizer.quantizer.initialised if self.learned else self.cold_tokenizer.quantizer.initialised)
 
-    @property
-    def tokenizer_in_force(self) -> Tokenizer | ColdTokenizer:
-        """The learned one once there is one."""
-        return self.tokenizer if bool(self.learned) else self.cold_tokenizer
+    def quantize(self, batch: PatchBatch) -> Quantized:
+        """The R valid patches through the tokenizer in force."""
+        return self.tokenizer(batch) if bool(self.learned) else self.cold_tokenizer(batch)
 
     def predict(self, batch: PatchBatch, mask: Mask) -> Tensor:
-        """The predictor's features of the hidden patches `(B, M, W)`; the encoder computes the visible ones only."""
+        """Logits of the hidden patches' codes `(B, M, Q, K)`; the encoder computes the visible patches only."""
         x_BVP = pick(batch.x_BNP, mask.visible_BV)
         visible_BV3 = pick(batch.coords_BN3, mask.visible_BV)
         masked_BM3 = pick(batch.coords_BN3, mask.masked_BM)
@@ -103,7 +101,7 @@ class Bridle(nn.Module):
     @torch.no_grad()
     def tokenize_detailed(self, batch: PatchBatch) -> tuple[Tensor, Tensor]:
         """Codes as in `tokenize`, and the norm of the residual after each level `(B, N, Q)` (z has norm 1)."""
-        out = self.tokenizer_in_force(batch)
+        out = self.quantize(batch)
         codes_BNQ = out.codes_NQ.new_full((*batch.valid_BN.shape, out.codes_NQ.shape[-1]), -1)
         codes_BNQ[batch.valid_BN] = out.codes_NQ
         norm_BNQ = torch.zeros_like(codes_BNQ, dtype=torch.float32)

@@ -11,6 +11,7 @@ from torch import Tensor
 # Entries of the distance matrix held at once, so that memory stays linear in N: what stays in a CPU's cache (4 MB),
 # and what keeps a GPU busy (64 MB).
 _CPU_CHUNK, _GPU_CHUNK = 1 << 20, 1 << 24
+_SETTLE = 3  # last rounds of k-means, in which only empty clusters start again
 
 
 def nearest_code(x_NC: Tensor, codebook_KC: Tensor) -> Tensor:
@@ -24,8 +25,18 @@ def nearest_code(x_NC: Tensor, codebook_KC: Tensor) -> Tensor:
     return code_N
 
 
-def kmeans(x_NC: Tensor, codes: int, iterations: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Lloyd's algorithm from random distinct vectors; an empty cluster restarts at a random vector.
+def kmeans(
+    x_NC: Tensor, codes: int, iterations: int, generator: torch.Generator, *, thin_below: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Lloyd's algorithm from random distinct vectors.
+
+    Args:
+        x_NC: what to cluster.
+        codes: K.
+        iterations: how many; the last three leave thin clusters alone.
+        generator: all draws come from it.
+        thin_below: a cluster with less than this share of its expected N / K vectors starts again at a random vector,
+            most likely where vectors are many; an empty one always does.
 
     Returns:
         centres `(K, C)` and the number of vectors in each `(K,)`. With fewer than K vectors, the spare centres
@@ -43,10 +54,11 @@ def kmeans(x_NC: Tensor, codes: int, iterations: int, generator: torch.Generator
 
     centre_KC = draw(codes)
     count_K = x_NC.new_zeros(codes)
-    for _ in range(iterations):
+    for iteration in range(iterations):
         code_N = nearest_code(x_NC, centre_KC)
         count_K = torch.bincount(code_N, minlength=codes).to(x_NC.dtype)
         sum_KC = torch.zeros_like(centre_KC).index_add_(0, code_N, x_NC)
-        empty_K1 = (count_K == 0)[:, None]
-        centre_KC = torch.where(empty_K1, draw(codes), sum_KC / count_K.clamp(min=1)[:, None])
+        settling = iteration >= iterations - _SETTLE
+        fewest = 1.0 if settling else max(1.0, thin_below * n / codes)
+        centre_KC = torch.where((count_K < fewest)[:, None], draw(codes), sum_KC / count_K.clamp(min=1)[:, None])
     return centre_KC, count_K

@@ -59,8 +59,8 @@ class ResidualQuantizer(nn.Module):
         width: C.
         learn: "ema" moves codebooks by moving averages of counts and sums, "gradient" makes them parameters, for
             `Quantized.codebook_loss` to train.
-        decay: of the moving averages of counts and sums.
-        dead_below: a code used less than this share of its expected usage (1/K) is replaced.
+        decay: of the moving averages of counts and sums, after the first updates: (1 + n) / (10 + n) if that is less.
+        dead_below: a code used less than this share of its expected usage (1/K) is replaced, in k-means too.
         kmeans_iterations: Lloyd steps at the start.
         seed: all draws (k-means start, replacements) follow from it and the number of updates so far.
     """
@@ -80,7 +80,7 @@ class ResidualQuantizer(nn.Module):
         *,
         learn: Learn = "ema",
         decay: float = 0.99,
-        dead_below: float = 0.1,
+        dead_below: float = 0.3,
         kmeans_iterations: int = 10,
         seed: int = 0,
     ) -> None:
@@ -145,12 +145,6 @@ class ResidualQuantizer(nn.Module):
         """`z_q` from codes; the first levels alone give a coarser one."""
         return sum(self.codebook_QKC[q][codes_NQ[:, q]] for q in range(codes_NQ.shape[1]))  # type: ignore[return-value]
 
-    @torch.no_grad()
-    def above(self, codes_NQ: Tensor) -> Tensor:
-        """Sum of the codes of the levels above each level, `(N, Q, C)`; zero for the first."""
-        sums_NQC = torch.stack([self.codebook_QKC[q][codes_NQ[:, q]] for q in range(self.levels)], dim=1).cumsum(1)
-        return F.pad(sums_NQC[:, :-1], (0, 0, 1, 0))
-
     def _generator(self, purpose: int) -> torch.Generator:
         return torch.Generator().manual_seed((self.seed * 1_000_003 + int(self.updates)) * 2 + purpose)
 
@@ -163,7 +157,9 @@ class ResidualQuantizer(nn.Module):
         if len(rows_NC) > most:
             rows_NC = rows_NC[torch.randperm(len(rows_NC), generator=generator)[:most].to(rows_NC.device)]
         for q in range(self.levels):
-            centre_KC, count_K = kmeans(rows_NC, self.codes, self.kmeans_iterations, generator)
+            centre_KC, count_K = kmeans(
+                rows_NC, self.codes, self.kmeans_iterations, generator, thin_below=self.dead_below
+            )
             self.codebook_QKC[q], self.count_QK[q] = centre_KC, count_K
             self.sum_QKC[q] = centre_KC * count_K[:, None]
             rows_NC = rows_NC - centre_KC[nearest_code(rows_NC, centre_KC)]
@@ -176,14 +172,16 @@ class ResidualQuantizer(nn.Module):
         The newcomer gets the usage that an average code has.
         """
         count_QK, sum_QKC, candidate_QKC = tally.over_ranks()
-        self.count_QK.lerp_(count_QK, 1 - self.decay)
+        # Young codebooks forget faster: z turns most in the first steps, and codes that lag behind die in numbers.
+        step = 1 - ((1 + self.updates) / (10 + self.updates)).clamp(max=self.decay)
+        self.count_QK.lerp_(count_QK, step)
         expected_Q1 = self.count_QK.mean(-1, keepdim=True)
         dead_QK = self.count_QK < self.dead_below * expected_Q1
         self.count_QK.copy_(torch.where(dead_QK, expected_Q1, self.count_QK))
         if self.learn == "gradient":
             self.codebook_QKC.copy_(torch.where(dead_QK[..., None], candidate_QKC, self.codebook_QKC))
         else:
-            self.sum_QKC.lerp_(sum_QKC, 1 - self.decay)
+            self.sum_QKC.lerp_(sum_QKC, step)
             newcomer_QKC = candidate_QKC * expected_Q1[..., None]
             self.sum_QKC.copy_(torch.where(dead_QK[..., None], newcomer_QKC, self.sum_QKC))
             total_Q1 = self.count_QK.sum(-1, keepdim=True)

@@ -36,14 +36,12 @@ def encoder_objective(model: Bridle, batch: PatchBatch, rng: torch.Generator) ->
     count_QK = count_codes(codes_BNQ.flatten(0, 1), config.quantizer.codes)
     views = _repeat(batch, config.mask.per_clip)
     mask = draw_mask(views, config.mask.shape, config.mask.ratio, rng, config.mask.predict)
-    h_BMW = model.predict(views, mask)
+    logits_BMQK = model.predict(views, mask)
     target_BMQ = pick(codes_BNQ.repeat(config.mask.per_clip, 1, 1), mask.masked_BM)
-    hidden_BM = slice(None) if mask.masked_valid_BM is None else mask.masked_valid_BM
-    h_RW, target_RQ = h_BMW[hidden_BM].flatten(0, -2), target_BMQ[hidden_BM].flatten(0, -2)
-    above_RQC = model.tokenizer_in_force.quantizer.above(target_RQ) if config.predictor.chain else None
-    logits_RQK = model.predictor.logits(h_RW, above_RQC)
-    loss = F.cross_entropy(logits_RQK.float().flatten(0, -2), target_RQ.flatten(), reduction="none")
-    loss_Q = loss.view(-1, target_RQ.shape[-1]).mean(0)
+    if mask.masked_valid_BM is not None:
+        logits_BMQK, target_BMQ = logits_BMQK[mask.masked_valid_BM], target_BMQ[mask.masked_valid_BM]
+    loss = F.cross_entropy(logits_BMQK.float().flatten(0, -2), target_BMQ.flatten(), reduction="none")
+    loss_Q = loss.view(-1, target_BMQ.shape[-1]).mean(0)
     return Objective((loss_Q * weight_Q).sum(), loss_Q.detach(), count_QK)
 
 

@@ -32,7 +32,7 @@ class Watch:
             if share < _COLLAPSED:
                 found["collapse", row["phase_index"], level] = (
                     f"level {level} uses {share:.0%} of its codes: it has collapsed, or the clips are too few or too "
-                    "much alike; fewer codes (--set quantizer.codes=...) or --set quantizer.dead_below=0.3 may help"
+                    "much alike; fewer codes (--set quantizer.codes=...) or --set quantizer.dead_below=0.5 may help"
                 )
         if "cross_entropy" in row:
             blind = math.log(max(row["perplexity"][0], 1.0))  # what guessing by frequency alone costs

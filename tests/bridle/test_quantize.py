@@ -28,6 +28,7 @@ def by_hand() -> ResidualQuantizer:
     quantizer.count_QK.fill_(2.0)
     quantizer.sum_QKC.copy_(quantizer.codebook_QKC * 2)
     quantizer.initialised.fill_(True)
+    quantizer.updates.fill_(1000)  # past the first ones, which forget faster
     return quantizer
 
 
@@ -179,11 +180,6 @@ def test_decode_is_the_sum_of_codes_and_takes_fewer_levels() -> None:
     assert quantizer.decode(codes[:, :1]).tolist() == [[0.0, 1.0]]
 
 
-def test_the_sum_above_a_level_leaves_it_and_those_below_out() -> None:
-    above_NQC = by_hand().above(torch.tensor([[1, 0], [0, 1]]))
-    assert above_NQC.tolist() == [[[0.0, 0.0], [0.0, 1.0]], [[0.0, 0.0], [1.0, 0.0]]]
-
-
 @settings(max_examples=40, deadline=None)
 @given(
     n=st.integers(1, 50), levels=st.integers(1, 4), codes=st.integers(2, 12), width=st.integers(1, 6),
@@ -201,7 +197,7 @@ def test_laws_of_a_training_step(
     assert torch.allclose(out.z_q_NC, sums_NC, atol=1e-5), "z_q is the sum of the codes"
     rest_NC = F.normalize(z_NC, dim=-1) - sums_NC
     assert torch.allclose(out.residual_norm_NQ[:, -1], rest_NC.norm(dim=-1), atol=1e-5), "the rest is what is left"
-    assert 0 <= int(out.codes_NQ.min()) and int(out.codes_NQ.max()) < codes
+    assert int(out.codes_NQ.min()) >= 0 and int(out.codes_NQ.max()) < codes
     assert out.commitment.isfinite() and quantizer.codebook_QKC.isfinite().all()
     assert (quantizer.count_QK > 0).all(), "no code is dead after a step"
 
@@ -232,6 +228,26 @@ def test_kmeans_counts_every_vector_once(n: int, codes: int, seed: int) -> None:
     centres, counts = kmeans(torch.randn(n, 3, generator=generator), codes, 5, generator)
     assert centres.isfinite().all()
     assert counts.sum() == n
+
+
+def test_young_codebooks_forget_faster() -> None:
+    """After n updates the averages keep (1 + n) / (10 + n) of what they were, and never more than `decay`."""
+    for updates, keeps in ((0, 0.1), (2, 0.25), (8, 0.5), (1000, 0.9)):
+        quantizer = by_hand()
+        quantizer.decay = 0.9
+        quantizer.updates.fill_(updates)
+        quantizer.train()(torch.tensor([[1.0, 0.0]] * 10))
+        assert torch.allclose(quantizer.count_QK[0], torch.tensor([2 * keeps + 10 * (1 - keeps), 2 * keeps]))
+
+
+def test_kmeans_starts_thin_clusters_again() -> None:
+    """Far vectors keep centres to themselves, and the crowd goes without, unless thin clusters start again."""
+    used = {}
+    for share in (0.0, 0.3):
+        points = torch.randn(2000, 8, generator=torch.Generator().manual_seed(0)) ** 3
+        counts = [kmeans(points, 32, 10, torch.Generator().manual_seed(seed), thin_below=share)[1] for seed in range(5)]
+        used[share] = usage_entropy(torch.stack(counts)).exp2().mean()
+    assert used[0.3] > used[0.0] + 1
 
 
 def test_kmeans_finds_clusters_that_are_there() -> None:
