@@ -1,7 +1,7 @@
 """What ours is compared with, on our shards and views, judged by our probes.
 
     python benchmarks/learning/others.py mae --shards SET --preset audio-tiny --max-minutes 5 --seed 0 \\
-        --out result.json --probe knn segments --probe linear segments --folds 6 --group-by '_([a-z]+)_'
+        --probe knn segments --probe linear segments --folds 6 --group-by '_([a-z]+)_'
 
 `mae` is what a user would do today: Hugging Face's `ViTMAEForPreTraining` for sound and images, and for video
 `VideoMAEForPreTraining`, with the preset's encoder and predictor sizes, clips, augmentation, batch, peak rate, weight
@@ -117,7 +117,7 @@ class MaskedAutoencoder(Bridle):
 
 
 def main() -> None:
-    """Trains, probes, writes one JSON."""
+    """Trains, probes, prints one JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["mae", "raw"])
     parser.add_argument("--shards", type=Path, required=True)
@@ -127,7 +127,6 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=None)
     parser.add_argument("--max-minutes", type=float, default=None)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--probe", nargs=2, action="append", required=True)
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--group-by", default=None)
@@ -147,7 +146,7 @@ def main() -> None:
         evaluate(model.eval(), arguments.shards, protocol=protocol, pool=pool, **split)
         for protocol, pool in arguments.probe
     ]
-    arguments.out.write_text(json.dumps(found))
+    print(json.dumps(found))
 
 
 def train(

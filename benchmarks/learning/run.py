@@ -2,11 +2,11 @@
 
     python benchmarks/learning/run.py                     # lists them
     python benchmarks/learning/run.py presets codebooks   # runs some; "all" runs all
-    python benchmarks/learning/run.py presets --only audio --seeds 1
+    python benchmarks/learning/run.py codebooks --only audio --arm rq-4x256 --seed 0     # one row of a table
 
 An experiment trains each arm (a list of settings) on a labelled set with some seeds, and probes it beside the same
-network untrained. What `--out` holds already is not done again, so an interrupted experiment goes on. Writes
-`NAME.json` and `NAME.md` to `--out`. Runs take one core each; start several with different `--only` to use more.
+network untrained and the raw values. What `--out` holds already is not done again, so an interrupted experiment goes
+on. `NAME.json` and `NAME.md` in `--out` have all that is there. A run takes one core; start several to use more.
 """
 
 from __future__ import annotations
@@ -50,6 +50,9 @@ SETS = {
 }
 
 
+FLOORS = {"raw values": "raw", "untrained": "untrained"}
+
+
 @dataclass(frozen=True, slots=True)
 class Experiment:
     """One YAML file.
@@ -68,6 +71,29 @@ class Experiment:
     seeds: int = 3
 
 
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One training, or none, and its probes.
+
+    Attributes:
+        sets: of the arm; for one of `FLOORS` its name there.
+        limit: of the experiment.
+    """
+
+    experiment: str
+    modality: str
+    arm: str
+    seed: int
+    sets: list[str] | str
+    limit: list[Any]
+
+    @property
+    def name(self) -> str:
+        """Of its file; all experiments share the floors."""
+        words = () if self.arm in FLOORS else (self.experiment,)
+        return "-".join((*words, self.modality, self.arm, str(self.seed)))
+
+
 def main() -> None:
     """Runs what is missing, then prints the tables."""
     known = {path.stem: path for path in sorted(HERE.glob("*.yaml"))}
@@ -76,7 +102,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="holds SET/CLASS/file")
     parser.add_argument("--out", type=Path, default=Path("runs/learning"))
     parser.add_argument("--only", choices=SETS, action="append", help="one modality")
-    parser.add_argument("--seeds", type=int, default=None)
+    parser.add_argument("--arm", action="append", help="one row of the table")
+    parser.add_argument("--seed", type=int, action="append", help="one seed")
     arguments = parser.parse_args()
     experiments = [Experiment(name, **yaml.safe_load(path.read_text())) for name, path in known.items()]
     if not arguments.names:
@@ -85,67 +112,53 @@ def main() -> None:
         return
     arguments.out.mkdir(parents=True, exist_ok=True)
     for experiment in experiments:
-        if experiment.name in arguments.names or "all" in arguments.names:
-            rows = run(experiment, arguments)
-            (arguments.out / f"{experiment.name}.json").write_text(json.dumps(rows, indent=1) + "\n")
-            table = f"**{experiment.question}**\n\n" + as_markdown(rows)
-            (arguments.out / f"{experiment.name}.md").write_text(table)
-            print(table)
-
-
-def run(experiment: Experiment, arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Every modality, seed and arm, and the network that none of them trained."""
-    rows = []
-    for modality, limit in experiment.limit.items():
-        if arguments.only and modality not in arguments.only:
+        if experiment.name not in arguments.names and "all" not in arguments.names:
             continue
-        shards = arguments.out / "shards" / SETS[modality].name
-        if not (shards / "manifest.json").exists():
-            bridle("shard", arguments.data / SETS[modality].name, "--modality", modality, "--out", shards)
-        for seed in range(arguments.seeds or experiment.seeds):
-            for arm, sets in experiment.arms.items():
-                folder = arguments.out / f"{experiment.name}-{modality}-{arm}-{seed}"
-                row = {"modality": modality, "seed": seed, "arm": arm, "sets": sets}
-                if sets == "mae":
-                    rows.append(row | other_once("mae", folder, modality, shards, seed, limit))
-                    continue
-                words = [word for one in sets for word in ("--set", one)]
-                trained = bridle_once(
-                    Path(f"{folder}.json"),
-                    *("pretrain", "--shards", shards, "--preset", f"{modality}-tiny", "--out", folder),
-                    *("--overwrite", "--seed", seed, *limit, *words),
-                )
-                results = judge(folder, modality, shards, seed, ["--checkpoint", folder])
-                rows.append(row | {"training": trained | health(folder), "results": results})
-            first = arguments.out / f"{experiment.name}-{modality}-{next(iter(experiment.arms))}-{seed}"
-            untrained = ["--checkpoint", "random", "--config", first / "config.yaml"]
-            results = judge(arguments.out / f"untrained-{modality}-{seed}", modality, shards, seed, untrained)
-            floor = {"modality": modality, "seed": seed, "sets": []}
-            rows.append(floor | {"arm": "untrained", "results": results})
-            raw = arguments.out / f"raw-{modality}-{seed}"
-            rows.append(floor | {"arm": "raw values"} | other_once("raw", raw, modality, shards, seed, []))
-    return rows
+        rows = rows_of(experiment)
+        for row in rows:
+            asked = ((arguments.only, row.modality), (arguments.arm, row.arm), (arguments.seed, row.seed))
+            file = arguments.out / f"{row.name}.json"
+            if all(wanted is None or own in wanted for wanted, own in asked) and not file.exists():
+                file.write_text(json.dumps(work_out(row, arguments.data, arguments.out)) + "\n")
+        files = [arguments.out / f"{row.name}.json" for row in rows]
+        found = [json.loads(file.read_text()) for file in files if file.exists()]
+        (arguments.out / f"{experiment.name}.json").write_text(json.dumps(found, indent=1) + "\n")
+        table = f"**{experiment.question}**\n\n" + as_markdown(found)
+        (arguments.out / f"{experiment.name}.md").write_text(table)
+        print(table)
 
 
-def other_once(what: str, name: Path, modality: str, shards: Path, seed: int, limit: list[Any]) -> dict[str, Any]:
-    """Training, if any, and probes of what `others.py` knows, at the same length and on the same folds."""
-    out = Path(f"{name}.json")
-    if not out.exists():
-        probes = [word for probe in SETS[modality].probes for word in ("--probe", *probe)]
-        words = ["--shards", shards, "--preset", f"{modality}-tiny", "--seed", seed, "--out", out, *limit, *probes]
-        run_once([HERE / "others.py", what, *words, *SETS[modality].split])
-    found: dict[str, Any] = json.loads(out.read_text())
+def rows_of(experiment: Experiment) -> list[Row]:
+    """All of its table, seed by seed."""
+    return [
+        Row(experiment.name, modality, arm, seed, sets, limit)
+        for modality, limit in experiment.limit.items()
+        for seed in range(experiment.seeds)
+        for arm, sets in {**FLOORS, **experiment.arms}.items()
+    ]
+
+
+def work_out(row: Row, data: Path, out: Path) -> dict[str, Any]:
+    """Trains and probes: `modality`, `arm`, `seed`, `sets`, `training` (if any) and `results` by probe."""
+    data_set = SETS[row.modality]
+    shards, preset, run = out / "shards" / data_set.name, f"{row.modality}-tiny", out / row.name
+    if not (shards / "manifest.json").exists():
+        bridle("shard", data / data_set.name, "--modality", row.modality, "--out", shards)
+    found = {"modality": row.modality, "arm": row.arm, "seed": row.seed, "sets": row.sets}
+    if row.sets in ("raw", "mae"):
+        limit = row.limit if row.sets == "mae" else []
+        probes = [word for probe in data_set.probes for word in ("--probe", *probe)]
+        words = ["--shards", shards, "--preset", preset, "--seed", row.seed, *limit, *probes, *data_set.split]
+        return found | json.loads(run_once([HERE / "others.py", row.sets, *words]))
+    checkpoint = ["--checkpoint", "random", "--preset", preset]
+    if row.sets != "untrained":
+        words = [word for one in row.sets for word in ("--set", one)]
+        common = ["--shards", shards, "--preset", preset, "--out", run, "--overwrite", "--seed", row.seed]
+        found["training"] = bridle("pretrain", *common, *row.limit, *words) | health(run)
+        checkpoint = ["--checkpoint", run]
+    probe = ["eval", "--task", "folder", "--data", shards, *checkpoint, "--seed", row.seed, *data_set.split]
+    found["results"] = [bridle(*probe, "--protocol", name, "--pool", pool) for name, pool in data_set.probes]
     return found
-
-
-def judge(name: Path, modality: str, shards: Path, seed: int, checkpoint: list[Any]) -> list[dict[str, Any]]:
-    """All probes of one encoder."""
-    common = ["eval", "--task", "folder", "--data", shards, *checkpoint, "--seed", seed]
-    results = []
-    for protocol, pool in SETS[modality].probes:
-        words = ["--protocol", protocol, "--pool", pool, *SETS[modality].split]
-        results.append(bridle_once(Path(f"{name}-{protocol}.json"), *common, *words))
-    return results
 
 
 def health(run: Path) -> dict[str, float]:
@@ -158,14 +171,6 @@ def health(run: Path) -> dict[str, float]:
         used += [share for row in late for share in row["usage"]]
         perplexity += [row["perplexity"][0] for row in late]
     return {"used": min(used), "perplexity": min(perplexity)}
-
-
-def bridle_once(result: Path, *arguments: Any) -> dict[str, Any]:
-    """`bridle` with its result kept in a file; a second call reads the file."""
-    if not result.exists() or not result.read_text().strip():
-        found = bridle(*arguments)
-        result.write_text(json.dumps(found))
-    return json.loads(result.read_text())
 
 
 def bridle(*arguments: Any) -> dict[str, Any]:
@@ -193,10 +198,9 @@ def as_markdown(rows: list[dict[str, Any]]) -> str:
         probes = [f"{protocol}, {pool}" for protocol, pool in SETS[modality].probes]
         head = [SETS[modality].name, *probes, "codes in use", "perplexity, level 1", "steps", "minutes"]
         lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-        for arm in dict.fromkeys(
-            ["raw values", "untrained", *(row["arm"] for row in rows if row["modality"] == modality)]
-        ):
-            found = [row for row in rows if (row["modality"], row["arm"]) == (modality, arm)]
+        here = [row for row in rows if row["modality"] == modality]
+        for arm in dict.fromkeys(row["arm"] for row in here):
+            found = [row for row in here if row["arm"] == arm]
             cells = [accuracies([row["results"][number] for row in found]) for number in range(len(probes))]
             training = [row["training"] for row in found if "training" in row]
             if training:
