@@ -20,6 +20,7 @@ lint: $(READY)
 
 bench: $(BENCH_READY)
 	$(BIN)/python benchmarks/quantizer.py
+	$(BIN)/python benchmarks/targets.py
 	$(BIN)/python benchmarks/learning/run.py presets --only audio --seed 0
 
 # What others publish and the benchmarks compare with.
