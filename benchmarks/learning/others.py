@@ -6,7 +6,7 @@
 `mae` is what a user would do today: Hugging Face's `ViTMAEForPreTraining` for sound and images, and for video
 `VideoMAEForPreTraining`, with the preset's encoder and predictor sizes, clips, augmentation, batch, peak rate, weight
 decay and schedule; mask 0.75 (0.9 for video) and normalised targets as their papers have them. Their patches are
-ours, but squares: 8 x 8 (or `--square 16`) where ours of a spectrogram are 8 x 16. Short clips are padded, as these
+ours, but squares: 8 x 8 where ours of a spectrogram are 8 x 16. Short clips are padded, as these
 models have no mask for it.
 `raw` is no network at all: the values of the patches (log-mel, pixels) are the features.
 """
@@ -46,13 +46,13 @@ class RawPatches(Bridle):
 class MaskedAutoencoder(Bridle):
     """Our patcher, their network: features come from theirs, so that every probe of ours runs on it."""
 
-    def __init__(self, config: Config, statistics: dict[str, Any], square: int | None, **theirs: Any) -> None:
+    def __init__(self, config: Config, statistics: dict[str, Any], **theirs: Any) -> None:
         super().__init__(config, statistics)
         # Here: `raw` needs no extra.
         from transformers import VideoMAEConfig, VideoMAEForPreTraining, ViTMAEConfig, ViTMAEForPreTraining
 
         e, p = config.encoder, config.predictor
-        self.square = square or self.patcher.patch[0 if config.patches.modality == "audio" else 2]
+        self.square = self.patcher.patch[0 if config.patches.modality == "audio" else 2]
         common = {
             "patch_size": self.square,
             "num_channels": self.patcher.channels,
@@ -125,7 +125,6 @@ def main() -> None:
     parser.add_argument("--shards", type=Path, required=True)
     parser.add_argument("--preset", required=True)
     parser.add_argument("--set", action="append", default=[], help="as bridle pretrain takes it")
-    parser.add_argument("--square", type=int, default=None, help="side of a patch; else as ours")
     parser.add_argument("--theirs", type=yaml.safe_load, default={}, help="of their configuration, as YAML: {a: 1}")
     parser.add_argument("--steps", type=int, default=None)
     parser.add_argument("--max-minutes", type=float, default=None)
@@ -142,7 +141,7 @@ def main() -> None:
     found: dict[str, Any] = {}
     model: Bridle = RawPatches(config, merge_statistics(manifests))
     if arguments.what == "mae":
-        model = MaskedAutoencoder(config, merge_statistics(manifests), arguments.square, **arguments.theirs)
+        model = MaskedAutoencoder(config, merge_statistics(manifests), **arguments.theirs)
         found["training"] = train(model, manifests, arguments.steps, arguments.max_minutes)
     split = {"folds": arguments.folds, "group_by": arguments.group_by, "seed": arguments.seed}
     found["results"] = [

@@ -170,7 +170,7 @@ def health(run: Path) -> dict[str, float]:
         late = [row for row in rows if row["step"] >= rows[0]["step"] + 0.1 * (rows[-1]["step"] - rows[0]["step"])]
         used += [share for row in late for share in row["usage"]]
         perplexity += [row["perplexity"][0] for row in late]
-    return {"used": min(used), "perplexity": min(perplexity)}
+    return {"least_used": min(used), "least_perplexity": min(perplexity)}
 
 
 def bridle(*arguments: Any) -> dict[str, Any]:
@@ -205,8 +205,14 @@ def as_markdown(rows: list[dict[str, Any]]) -> str:
             training = [row["training"] for row in found if "training" in row]
             if training:
                 steps, seconds = (statistics.mean(run[key] for run in training) for key in ("steps", "seconds"))
-                used = [f"{100 * min(run['used'] for run in training):.0f} %"] if "used" in training[0] else [""]
-                worst = [f"{min(run['perplexity'] for run in training):.0f}"] if "used" in training[0] else [""]
+                used = (
+                    [f"{100 * min(run['least_used'] for run in training):.0f} %"]
+                    if "least_used" in training[0]
+                    else [""]
+                )
+                worst = (
+                    [f"{min(run['least_perplexity'] for run in training):.0f}"] if "least_used" in training[0] else [""]
+                )
                 cells += [*used, *worst, f"{steps:.0f}", f"{seconds / 60:.1f}"]
             else:
                 cells += [""] * 4
