@@ -114,11 +114,10 @@ class ResidualQuantizer(nn.Module):
         """Quantizes N vectors; in training mode moves the codebooks afterwards."""
         with torch.autocast(z_NC.device.type, enabled=False):
             z_NC = F.normalize(z_NC.float(), dim=-1)
-            # One vector that is not finite would stay in the moving averages for good.
-            learning = self.training and not bool(self.frozen) and bool(z_NC.sum().isfinite())
+            learning = self.training and not bool(self.frozen)
             if learning and not bool(self.initialised):
                 self._start(z_NC.detach())
-            tally = _Tally(self, len(z_NC)) if learning else None
+            tally = _Tally(self, len(z_NC)) if learning and bool(self.initialised) else None
             residual_NC, codes, norms = z_NC, [], []
             commitment, codebook_loss = z_NC.new_zeros(()), z_NC.new_zeros(())
             for level, codebook_KC in enumerate(self.codebook_QKC.detach()):
@@ -150,9 +149,11 @@ class ResidualQuantizer(nn.Module):
 
     @torch.no_grad()
     def _start(self, z_NC: Tensor) -> None:
-        """K-means level by level on the vectors of all ranks."""
+        """K-means level by level on the vectors of all ranks, once they are all finite."""
         generator = self._generator(0)
         rows_NC = distributed.gather_rows(z_NC)
+        if not rows_NC.sum().isfinite():
+            return
         most = _KMEANS_ROWS * self.codes
         if len(rows_NC) > most:
             rows_NC = rows_NC[torch.randperm(len(rows_NC), generator=generator)[:most].to(rows_NC.device)]
@@ -169,9 +170,13 @@ class ResidualQuantizer(nn.Module):
     def _update(self, tally: _Tally) -> None:
         """Moving averages of counts and sums; a code used too rarely becomes a random input of its level.
 
-        The newcomer gets the usage that an average code has.
+        The newcomer gets the usage that an average code has. A batch with a vector that is not finite changes nothing.
         """
         count_QK, sum_QKC, candidate_QKC = tally.over_ranks()
+        # One vector that is not finite would stay in the averages for good. Asked of the joined sums, so that all ranks
+        # say the same.
+        if not sum_QKC.sum().isfinite():
+            return
         # Young codebooks forget faster: z turns most in the first steps, and codes that lag behind die in numbers.
         step = 1 - ((1 + self.updates) / (10 + self.updates)).clamp(max=self.decay)
         self.count_QK.lerp_(count_QK, step)
