@@ -6,8 +6,8 @@
 `mae` is what a user would do today: Hugging Face's `ViTMAEForPreTraining` for sound and images, and for video
 `VideoMAEForPreTraining`, with the preset's encoder and predictor sizes, clips, augmentation, batch, peak rate, weight
 decay and schedule; mask 0.75 (0.9 for video) and normalised targets as their papers have them. Their patches are
-ours, but squares: 8 x 8 where ours of a spectrogram are 8 x 16. Short clips are padded, as these
-models have no mask for it.
+ours, but squares: 8 x 8 where ours of a spectrogram are 8 x 16. Short clips are repeated, as these
+models have no mask for padding, and learn less from padded ones.
 `raw` is no network at all: the values of the patches (log-mel, pixels) are the features.
 """
 
@@ -112,7 +112,10 @@ class MaskedAutoencoder(Bridle):
         c, (t, h, w), (pt, ph, pw) = self.patcher.channels, batch.grid, self.patcher.patch
         x = batch.x_BNP.view(-1, t, h, w, c, pt, ph, pw).permute(0, 4, 1, 5, 2, 6, 3, 7)
         x_BCTHW = x.reshape(-1, c, t * pt, h * ph, w * pw)
-        x_BCTHW = F.pad(x_BCTHW, (0, 0, 0, 0, 0, self.sides[0] - t * pt))
+        # Again and again until the length is full, as these models have no mask for padding.
+        frames_B1 = pt * batch.valid_BN.view(-1, t, h * w).any(-1).sum(1, keepdim=True)
+        index_BT = torch.arange(self.sides[0]) % frames_B1
+        x_BCTHW = x_BCTHW.gather(2, index_BT[:, None, :, None, None].expand(-1, c, -1, h * ph, w * pw))
         if self.video:
             return x_BCTHW.transpose(1, 2)
         return x_BCTHW.squeeze(2) if self.sides[0] == 1 else x_BCTHW.squeeze(4)
