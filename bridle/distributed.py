@@ -31,6 +31,13 @@ def sum_over_ranks(x: Tensor) -> Tensor:
     return x
 
 
+def from_first(x: Tensor) -> Tensor:
+    """What rank 0 holds, on every rank, in place."""
+    if _active():
+        dist.broadcast(x, 0)
+    return x
+
+
 def row_span(rows: int, device: torch.device) -> tuple[int, int]:
     """Where this rank's rows begin among the rows of all ranks one after the other, and how many those are."""
     if not _active():

@@ -65,6 +65,7 @@ class MaskedAutoencoder(Bridle):
             "decoder_num_attention_heads": p.heads,
             "decoder_intermediate_size": round(p.width * p.mlp_ratio),
             "norm_pix_loss": True,
+            "attn_implementation": "eager",  # on a CPU a fifth faster than PyTorch's fused attention in bf16
             **theirs,
         }
         self.video = config.patches.modality == "video"

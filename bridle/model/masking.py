@@ -1,7 +1,7 @@
 """Which patches the encoder sees and which it must predict.
 
 Every shape is a way to score the patches of a grid; the lowest scores stay visible. So the share of hidden patches
-is exact for every clip, padding is neither visible nor masked, and clips of different length share a batch.
+is the same for every clip, padding is neither visible nor masked, and clips of different length share a batch.
 
 Shapes: B clips, N patches, V visible, M masked.
 """
@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from bridle.schema import PatchBatch
+
+_CHUNK = 64  # clips whose blocks are drawn at once: each takes blocks x N numbers
 
 
 @dataclass(slots=True)
@@ -32,17 +34,18 @@ def draw_mask(batch: PatchBatch, shape: str, ratio: float, rng: torch.Generator,
     Args:
         batch: patches with validity and grid.
         shape: "random" hides single patches, "tube" the same rows and columns at all times, "block" rectangles.
-        ratio: share of each clip's valid patches to hide.
+        ratio: share of each clip's valid patches to hide; with tubes the nearest share that whole tubes allow.
         rng: a CPU generator; the masks follow from it alone, whatever the device.
         predict: share of the hidden patches that stay in `masked_BM`. The others are simply never asked for, which
             makes the predictor cheaper (CrossMAE, arXiv 2401.14391).
     """
     clips, tubes = len(batch.valid_BN), 0
-    if shape == "tube":
+    if shape == "tube" and batch.grid[1] * batch.grid[2] > 1:  # a single tube would hide everything or nothing
         tubes = batch.grid[1] * batch.grid[2]
         score_BN = torch.rand(clips, 1, tubes, generator=rng).expand(-1, batch.grid[0], -1).flatten(1)
     elif shape == "block":
-        score_BN = _block_scores(clips, batch.grid, rng)
+        parts = [min(_CHUNK, clips - start) for start in range(0, clips, _CHUNK)]
+        score_BN = torch.cat([_block_scores(part, batch.grid, rng) for part in parts])
     else:
         score_BN = torch.rand(clips, batch.valid_BN.shape[1], generator=rng)
     mask = split(score_BN.to(batch.valid_BN.device), batch.valid_BN, ratio, dense=batch.dense, tubes=tubes)

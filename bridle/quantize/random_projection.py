@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from bridle import distributed
+
 
 class RandomProjection(nn.Module):
     """`(N, P)` patch values -> `(N, C)`.
@@ -32,8 +34,8 @@ class RandomProjection(nn.Module):
 
     @torch.no_grad()
     def fit(self, x_NP: Tensor) -> None:
-        """Mean and components from these patches, then the random map."""
-        x_NP = x_NP.double()
+        """Mean and components from these patches of all ranks, then the random map; the same on every rank."""
+        x_NP = distributed.gather_rows(x_NP).double()
         mean_P = x_NP.mean(0)
         cov_PP = torch.cov((x_NP - mean_P).T)
         variance_P, basis_PP = torch.linalg.eigh(cov_PP)
@@ -48,6 +50,8 @@ class RandomProjection(nn.Module):
             random_MC = torch.linalg.qr(random_MC)[0]
         self.mean_P.copy_(mean_P)
         self.map_PC.copy_(whiten_PM @ random_MC.to(whiten_PM))
+        for buffer in (self.mean_P, self.map_PC):
+            distributed.from_first(buffer)  # eigenvectors may differ between machines
 
     def forward(self, x_NP: Tensor) -> Tensor:
         with torch.autocast(x_NP.device.type, enabled=False):

@@ -101,6 +101,8 @@ class ResidualQuantizer(nn.Module):
     def freeze(self) -> None:
         """No more updates, whatever mode the module is in; saved with the weights."""
         self.frozen.fill_(True)
+        if self.learn == "gradient":
+            self.codebook_QKC.requires_grad_(False).grad = None  # or an optimizer's momentum would move it on
 
     @torch.no_grad()
     def reset(self) -> None:
@@ -127,11 +129,11 @@ class ResidualQuantizer(nn.Module):
                     tally.add(level, input_NC, code_N)
                     if self.learn == "gradient":
                         miss_NC = input_NC - F.embedding(code_N, self.codebook_QKC[level])
-                        codebook_loss = codebook_loss + miss_NC.square().sum(-1).mean() / self.levels
+                        codebook_loss = codebook_loss + miss_NC.square().sum() / (max(len(miss_NC), 1) * self.levels)
                 # Only the detached code is subtracted: a straight-through one would cancel the gradient below.
                 residual_NC = (-codebook_KC)[code_N].add_(residual_NC)
                 norm_N = torch.linalg.vector_norm(residual_NC, dim=-1)
-                commitment = commitment + norm_N.square().mean() / self.levels
+                commitment = commitment + norm_N.square().sum() / (max(len(norm_N), 1) * self.levels)
                 codes.append(code_N)
                 norms.append(norm_N.detach())
             if tally:
@@ -204,7 +206,7 @@ class _Tally:
         # Drawn alike on every rank from the rows of all ranks; each rank brings those that are its own.
         pick_QK = torch.randint(total, (q, k), generator=quantizer._generator(1)) - first
         self.own_QK = ((pick_QK >= 0) & (pick_QK < rows)).to(quantizer.codebook_QKC.device)
-        self.pick_QK = pick_QK.clamp(0, rows - 1).to(quantizer.codebook_QKC.device)
+        self.pick_QK = pick_QK.clamp(0, max(rows - 1, 0)).to(quantizer.codebook_QKC.device)
         self.all_X = torch.zeros(q * k * (2 * c + 1), device=quantizer.codebook_QKC.device)
         sum_X, candidate_X, count_X = self.all_X.split((q * k * c, q * k * c, q * k))
         self.sum_QKC, self.candidate_QKC, self.count_QK = (
@@ -216,7 +218,8 @@ class _Tally:
     def add(self, level: int, input_NC: Tensor, code_N: Tensor) -> None:
         self.sum_QKC[level].index_add_(0, code_N, input_NC)
         self.count_QK[level] = torch.bincount(code_N, minlength=len(self.count_QK[level]))
-        self.candidate_QKC[level] = input_NC[self.pick_QK[level]] * self.own_QK[level, :, None]
+        if len(input_NC):  # a rank may have none
+            self.candidate_QKC[level] = input_NC[self.pick_QK[level]] * self.own_QK[level, :, None]
 
     def over_ranks(self) -> tuple[Tensor, Tensor, Tensor]:
         """Counts, sums, candidates of the joined batch: one all-reduce for all levels."""

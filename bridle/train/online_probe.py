@@ -57,8 +57,11 @@ class OnlineProbe:
         self.labels_F = torch.tensor([names.index(label) for label in labels], dtype=torch.int64)
 
     @torch.no_grad()
-    def judge(self, model: Bridle) -> dict[str, Any]:
-        """`{knn, usage, perplexity, mutual_information}`; the last three by level, of the tokenizer in force."""
+    def judge(self, model: Bridle, learning: bool = False) -> dict[str, Any]:
+        """`{knn, usage, perplexity, mutual_information}`; the last three by level.
+
+        Codes are those of the tokenizer in force or, while one is `learning`, of that one.
+        """
         training = [module for module in model.modules() if module.training]
         model.eval()  # no running average may see these clips
         features, codes, of_clip = [], [], []
@@ -66,8 +69,7 @@ class OnlineProbe:
             batch = model.patcher(self.views[start : start + _BATCH])
             h_BND = model.features(batch)
             features.append(h_BND.sum(1) / batch.valid_BN.sum(1, keepdim=True))
-            codes_BNQ = model.tokenize(batch)
-            codes.append(codes_BNQ[batch.valid_BN])
+            codes.append((model.tokenizer if learning else model.quantize)(batch).codes_NQ)
             labels_B = self.labels_F[start : start + _BATCH].to(h_BND.device)
             of_clip.append(labels_B.repeat_interleave(batch.valid_BN.sum(1)))
         for module in training:

@@ -6,7 +6,6 @@ from its cursor; so a checkpoint needs no generator states.
 
 from __future__ import annotations
 
-import math
 import signal
 import threading
 import time
@@ -35,7 +34,8 @@ from bridle.train.watch import Watch
 OnEvent = Callable[..., None]
 _FIT_VECTORS_PER_CODE = 128  # patches that the cold start's whitening and k-means look at
 _FIT_BATCHES = 64
-_BAD_STEPS = 10  # steps in a row without a finite gradient before the run is given up
+_BAD_STEPS = 10  # steps in a row that cannot be made before the run is given up
+_REMEDY = "Lower --set optim.lr, or use --set train.precision=float32; clips that are too short: --set patches...."
 
 
 class Trainer:
@@ -55,7 +55,7 @@ class Trainer:
         self.model, self.stream, self.phases, self.run, self.on_event = model, stream, phases, run, on_event
         self.config, self.device = model.config, torch.device(device)
         self.dtype = autocast_dtype(self.config.train.precision, self.device)
-        self.log, self.watch = MetricsLog(run.metrics), Watch()
+        self.log, self.watch = MetricsLog(run.metrics), Watch(self.config.quantizer.codes)
         self.probe: OnlineProbe | None = None
         self.phase_index, self.phase_step, self.step, self.clips = 0, 0, 0, 0
         self.phase_seconds = self.seconds = 0.0
@@ -87,7 +87,7 @@ class Trainer:
         if optimizer_tensors:
             restore_optimizer(optimizer, optimizer_tensors)
         self.on_event("phase", phase=phase.kind, index=self.phase_index, phases=len(self.phases))
-        meter, mark = Meter(), time.monotonic()
+        meter, mark, learned = Meter(), time.monotonic(), self.phase_step > 0
         while (fraction := phase.fraction(self.phase_step, self.phase_seconds)) < 1.0:
             # The middle of the step: neither the first step nor the last is lost to a rate of zero.
             middle = min(1.0, fraction + 0.5 / phase.steps) if phase.steps else max(fraction, 1e-4)
@@ -95,14 +95,18 @@ class Trainer:
             for group in optimizer.param_groups:
                 group["lr"] = share * group["peak_lr"]
             batch = next(batches)
-            objective = self._step(phase, batch.tensors, optimizer)
-            if phase.kind != "tokenizer":
-                self.model.follow(self.step)
+            objective, why = self._step(phase, batch.tensors, optimizer)
+            if objective is not None and phase.kind != "tokenizer":
+                # Encoders that start afresh have averages of their own.
+                self.model.follow(self.phase_step if self.config.schedule.restart else self.step)
             now = time.monotonic()
             self.phase_seconds, self.seconds, mark = self.phase_seconds + now - mark, self.seconds + now - mark, now
             self.step, self.phase_step, self.clips = self.step + 1, self.phase_step + 1, self.clips + len(batch.keys)
             if objective is not None:
                 meter.add(objective, len(batch.keys))
+                learned, self.bad_steps = True, 0
+            else:
+                self._skip(why, optimizer)
             if self.step % self.config.train.log_every == 0 or phase.fraction(self.phase_step, self.phase_seconds) >= 1:
                 self._report(phase, meter, optimizer.param_groups[0]["lr"])
             if (every := self.config.train.probe_every) and self.step % every == 0:
@@ -111,33 +115,34 @@ class Trainer:
                 self._save(optimizer_state(optimizer))
                 if self._stop:
                     raise Interrupted(self._stop)
-        if not math.isfinite(self.last.get("loss", math.nan)):
-            raise NumericalError(
-                f"the {phase.kind} phase ended with a loss that is not finite; {self.skipped} steps were skipped.",
-                "Lower --set optim.lr, or use --set train.precision=float32.",
-            )
+        if not learned:
+            raise NumericalError(f"all steps of the {phase.kind} phase were skipped, at last because {why}", _REMEDY)
         self._leave(phase)
         self._save({})
 
-    def _step(self, phase: Phase, views: list[Tensor], optimizer: torch.optim.Optimizer) -> Objective | None:
-        """Forward, backward, update; a step with anything that is not finite changes no weight."""
+    def _step(
+        self, phase: Phase, views: list[Tensor], optimizer: torch.optim.Optimizer
+    ) -> tuple[Objective | None, str]:
+        """Forward, backward, update; a step that cannot be made changes nothing and says why."""
         batch = self.model.patcher(views, self._generator(1))
         if not bool(torch.isfinite(batch.x_BNP).all()):
-            # Here and not at the gradient: moving averages of codes and statistics would already have taken it in.
-            self._skip("the media hold values that are not finite")
-            return None
+            return None, "the media hold values that are not finite"
+        if not batch.dense and int(batch.valid_BN.sum(1).max()) < 2:
+            return None, "each clip of the batch is a single patch: there is nothing to hide"
+        learning = [] if phase.kind in ("cold", "encoder") else [self.model.tokenizer, self.model.target_norm]
+        before = [buffer.clone() for module in learning for buffer in module.buffers()]
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
             objective = self._objective(phase, batch)
         optimizer.zero_grad(set_to_none=True)
         objective.loss.backward()
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         norm = nn.utils.clip_grad_norm_(parameters, self.config.optim.clip_norm)
-        if torch.isfinite(norm):
+        if bool(torch.isfinite(norm + objective.loss.detach())):
             optimizer.step()
-            self.bad_steps = 0
-        else:
-            self._skip("the gradient is not finite")
-        return objective
+            return objective, ""
+        for buffer, value in zip((b for module in learning for b in module.buffers()), before, strict=True):
+            buffer.copy_(value)  # codebooks and running averages took it in while they were asked
+        return None, "the loss or its gradient is not finite"
 
     def _objective(self, phase: Phase, batch: PatchBatch) -> Objective:
         rng = self._generator(2)
@@ -155,19 +160,19 @@ class Trainer:
         objective.loss = objective.loss + extra
         return objective
 
-    def _skip(self, why: str) -> None:
+    def _skip(self, why: str, optimizer: torch.optim.Optimizer) -> None:
         """Counts a step that changed nothing.
 
         Raises:
-            NumericalError: too many of them in a row.
+            NumericalError: too many of them in a row; a checkpoint has been written.
         """
         self.bad_steps, self.skipped = self.bad_steps + 1, self.skipped + 1
-        self.on_event("warning", message=f"step {self.step}: {why}; step skipped")
+        self.on_event("warning", message=f"step {self.step}: skipped, {why}")
         if self.bad_steps >= _BAD_STEPS:
             raise NumericalError(
                 f"{self.bad_steps} steps in a row were skipped, at last because {why}. "
-                f"The state before them is in {self.run.checkpoints()[-1]}",
-                "Lower --set optim.lr, or use --set train.precision=float32.",
+                f"The weights before them are in {self._save(optimizer_state(optimizer))}",
+                _REMEDY,
             )
 
     def _enter(self, phase: Phase) -> None:
@@ -227,7 +232,7 @@ class Trainer:
         if not self.probe.views:
             return
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
-            seen = self.probe.judge(self.model)
+            seen = self.probe.judge(self.model, learning=phase.kind == "tokenizer")
         self.log.write({"step": self.step, "phase": phase.kind, "phase_index": self.phase_index, "probe": seen})
         self.on_event("probe", step=self.step, clips=len(self.probe.views), **seen)
 
@@ -253,6 +258,7 @@ class Trainer:
             "phase_seconds": self.phase_seconds,
             "seconds": self.seconds,
             "clips": self.clips,
+            "skipped": self.skipped,
             "last": self.last,
             "stream": self.stream.state(),
             "optimizer": optimizer,
@@ -262,6 +268,7 @@ class Trainer:
     def _restore(self, training: dict[str, Any]) -> dict[str, Tensor] | None:
         for name in ("step", "phase_index", "phase_step", "phase_seconds", "seconds", "clips", "last"):
             setattr(self, name, training[name])
+        self.skipped = training.get("skipped", 0)
         self.stream.load(training["stream"])
         self.log.truncate(self.step)
         return training["optimizer"] or None

@@ -6,15 +6,21 @@ import math
 from typing import Any
 
 _COLLAPSED = 0.5  # share of a level's codes in use below which it is called collapsed
+_LOPSIDED = 0.2  # likewise the perplexity: codes that are touched and hardly ever used
 _LEARNS_BY = 0.2  # of a phase: by then something must have become predictable
 _EARLIEST = 100  # steps of the phase: before them nothing is said
 _NEAR = 0.98  # of the entropy of the codes
 
 
 class Watch:
-    """Reads the log rows of a run; each warning comes once a phase."""
+    """Reads the log rows of a run; each warning comes once a phase.
 
-    def __init__(self) -> None:
+    Args:
+        codes: K.
+    """
+
+    def __init__(self, codes: int) -> None:
+        self._codes = codes
         self._said: set[tuple[Any, ...]] = set()
 
     def warnings(self, row: dict[str, Any], done: float, steps: int) -> list[str]:
@@ -25,14 +31,15 @@ class Watch:
             done: share of the phase.
             steps: of the phase so far.
         """
-        if done < _LEARNS_BY or steps < _EARLIEST:
+        if done < _LEARNS_BY or (steps < _EARLIEST and done < 1):
             return []
         found: dict[tuple[Any, ...], str] = {}
-        for level, share in enumerate(row["usage"], start=1):
-            if share < _COLLAPSED:
+        for level, (share, perplexity) in enumerate(zip(row["usage"], row["perplexity"], strict=True), start=1):
+            if share < _COLLAPSED or perplexity < _LOPSIDED * self._codes:
                 found["collapse", row["phase_index"], level] = (
-                    f"level {level} uses {share:.0%} of its codes: it has collapsed, or the clips are too few or too "
-                    "much alike; fewer codes (--set quantizer.codes=...) or --set quantizer.dead_below=0.5 may help"
+                    f"level {level} uses {share:.0%} of its codes, as evenly as {perplexity:.0f} of {self._codes} "
+                    "would be: it has collapsed, or the clips are too few or too much alike; fewer codes "
+                    "(--set quantizer.codes=...) or --set quantizer.dead_below=0.5 may help"
                 )
         if "cross_entropy" in row:
             blind = math.log(max(row["perplexity"][0], 1.0))  # what guessing by frequency alone costs

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
-from bridle.quantize import ResidualQuantizer
+from bridle.quantize import RandomProjection, ResidualQuantizer
 
 rank, world, folder, learn, first, last = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), *sys.argv[4:]
 torch.set_num_threads(1)
@@ -27,14 +27,18 @@ if world > 1:
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet-{first}", rank=rank, world_size=world)
 quantizer = ResidualQuantizer(3, 16, 6, learn=learn, decay=0.8, dead_below=0.5, seed=5).train()
 if int(first):
-    quantizer.load_state_dict(load_file(folder / f"{world}-{rank}-{first}.safetensors"))
+    state = load_file(folder / f"{world}-{rank}-{first}.safetensors")
+    quantizer.load_state_dict({name: state[name] for name in quantizer.state_dict()})
 for step in range(int(first), int(last)):
     batch = torch.randn(100, 6, generator=torch.Generator().manual_seed(step))
     if step in (0, 3):  # one rank alone meets it; all must leave the step out, and none wait for the others
         batch[50, 2] = float("nan")
     bounds = (0, 37, 100) if world > 1 else (0, 100)  # ranks need not have equally many vectors
     loss = quantizer(batch[bounds[rank]:bounds[rank + 1]]).codebook_loss
-save_file(quantizer.state_dict(), folder / f"{world}-{rank}-{last}.safetensors")
+    quantizer(batch[:0] if rank else batch)  # a rank may have no vector at all
+    projection = RandomProjection(6, 4)
+    projection.fit(batch[bounds[rank]:bounds[rank + 1]].nan_to_num())
+save_file(quantizer.state_dict() | projection.state_dict(), folder / f"{world}-{rank}-{last}.safetensors")
 if world > 1:
     dist.barrier()
     dist.destroy_process_group()  # or the threads of gloo may abort the process at its end
@@ -58,7 +62,8 @@ def test_two_ranks_hold_the_codebooks_of_the_joined_batch(tmp_path: Path, learn:
         assert torch.allclose(first[name].double(), alone[name].double(), atol=1e-5), name
     replaced = ResidualQuantizer(3, 16, 6, learn=learn, decay=0.8, dead_below=0.0, seed=5).train()  # type: ignore[arg-type]
     for step in range(8):
-        replaced(torch.randn(100, 6, generator=torch.Generator().manual_seed(step)))
+        for _ in range(2):
+            replaced(torch.randn(100, 6, generator=torch.Generator().manual_seed(step)))
     assert not torch.allclose(replaced.codebook_QKC, alone["codebook_QKC"], atol=1e-3), "no code was replaced: no test"
 
 

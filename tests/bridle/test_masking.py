@@ -47,6 +47,12 @@ def test_every_valid_patch_is_either_visible_or_masked(shape, grid, ratio, data)
             assert not set((visible % tubes).tolist()) & set((masked % tubes).tolist())
 
 
+def test_a_single_tube_is_no_tube() -> None:
+    batch = batch_of((8, 1, 1), [8, 8])
+    visible = [draw_mask(batch, "tube", 0.5, torch.Generator().manual_seed(seed)).visible_BV for seed in range(2)]
+    assert visible[0].shape[1] == 4 and not torch.equal(*visible)
+
+
 def test_tubes_hide_the_same_place_at_all_times() -> None:
     grid = (4, 3, 3)
     batch = batch_of(grid, [4, 4])

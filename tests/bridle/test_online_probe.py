@@ -91,13 +91,15 @@ def row(**fields: object) -> dict[str, object]:
 
 
 def test_warnings_name_the_sign_and_come_once() -> None:
-    watch = Watch()
+    watch = Watch(codes=32)
     assert watch.warnings(row(), 0.5, 200) == []
     (said,) = watch.warnings(row(usage=[1.0, 0.2]), 0.5, 200)
     assert "level 2 uses 20%" in said
     assert watch.warnings(row(usage=[1.0, 0.2]), 0.6, 240) == []
     blind = row(cross_entropy=[math.log(32.0), 3.4])
     assert watch.warnings(blind, 0.1, 200) == []  # too early to tell
-    assert watch.warnings(blind, 0.5, 20) == []  # a run too short to learn anything
+    assert watch.warnings(blind, 0.5, 20) == []  # too few steps to have learned anything
+    (said,) = Watch(codes=32).warnings(row(usage=[1.0, 1.0], perplexity=[30.0, 1.1]), 1.0, 20)  # the end of a short run
+    assert "level 2" in said and "as evenly as 1 of 32" in said
     (said,) = watch.warnings(blind, 0.3, 300)
     assert "nothing is being predicted" in said

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,7 +24,10 @@ from bridle import api
 from bridle.checkpoint import RunFolder, load_model, newest_run, read_state
 from bridle.config.sections import ScheduleSection
 from bridle.errors import DataError, NumericalError, UsageError
-from bridle.train.objectives import level_weights
+from bridle.model import Bridle
+from bridle.schema import PatchBatch
+from bridle.train import trainer
+from bridle.train.objectives import Objective, encoder_objective, level_weights, tokenizer_objective
 from bridle.train.phases import plan_phases, rate_share
 
 MEDIA = Path(__file__).parent.parent / "media"
@@ -340,6 +345,59 @@ def test_what_is_not_finite_is_skipped_and_then_given_up(shards: Path, tmp_path:
     with pytest.raises(NumericalError, match="finite"):
         api.pretrain(shards, recipe=recipe("optim.lr=1e30"), out=tmp_path / "run", steps=60)
     assert read_state(tmp_path / "run")["status"] == "failed"
+
+
+@pytest.mark.parametrize("bad", [10, 19])  # in the middle of the tokenizer phase, and its last step
+def test_a_step_that_is_not_finite_changes_nothing(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad: int
+) -> None:
+    calls: list[dict[str, torch.Tensor]] = []
+
+    def sometimes(model: Bridle, batch: PatchBatch) -> Objective:
+        calls.append({name: value.clone() for name, value in model.state_dict().items()})
+        if len(calls) == bad:
+            batch = replace(batch, x_BNP=batch.x_BNP * 3e38)  # overflows inside the network
+        return tokenizer_objective(model, batch)
+
+    monkeypatch.setattr(trainer, "tokenizer_objective", sometimes)
+    said: list[str] = []
+    result = api.pretrain(
+        shards,
+        recipe=recipe("schedule.cold=1", "schedule.tokenizer=19", "schedule.encoder=0"),
+        out=tmp_path / "run",
+        steps=20,
+        on_event=lambda kind, **fields: said.append(str(fields)) if kind == "warning" else None,
+    )
+    assert len(calls) == 19 and result["skipped_steps"] == 1
+    assert any("not finite" in text for text in said)
+    state = calls[bad] if bad < 19 else load_model(tmp_path / "run").state_dict()
+    for name, value in calls[bad - 1].items():
+        if not name.endswith("frozen") and name != "learned":
+            assert torch.equal(value, state[name]), name
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert all(math.isfinite(row["loss"]) for row in rows)
+    assert min(result["usage"]) > 0.2
+
+
+def test_a_run_that_is_given_up_leaves_its_weights(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = 0
+
+    def later(model: Bridle, batch: PatchBatch, rng: torch.Generator) -> Objective:
+        nonlocal calls
+        calls += 1
+        objective = encoder_objective(model, batch, rng)
+        if calls > 7:
+            objective.loss = objective.loss * math.nan
+        return objective
+
+    monkeypatch.setattr(trainer, "encoder_objective", later)
+    with pytest.raises(NumericalError, match="step-00000017") as caught:
+        api.pretrain(shards, recipe=recipe("schedule.turns=0"), out=tmp_path / "run", steps=60)
+    assert caught.value.exit_code == 6
+    monkeypatch.setattr(trainer, "encoder_objective", encoder_objective)
+    assert api.resume(tmp_path / "run")["skipped_steps"] == 10  # counted across the resume
 
 
 def test_resume_without_a_name_takes_the_run_that_waits(
