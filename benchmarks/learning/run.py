@@ -5,8 +5,9 @@
     python benchmarks/learning/run.py codebooks --only audio --arm rq-4x256 --seed 0     # one row of a table
 
 An experiment trains each arm (a list of settings) on a labelled set with some seeds, and probes it beside the same
-network untrained and the raw values. What `--out` holds already is not done again, so an interrupted experiment goes
-on. `NAME.json` and `NAME.md` in `--out` have all that is there. A run takes one core; start several to use more.
+network untrained and the raw values. What `--out` holds already with the same settings is not done again, so an
+interrupted experiment goes on; each result names the commit of its code. `NAME.json` and `NAME.md` in `--out` have all
+that is there. A run takes one core; start several to use more.
 """
 
 from __future__ import annotations
@@ -88,6 +89,11 @@ class Row:
     limit: list[Any]
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """What a result must agree with to be this row's."""
+        return {"sets": self.sets} if self.arm in FLOORS else {"sets": self.sets, "limit": self.limit}
+
+    @property
     def name(self) -> str:
         """Of its file; all experiments share the floors."""
         words = () if self.arm in FLOORS else (self.experiment,)
@@ -118,10 +124,10 @@ def main() -> None:
         for row in rows:
             asked = ((arguments.only, row.modality), (arguments.arm, row.arm), (arguments.seed, row.seed))
             file = arguments.out / f"{row.name}.json"
-            if all(wanted is None or own in wanted for wanted, own in asked) and not file.exists():
+            if all(wanted is None or own in wanted for wanted, own in asked) and not is_done(file, row):
                 file.write_text(json.dumps(work_out(row, arguments.data, arguments.out)) + "\n")
         files = [arguments.out / f"{row.name}.json" for row in rows]
-        found = [json.loads(file.read_text()) for file in files if file.exists()]
+        found = [json.loads(file.read_text()) for file, row in zip(files, rows, strict=True) if is_done(file, row)]
         (arguments.out / f"{experiment.name}.json").write_text(json.dumps(found, indent=1) + "\n")
         table = f"**{experiment.question}**\n\n" + as_markdown(found)
         (arguments.out / f"{experiment.name}.md").write_text(table)
@@ -138,13 +144,27 @@ def rows_of(experiment: Experiment) -> list[Row]:
     ]
 
 
+def is_done(file: Path, row: Row) -> bool:
+    """Whether the file has this row, worked out with these settings."""
+    if not file.exists():
+        return False
+    found = json.loads(file.read_text())
+    return all(found.get(key) == value for key, value in row.settings.items())
+
+
+def commit() -> str:
+    """The code that worked it out; with a + where files differ from that."""
+    words = ["git", "-C", str(HERE), "describe", "--always", "--dirty=+", "--exclude=*"]
+    return subprocess.run(words, capture_output=True, text=True).stdout.strip()
+
+
 def work_out(row: Row, data: Path, out: Path) -> dict[str, Any]:
     """Trains and probes: `modality`, `arm`, `seed`, `sets`, `training` (if any) and `results` by probe."""
     data_set = SETS[row.modality]
     shards, preset, run = out / "shards" / data_set.name, f"{row.modality}-tiny", out / row.name
     if not (shards / "manifest.json").exists():
         bridle("shard", data / data_set.name, "--modality", row.modality, "--out", shards)
-    found = {"modality": row.modality, "arm": row.arm, "seed": row.seed, "sets": row.sets}
+    found = {"modality": row.modality, "arm": row.arm, "seed": row.seed, "commit": commit(), **row.settings}
     if row.sets in ("raw", "mae"):
         limit = row.limit if row.sets == "mae" else []
         probes = [word for probe in data_set.probes for word in ("--probe", *probe)]
@@ -217,7 +237,8 @@ def as_markdown(rows: list[dict[str, Any]]) -> str:
             else:
                 cells += [""] * 4
             lines.append(f"| {arm} | {' | '.join(cells)} |")
-        tables.append("\n".join(lines))
+        commits = ", ".join(sorted({row.get("commit", "unknown") for row in here}))
+        tables.append("\n".join(lines) + f"\n\nWorked out at {commits}.")
     return "\n\n".join(tables) + "\n"
 
 

@@ -116,6 +116,7 @@ class TokenizerSection(Section):
     estimator_depth: Positive = 3
     commitment: Annotated[float, Field(ge=0.0)] = 0.25
     level_weights: Literal["uniform", "energy"] = "uniform"  # of the levels in the encoder's cross-entropy
+    standardise: bool = True  # z and the estimator's targets get mean 0 and deviation 1 over the batches
 
 
 class QuantizerSection(Section):

@@ -15,7 +15,7 @@ from bridle.config.sections import Config
 from bridle.model.encoder import Encoder
 from bridle.model.masking import Mask, pick
 from bridle.model.predictor import Predictor
-from bridle.model.tokenizer import ColdTokenizer, Estimator, Tokenizer
+from bridle.model.tokenizer import ColdTokenizer, Estimator, Tokenizer, standardiser
 from bridle.patches import build_patcher
 from bridle.quantize import Quantized
 from bridle.schema import PatchBatch
@@ -43,10 +43,11 @@ class Bridle(nn.Module):
         self.predictor = Predictor(config.encoder.width, axes, config.predictor, section.levels, section.codes)
         self.cold_tokenizer = ColdTokenizer(values, section, config.train.seed)
         shape = config.encoder.model_copy(update={"depth": config.tokenizer.depth or config.encoder.depth})
-        self.tokenizer = Tokenizer(values, axes, shape, section, config.train.seed + 1)
+        standardise = config.tokenizer.standardise
+        self.tokenizer = Tokenizer(values, axes, shape, section, config.train.seed + 1, standardise=standardise)
         self.estimator = Estimator(section.width, axes, config.encoder, config.tokenizer.estimator_depth)
         # The estimator's targets have mean 0 and variance 1 in every channel, or a few channels would rule the cosine.
-        self.target_norm = nn.BatchNorm1d(config.encoder.width, affine=False)
+        self.target_norm = standardiser(config.encoder.width, standardise)
         # Whether the learned tokenizer is the one in force.
         self.register_buffer("learned", torch.tensor(False))
 

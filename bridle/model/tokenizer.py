@@ -31,6 +31,11 @@ def build_quantizer(section: QuantizerSection, seed: int) -> ResidualQuantizer:
     )
 
 
+def standardiser(width: int, wanted: bool) -> nn.Module:
+    """Mean 0 and variance 1 in every channel, or nothing."""
+    return nn.BatchNorm1d(width, affine=False) if wanted else nn.Identity()
+
+
 class ColdTokenizer(nn.Module):
     """Codes of raw patches: what the encoder predicts before there is a tokenizer worth the name."""
 
@@ -58,7 +63,14 @@ class Tokenizer(nn.Module):
     """T: an encoder of its own, a projection to C, a residual quantizer."""
 
     def __init__(
-        self, values: int, axes: tuple[int, ...], shape: EncoderSection, section: QuantizerSection, seed: int
+        self,
+        values: int,
+        axes: tuple[int, ...],
+        shape: EncoderSection,
+        section: QuantizerSection,
+        seed: int,
+        *,
+        standardise: bool = True,
     ) -> None:
         super().__init__()
         self.encoder = Encoder(values, axes, shape)
@@ -67,7 +79,7 @@ class Tokenizer(nn.Module):
         )
         self.project.apply(initialise)
         # z that is not centred puts nearly all patches into a few codes of the first level.
-        self.centre = nn.BatchNorm1d(section.width, affine=False)
+        self.centre = standardiser(section.width, standardise)
         self.quantizer = build_quantizer(section, seed)
 
     def forward(self, batch: PatchBatch) -> Quantized:
