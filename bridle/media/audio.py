@@ -137,7 +137,8 @@ def _go_to(file: soundfile.SoundFile, start: int) -> None:
     """Stand at a sample, with the decoder as it would be after reading up to there."""
     run_up = min(start, round(_RUN_UP_S * file.samplerate))
     try:
-        file.seek(start - run_up)  # to 0 too: until its first seek, libsndfile gives the padding before an Opus file
+        if start > run_up or file.subtype == "OPUS":  # until its first seek, libsndfile gives the padding before Opus
+            file.seek(start - run_up)
     except soundfile.SoundFileError:  # GSM in WAV can be read from its beginning only
         run_up = start
     while run_up and (read := len(file.read(min(run_up, _BLOCK // file.channels), dtype="float32"))):

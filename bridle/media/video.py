@@ -141,16 +141,16 @@ def _ffmpeg_batches(raw: bytes, window: tuple[float, float] | None, done: int) -
         stream = _pictures(container)
         width, height = stream.width, stream.height  # kept when the size changes on the way, as decord does
         pieces: list[np.ndarray] = []
+        tick, before = 0, None
         for number, frame in _numbered(container, stream, pts_T, int(shown_T[0]), fps):
-            ticks = np.searchsorted(shown_T, number, "right") - np.searchsorted(shown_T, number, "left")
-            if ticks:
-                picture_HW3 = _upright(frame, width, height)
-            for _ in range(ticks):
-                pieces.append(picture_HW3)
-                if len(pieces) >= _batch(picture_HW3):
+            gap, end = np.searchsorted(shown_T, number, "left"), np.searchsorted(shown_T, number, "right")
+            for ticking in range(tick, end):  # where a frame is missing, the one before stays on the screen
+                pieces.append(_upright(frame if ticking >= gap or before is None else before, width, height))
+                if len(pieces) >= _batch(pieces[0]):
                     yield np.stack(pieces), fps
                     pieces = []
-            if number >= shown_T[-1]:
+            tick, before = max(tick, end), frame
+            if tick == len(shown_T):
                 break
         if pieces:
             yield np.stack(pieces), fps
