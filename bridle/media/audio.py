@@ -28,7 +28,8 @@ _SOUNDFILE_SUFFIX = {
 }  # fmt: skip
 _HEADERLESS = frozenset({"g722", "gsm"})  # nothing inside says what these are: only the name does
 _BLOCK = 1 << 18  # samples of all channels decoded at once
-_RUN_UP_S = 0.2  # decoded and dropped before a window: a frame of MP3, Vorbis or Opus leans on those before it
+_LEANING = {"OGG", "MP3", "MPEG"}  # formats whose frames lean on those before them, so that ...
+_RUN_UP_S = 0.2  # ... this much is decoded and dropped before a window
 _SEEK_S = 5.0  # FFmpeg decodes shorter ways
 _TERMS = 500  # largest numerator or denominator of a resampling ratio: the filter bank has that many rows
 
@@ -135,7 +136,7 @@ def _soundfile_blocks(
 
 def _go_to(file: soundfile.SoundFile, start: int) -> None:
     """Stand at a sample, with the decoder as it would be after reading up to there."""
-    run_up = min(start, round(_RUN_UP_S * file.samplerate))
+    run_up = min(start, round(_RUN_UP_S * file.samplerate)) if file.format in _LEANING else 0
     try:
         if start > run_up or file.subtype == "OPUS":  # until its first seek, libsndfile gives the padding before Opus
             file.seek(start - run_up)

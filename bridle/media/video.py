@@ -149,7 +149,7 @@ def _ffmpeg_batches(raw: bytes, window: tuple[float, float] | None, done: int) -
                 if len(pieces) >= _batch(pieces[0]):
                     yield np.stack(pieces), fps
                     pieces = []
-            tick, before = max(tick, end), frame
+            tick, before = max(tick, int(end)), frame
             if tick == len(shown_T):
                 break
         if pieces:
