@@ -514,7 +514,7 @@ NOISE = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
         ("vector.svg", b'<svg xmlns="http://www.w3.org/2000/svg"></svg>', "no known"),
         ("huge.png", huge_png(), "megapixels|pixels"),
         ("huge.gif", huge_gif(), "megapixels|pixels"),
-        ("huge.avi", huge_film(), "megapixels|no known"),
+        ("huge.avi", huge_film(), "cannot be decoded"),
         ("channels.wav", riff(16000, 200), "200 channels"),
         ("slow.wav", riff(3, 1), "rate of 3 Hz"),
         ("fast.wav", riff(2_000_000_000, 1), "2000000000 Hz"),
@@ -529,6 +529,15 @@ def test_what_cannot_be_decoded_says_why(name: str, content: bytes, said: str) -
     with pytest.raises(MediaError, match=said) as caught:
         media.check(content, name)
     assert "\n" not in caught.value.message
+
+
+def test_ffmpeg_refuses_frames_larger_than_their_header_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = film(codec="mjpeg", kind="avi")
+    monkeypatch.setattr(video, "decord", None)
+    assert media.check(content, "a.avi").frames == 20
+    monkeypatch.setattr(video, "MAX_PIXELS", 1000)  # a frame has 2048
+    with pytest.raises(MediaError, match="cannot be decoded"):
+        media.check(content, "a.avi")
 
 
 def peak_bytes(work: Callable[[], object]) -> int:
