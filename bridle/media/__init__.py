@@ -1,16 +1,18 @@
 """Bytes -> Clip: the only package that knows file formats.
 
-probe(data, name)   header only              -> MediaInfo
-check(data, name)   decodes every sample     -> MediaInfo with measured sizes (call it in a killable process)
-decode(data, info)  the whole clip or a window of it -> Clip
+probe(data, name, wanted)   header only              -> MediaInfo
+check(data, name, wanted)   decodes every sample     -> MediaInfo with measured sizes (call it in a killable process)
+decode(data, info)          the whole clip or a window of it -> Clip
 """
 
 from bridle.media.decode import AUDIO_HZ, decode, decoded_bytes, decoded_rate_hz, preload
-from bridle.media.probe import MAX_BYTES, MAX_PIXELS, SUFFIXES, check, detect, probe, read_bytes
+from bridle.media.limits import MAX_BYTES, MAX_DECODED_BYTES, MAX_PIXELS
+from bridle.media.probe import SUFFIXES, check, detect, probe, read_bytes, suffixes_for
 
 __all__ = [
     "AUDIO_HZ",
     "MAX_BYTES",
+    "MAX_DECODED_BYTES",
     "MAX_PIXELS",
     "SUFFIXES",
     "check",
@@ -21,4 +23,5 @@ __all__ = [
     "preload",
     "probe",
     "read_bytes",
+    "suffixes_for",
 ]

@@ -9,6 +9,7 @@ import io
 from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
+from itertools import chain
 
 import av
 import numpy as np
@@ -18,6 +19,7 @@ import torchaudio.functional
 from torch import Tensor
 
 from bridle.errors import MediaError
+from bridle.media.limits import refuse_giant
 from bridle.schema import MediaInfo, Modality
 
 _SOUNDFILE_SUFFIX = {
@@ -25,7 +27,10 @@ _SOUNDFILE_SUFFIX = {
     "AIFF": "aiff", "AU": "au", "CAF": "caf", "W64": "w64", "NIST": "sph",
 }  # fmt: skip
 _HEADERLESS = frozenset({"g722", "gsm"})  # nothing inside says what these are: only the name does
-_BLOCK = 1 << 18
+_BLOCK = 1 << 18  # samples of all channels decoded at once
+_LEANING = {"OGG", "MP3", "MPEG"}  # formats whose frames lean on those before them, so that ...
+_RUN_UP_S = 0.2  # ... this much is decoded and dropped before a window
+_SEEK_S = 5.0  # FFmpeg decodes shorter ways
 _TERMS = 500  # largest numerator or denominator of a resampling ratio: the filter bank has that many rows
 
 
@@ -70,9 +75,11 @@ def measure(raw: bytes, info: MediaInfo) -> MediaInfo:
 def decode(raw: bytes, info: MediaInfo, rate_hz: int, window: tuple[float, float] | None) -> Tensor:
     """The samples of the window: float32 `(S,)`, channels averaged, at `rate_hz`."""
     start_s, length_s = window or (0.0, None)
-    blocks, source_hz = [], rate_hz
-    for block_SC, source_hz in _blocks(raw, info, start_s, length_s):  # noqa: B007
+    blocks, samples, source_hz = [], 0, rate_hz
+    for block_SC, source_hz in _blocks(raw, info, start_s, length_s):
         blocks.append(block_SC.mean(axis=1, dtype=np.float32) if block_SC.shape[1] > 1 else block_SC[:, 0])
+        samples += len(block_SC)
+        refuse_giant(4 * samples * max(1.0, rate_hz / source_hz))
     if not blocks:
         raise MediaError("holds no samples" if window is None else f"holds no samples at {start_s:.2f} s")
     wave_S = np.concatenate(blocks) if len(blocks) > 1 else blocks[0]
@@ -116,15 +123,27 @@ def _soundfile_blocks(
     start = round(start_s * rate_hz)
     if start >= file.frames > 0:
         return
-    if start:
-        file.seek(start)
+    _go_to(file, start)
     left = None if length_s is None else max(1, round(length_s * rate_hz))
+    step = max(1, _BLOCK // file.channels)
     while left is None or left > 0:
-        block_SC = file.read(_BLOCK if left is None else min(_BLOCK, left), dtype="float32", always_2d=True)
+        block_SC = file.read(step if left is None else min(step, left), dtype="float32", always_2d=True)
         if not len(block_SC):
             return
         left = None if left is None else left - len(block_SC)
         yield block_SC, rate_hz
+
+
+def _go_to(file: soundfile.SoundFile, start: int) -> None:
+    """Stand at a sample, with the decoder as it would be after reading up to there."""
+    run_up = min(start, round(_RUN_UP_S * file.samplerate)) if file.format in _LEANING else 0
+    try:
+        if start > run_up or file.subtype == "OPUS":  # until its first seek, libsndfile gives the padding before Opus
+            file.seek(start - run_up)
+    except soundfile.SoundFileError:  # GSM in WAV can be read from its beginning only
+        run_up = start
+    while run_up and (read := len(file.read(min(run_up, _BLOCK // file.channels), dtype="float32"))):
+        run_up -= read
 
 
 def _ffmpeg_blocks(
@@ -133,17 +152,12 @@ def _ffmpeg_blocks(
     with av.open(io.BytesIO(raw), "r", format=info.suffix if info.suffix in _HEADERLESS else None) as container:
         if not container.streams.audio:
             raise MediaError("holds no sound")
-        stream = container.streams.audio[0]
-        if start_s > 5.0 and info.suffix not in _HEADERLESS:  # below that decoding is as fast as seeking
-            container.seek(int((start_s - 1.0) * av.time_base))
         planar = av.AudioResampler(format="fltp")
-        at: int | None = None
-        for frame in container.decode(stream):
+        frames, at = _frames_before(container, start_s if info.suffix not in _HEADERLESS else 0.0)
+        for frame in frames:
             for piece in planar.resample(frame):
                 block_SC = piece.to_ndarray().T
                 rate_hz = piece.sample_rate
-                if at is None:
-                    at = round((frame.time or 0.0) * rate_hz) if start_s > 5.0 else 0
                 first = round(start_s * rate_hz)
                 last = None if length_s is None else first + max(1, round(length_s * rate_hz))
                 kept = block_SC[max(first - at, 0) : None if last is None else max(last - at, 0)]
@@ -152,3 +166,28 @@ def _ffmpeg_blocks(
                     yield kept, rate_hz
                 if last is not None and at >= last:
                     return
+
+
+def _frames_before(container: av.container.InputContainer, start_s: float) -> tuple[Iterator[av.AudioFrame], int]:
+    """Decoded frames from somewhere before `start_s`, and how many samples into the file the first one lies."""
+    stream = container.streams.audio[0]
+    if start_s > _SEEK_S:
+        zero_s = _zero_s(container, stream)
+        container.seek(int((zero_s + start_s - 1.0) * av.time_base))
+        frames = container.decode(stream)
+        head = next(frames, None)
+        if head is not None and head.time is not None and head.time - zero_s <= start_s:
+            return chain([head], frames), round((head.time - zero_s) * head.sample_rate)
+        container.seek(int((stream.start_time or 0) * (stream.time_base or 0) * av.time_base))
+    return container.decode(stream), 0
+
+
+def _zero_s(container: av.container.InputContainer, stream: av.AudioStream) -> float:
+    """The time stamp of the first sample that is heard. Transport streams begin anywhere, and Matroska's clock runs
+    on while the decoder warms up, so it is the stamp of a later frame less the samples before it."""
+    samples = 0
+    for number, frame in enumerate(container.decode(stream)):
+        if number == 8:
+            return (frame.time or 0.0) - samples / frame.sample_rate
+        samples += frame.samples
+    return 0.0

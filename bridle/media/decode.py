@@ -7,7 +7,8 @@ from pathlib import Path
 
 from bridle.errors import MediaError
 from bridle.media import audio, image, video
-from bridle.media.probe import MAX_PIXELS, read_bytes, reason
+from bridle.media.limits import MAX_PIXELS, refuse_giant
+from bridle.media.probe import read_bytes, reason
 from bridle.schema import Clip, MediaInfo, Modality
 
 AUDIO_HZ = 16000
@@ -43,9 +44,10 @@ def decode(
         Video: uint8 `(T, 3, H, W)` with `rate_hz` in frames a second.
 
     Raises:
-        MediaError: with the reason alone.
+        MediaError: with the reason alone; also for more than `MAX_DECODED_BYTES` at once.
     """
     raw = read_bytes(data)
+    refuse_giant(_decoded_bytes(info, rate_hz, window))
     try:
         if info.modality is Modality.AUDIO:
             return Clip(key, Modality.AUDIO, audio.decode(raw, info, rate_hz, window), rate_hz, _start(window), source)
@@ -70,6 +72,13 @@ def decoded_bytes(info: MediaInfo) -> int:
     if info.modality is Modality.AUDIO:
         return 2 * math.ceil((info.duration_s or 0.0) * AUDIO_HZ)
     return 3 * (info.frames or 1) * (info.height or 0) * (info.width or 0)
+
+
+def _decoded_bytes(info: MediaInfo, rate_hz: int, window: tuple[float, float] | None) -> float:
+    """Memory for the clip that `decode` returns, as far as the file's description tells."""
+    whole_s = info.duration_s or 0.0
+    share = min(1.0, window[1] / whole_s) if window and whole_s > 0 else 1.0
+    return share * (4 * whole_s * rate_hz if info.modality is Modality.AUDIO else decoded_bytes(info))
 
 
 def decoded_rate_hz(info: MediaInfo) -> float | None:

@@ -37,7 +37,7 @@ def probe(raw: bytes) -> MediaInfo | None:
     with picture:
         width, height = picture.size
         suffix = _SUFFIX[picture.format or ""]
-        if suffix in {"jpg", "tif", "webp"} and picture.getexif().get(ExifTags.Base.Orientation) in _TURNED:
+        if suffix in {"jpg", "tif", "webp", "avif"} and picture.getexif().get(ExifTags.Base.Orientation) in _TURNED:
             width, height = height, width
         return MediaInfo(Modality.IMAGE, suffix, height=height, width=width, channels=len(picture.getbands()))
 
@@ -48,14 +48,17 @@ def measure(raw: bytes, info: MediaInfo) -> MediaInfo:
     assert picture is not None, "probed before"
     with picture:
         height, width = np.asarray(_rgb(ImageOps.exif_transpose(picture))).shape[:2]
-    return replace(info, height=height, width=width)
+    info = replace(info, height=height, width=width)
+    if _for_torchvision(info):  # training reads it with this, so try it now
+        decode(raw, info, height * width)
+    return info
 
 
 def decode(raw: bytes, info: MediaInfo, max_pixels: int) -> Tensor:
     """uint8 `(3, H, W)`."""
     if (info.height or 0) * (info.width or 0) > max_pixels:
         raise MediaError(f"{info.width}x{info.height} is larger than {max_pixels} pixels")
-    if info.suffix == "jpg" and info.channels in (1, 3):
+    if _for_torchvision(info):
         import torchvision.io as vision  # a second to import, needed for this line only
 
         coded = torch.frombuffer(bytearray(raw), dtype=torch.uint8)
@@ -71,6 +74,10 @@ def decode(raw: bytes, info: MediaInfo, max_pixels: int) -> Tensor:
             raise MediaError(f"{picture.size[0]}x{picture.size[1]} is larger than {max_pixels} pixels")
         array_HW3 = np.array(_rgb(ImageOps.exif_transpose(picture)))
     return torch.from_numpy(array_HW3).permute(2, 0, 1).contiguous()
+
+
+def _for_torchvision(info: MediaInfo) -> bool:
+    return info.suffix == "jpg" and info.channels in (1, 3)
 
 
 def _open(raw: bytes) -> Image.Image | None:

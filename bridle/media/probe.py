@@ -12,6 +12,7 @@ from pathlib import Path
 
 from bridle.errors import MediaError
 from bridle.media import audio, image, video
+from bridle.media.limits import MAX_BYTES, refuse_absurd
 from bridle.schema import MediaInfo, Modality
 
 SUFFIXES: dict[Modality, frozenset[str]] = {
@@ -21,8 +22,6 @@ SUFFIXES: dict[Modality, frozenset[str]] = {
     Modality.IMAGE: frozenset("jpg jpeg jpe jfif png webp bmp gif tif tiff ppm pgm pbm pnm jp2 avif".split()),
     Modality.VIDEO: frozenset("mp4 m4v mov avi mkv webm mpg mpeg m1v m2v ts mts m2ts wmv flv 3gp ogv vob".split()),
 }
-MAX_PIXELS = 64_000_000  # of one image or frame: 192 MB decoded; a 1.2 MB PNG can announce 168 megapixels
-MAX_BYTES = 2 * 1024**3  # a file is held in memory while it is decoded
 
 
 def detect(path: str | os.PathLike[str]) -> Modality | None:
@@ -34,12 +33,21 @@ def detect(path: str | os.PathLike[str]) -> Modality | None:
     return None
 
 
-def probe(data: bytes | Path, name: str) -> MediaInfo:
+def suffixes_for(modality: Modality, *, sound_tracks: bool = False) -> frozenset[str]:
+    """Suffixes of the files that may hold a modality; with `sound_tracks`, videos as files of sound too."""
+    if sound_tracks and modality is Modality.AUDIO:
+        return SUFFIXES[Modality.AUDIO] | SUFFIXES[Modality.VIDEO]
+    return SUFFIXES[modality]
+
+
+def probe(data: bytes | Path, name: str, wanted: Modality | None = None) -> MediaInfo:
     """Read the headers of one file.
 
     Args:
         data: the file's bytes, or where they are.
         name: file name or path; a hint where content cannot tell (headerless G.722, `.mov` against `.mp4`).
+        wanted: what the caller is after. A video with sound is sound to who wants audio: then the result says
+            `Modality.AUDIO` with the suffix of the video, and `decode` reads the sound track from the same bytes.
 
     Raises:
         MediaError: with the reason alone, when this is not media that can be decoded.
@@ -47,20 +55,22 @@ def probe(data: bytes | Path, name: str) -> MediaInfo:
     raw = read_bytes(data)
     hint = _suffix(name)
     try:
-        info = image.probe(raw) or audio.probe(raw) or video.probe(raw, hint) or audio.probe_headerless(raw, hint)
+        info = image.probe(raw) or audio.probe(raw) or video.probe(raw, hint, wanted)
+        info = info or audio.probe_headerless(raw, hint)
     except MediaError:
         raise
     except Exception as error:  # third-party decoders raise whatever they like on damaged files
         raise MediaError(reason(error)) from error
     if info is None:
         raise MediaError("no known audio, image or video format inside")
-    if info.height is not None and info.width is not None and info.height * info.width > MAX_PIXELS:
-        raise MediaError(f"{info.width}x{info.height} is {info.height * info.width // 10**6} megapixels, too large")
+    if wanted is Modality.AUDIO and info.modality is Modality.VIDEO:
+        raise MediaError("is a video without sound")
+    refuse_absurd(info)
     return info
 
 
-def check(data: bytes | Path, name: str) -> MediaInfo:
-    """Decode one file from beginning to end.
+def check(data: bytes | Path, name: str, wanted: Modality | None = None) -> MediaInfo:
+    """Decode one file from beginning to end; arguments as `probe`.
 
     Returns:
         What `probe` says, with duration, frames and size as measured.
@@ -69,14 +79,16 @@ def check(data: bytes | Path, name: str) -> MediaInfo:
         MediaError: with the reason alone.
     """
     raw = read_bytes(data)
-    info = probe(raw, name)
+    info = probe(raw, name, wanted)
     measures = {Modality.AUDIO: audio.measure, Modality.IMAGE: image.measure, Modality.VIDEO: video.measure}
     try:
-        return measures[info.modality](raw, info)
+        measured = measures[info.modality](raw, info)
     except MediaError:
         raise
     except Exception as error:  # as above
         raise MediaError(reason(error)) from error
+    refuse_absurd(measured)
+    return measured
 
 
 def read_bytes(data: bytes | Path) -> bytes:

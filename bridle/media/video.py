@@ -1,6 +1,7 @@
-"""Moving pictures: decord, and FFmpeg (PyAV) where decord is missing or refuses.
+"""Moving pictures: decord where it is right, FFmpeg (PyAV) elsewhere and where decord is missing or refuses.
 
-decord can crash or hang on damaged files, so unknown files are measured in a process that may die.
+Both give the same frames: upright, and placed by time on an even clock (see `timeline.py`). decord can crash or hang
+on damaged files, so unknown files are measured in a process that may die.
 
 Shapes: T frames, H, W, 3 channels.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import chain
 
 import av
 import numpy as np
@@ -17,6 +19,8 @@ import torch
 from torch import Tensor
 
 from bridle.errors import MediaError
+from bridle.media.limits import MAX_PIXELS, refuse_giant
+from bridle.media.timeline import even_clock
 from bridle.schema import MediaInfo, Modality
 
 try:
@@ -29,11 +33,16 @@ _FAMILIES = {  # FFmpeg's demuxer -> suffixes that are true for it, the default 
     "mpegvideo": "mpg mpeg m1v m2v", "mpegts": "ts mts m2ts", "flv": "flv", "ogg": "ogv ogg oga opus", "aac": "aac",
     "amr": "amr", "ac3": "ac3", "wav": "wav", "mp3": "mp3", "gsm": "gsm", "caf": "caf",
 }  # fmt: skip
-_BATCH = 16
+_BATCH, _BATCH_BYTES = 16, 64_000_000  # frames decoded at once, fewer when they are large
+_SEEK_S = 5.0  # shorter ways are decoded, which needs no trust in an index
+_HEAD = 65536  # bytes in which a container says what it is
 
 
-def probe(raw: bytes, hint: str) -> MediaInfo | None:
-    """What FFmpeg finds: video when there are moving pictures, else sound; None when it knows nothing."""
+def probe(raw: bytes, hint: str, wanted: Modality | None = None) -> MediaInfo | None:
+    """What FFmpeg finds: video when there are moving pictures, else sound; None when it knows nothing.
+
+    With `wanted` audio, the sound track of a video where there is one.
+    """
     try:
         with av.open(io.BytesIO(raw), "r") as container:
             family = container.format.name.split(",")[0]
@@ -41,13 +50,14 @@ def probe(raw: bytes, hint: str) -> MediaInfo | None:
                 return None
             suffixes = _FAMILIES[family].split()
             pictures = [stream for stream in container.streams.video if not _is_cover(stream)]
-            if pictures:
+            sounds = container.streams.audio
+            if pictures and not (wanted is Modality.AUDIO and sounds):
                 return _picture_info(container, pictures[0], hint if hint in suffixes else suffixes[0])
-            if container.streams.audio:
-                sound = container.streams.audio[0]
+            if sounds:
                 duration_s = container.duration / av.time_base if container.duration else None
-                suffix = hint if hint in suffixes else "m4a" if family == "mov" else suffixes[-1]
-                return MediaInfo(Modality.AUDIO, suffix, duration_s, float(sound.rate or 0), sound.channels)
+                default = suffixes[0] if pictures else "m4a" if family == "mov" else suffixes[-1]
+                suffix = hint if hint in suffixes else default
+                return MediaInfo(Modality.AUDIO, suffix, duration_s, float(sounds[0].rate or 0), sounds[0].channels)
     except (av.FFmpegError, AttributeError, ValueError):  # PyAV meets demuxers without a name on text and SVG
         return None
     return None
@@ -65,27 +75,25 @@ def measure(raw: bytes, info: MediaInfo) -> MediaInfo:
 
 def decode(raw: bytes, window: tuple[float, float] | None, *, with_decord: bool = True) -> tuple[Tensor, float, float]:
     """The frames of the window as uint8 `(T, 3, H, W)`, frames a second, and where the first one lies in seconds."""
-    pieces, fps = [], 1.0
+    pieces, fps, size = [], 1.0, 0
     for batch_THW3, fps in batches(raw, window, with_decord=with_decord):  # noqa: B007
-        pieces.append(torch.from_numpy(batch_THW3).permute(0, 3, 1, 2))
+        pieces.append(batch_THW3)
+        size += batch_THW3.nbytes
+        refuse_giant(size)
     if not pieces:
         raise MediaError("holds no frames" if window is None else f"holds no frames at {window[0]:.2f} s")
-    return torch.cat(pieces).contiguous(), fps, _span(window, fps)[0] / fps
+    clip_THW3 = torch.from_numpy(np.concatenate(pieces) if len(pieces) > 1 else pieces[0])
+    return clip_THW3.permute(0, 3, 1, 2).contiguous(), fps, _span(window, fps)[0] / fps
 
 
 def batches(
     raw: bytes, window: tuple[float, float] | None, *, with_decord: bool = True
 ) -> Iterator[tuple[np.ndarray, float]]:
     """uint8 `(T, H, W, 3)` pieces of the window and frames a second."""
-    reader = _decord_reader(raw) if with_decord else None
     done = 0
-    if reader is not None:
-        fps = float(reader.get_avg_fps())
-        done, last = _span(window, fps)
-        last = len(reader) if last is None else min(last, len(reader))
+    if with_decord and decord is not None and _suits_decord(raw):
         try:
-            while done < last:
-                batch_THW3 = reader.get_batch(list(range(done, min(done + _BATCH, last)))).asnumpy()
+            for batch_THW3, fps in _decord_batches(raw, window):
                 yield batch_THW3, fps
                 done += len(batch_THW3)
             return
@@ -94,42 +102,116 @@ def batches(
     yield from _ffmpeg_batches(raw, window, done)
 
 
-def _decord_reader(raw: bytes) -> decord.VideoReader | None:
-    if decord is None:
-        return None
-    try:
-        reader = decord.VideoReader(io.BytesIO(raw), num_threads=1)
-        return reader if len(reader) and 0 < reader.get_avg_fps() < 1e4 else None
-    except Exception:  # FFmpeg gets its turn and says why
-        return None
+def _suits_decord(raw: bytes) -> bool:
+    """Whether the container is one that decord 0.6 gets right.
+
+    It miscounts in streams without an index (MPEG-TS comes out a frame late), and turns pictures upright by the
+    display matrix of MP4 but not by that of Matroska (element 0x7675 with a float of 4 or 8 bytes).
+    """
+    head = raw[:_HEAD]
+    if head[:4] == b"\x1aE\xdf\xa3":
+        return b"\x76\x75\x84" not in head and b"\x76\x75\x88" not in head
+    return head[8:12] == b"AVI " or head[4:8] in {b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"}
+
+
+def _decord_batches(raw: bytes, window: tuple[float, float] | None) -> Iterator[tuple[np.ndarray, float]]:
+    reader = decord.VideoReader(io.BytesIO(raw), num_threads=1)
+    header_fps = float(reader.get_avg_fps())
+    times_T = reader.get_frame_timestamp(range(len(reader)))[:, 0]
+    if not 0 < header_fps < 1e4 or -1e6 < times_T[0] < -1e-3:
+        raise MediaError("no rate, or frames that the edit list hides: decord would show them")
+    fps, shown_T = even_clock(times_T, header_fps)
+    first, last = _span(window, fps)
+    shown_T = shown_T[first:last]
+    at, step = 0, 1
+    while at < len(shown_T):
+        batch_THW3 = reader.get_batch(shown_T[at : at + step].tolist()).asnumpy()
+        yield batch_THW3, fps
+        at, step = at + len(batch_THW3), _batch(batch_THW3[0])
 
 
 def _ffmpeg_batches(raw: bytes, window: tuple[float, float] | None, done: int) -> Iterator[tuple[np.ndarray, float]]:
-    """The same from frame number `done` on."""
+    """The same, leaving out the first `done` frames of the window."""
+    fps, shown_T, pts_T = _ffmpeg_clock(raw)
+    first, last = _span(window, fps)
+    shown_T = shown_T[first + done : last]
+    if not len(shown_T):
+        return
     with av.open(io.BytesIO(raw), "r") as container:
-        if not container.streams.video:
-            raise MediaError("holds no moving pictures")
-        stream = container.streams.video[0]
-        fps = float(stream.average_rate or stream.guessed_rate or 25)
-        first, last = _span(window, fps)
-        first = max(first, done)
-        at = 0
-        if first > 5 * fps:  # shorter ways are decoded, which needs no trust in time stamps
-            container.seek(int((first / fps - 1.0) * av.time_base))
-            at = -1
+        stream = _pictures(container)
+        width, height = stream.width, stream.height  # kept when the size changes on the way, as decord does
         pieces: list[np.ndarray] = []
-        for frame in container.decode(stream):
-            at = round((frame.time or 0.0) * fps) if at < 0 else at
-            if last is not None and at >= last:
+        tick, before = 0, None
+        for number, frame in _numbered(container, stream, pts_T, int(shown_T[0]), fps):
+            gap, end = np.searchsorted(shown_T, number, "left"), np.searchsorted(shown_T, number, "right")
+            for ticking in range(tick, end):  # where a frame is missing, the one before stays on the screen
+                pieces.append(_upright(frame if ticking >= gap or before is None else before, width, height))
+                if len(pieces) >= _batch(pieces[0]):
+                    yield np.stack(pieces), fps
+                    pieces = []
+            tick, before = max(tick, int(end)), frame
+            if tick == len(shown_T):
                 break
-            if at >= first:
-                pieces.append(frame.to_ndarray(format="rgb24"))
-            at += 1
-            if len(pieces) == _BATCH:
-                yield np.stack(pieces), fps
-                pieces = []
         if pieces:
             yield np.stack(pieces), fps
+
+
+def _ffmpeg_clock(raw: bytes) -> tuple[float, np.ndarray, np.ndarray | None]:
+    """Rate and frame on the screen at each tick, and the time stamps in the order of showing, if they can be used."""
+    with av.open(io.BytesIO(raw), "r") as container:
+        stream = _pictures(container)
+        fps = float(stream.average_rate or stream.guessed_rate or 25)
+        stamps = [packet.pts for packet in container.demux(stream) if packet.size and not packet.is_discard]
+        # AVI keeps the order of decoding only: FFmpeg's stamps are wrong where the two orders differ.
+        if None in stamps or (container.format.name == "avi" and stream.codec_context.has_b_frames):
+            return fps, np.arange(len(stamps)), None
+        pts_T = np.sort(np.array(stamps, np.int64))
+        return *even_clock(pts_T * float(stream.time_base or 1), fps), pts_T
+
+
+def _numbered(
+    container: av.container.InputContainer,
+    stream: av.VideoStream,
+    pts_T: np.ndarray | None,
+    first: int,
+    fps: float,
+) -> Iterator[tuple[int, av.VideoFrame]]:
+    """Decoded frames and their numbers, from `first` or from somewhere before it."""
+    frames, number = container.decode(stream), -1
+    if pts_T is not None and first > _SEEK_S * fps:
+        second = round(1 / float(stream.time_base or 1))  # before it: the index of MP4 is in the order of decoding
+        container.seek(int(pts_T[first]) - second, stream=stream)
+        frames = container.decode(stream)
+        head = next(frames, None)
+        if head is not None and head.pts is not None and head.pts <= pts_T[first]:
+            frames = chain([head], frames)
+        else:
+            container.seek(int(pts_T[0]), stream=stream)
+            frames = container.decode(stream)
+    for frame in frames:
+        number += 1
+        if pts_T is not None and frame.pts is not None:
+            number = max(number, int(np.searchsorted(pts_T, frame.pts)))
+        yield number, frame
+
+
+def _upright(frame: av.VideoFrame, width: int, height: int) -> np.ndarray:
+    """uint8 `(H, W, 3)`, scaled to this size and turned by the display matrix."""
+    picture_HW3 = frame.to_ndarray(format="rgb24", width=width, height=height)
+    return np.ascontiguousarray(np.rot90(picture_HW3, round(frame.rotation / 90)))
+
+
+def _pictures(container: av.container.InputContainer) -> av.VideoStream:
+    for stream in container.streams.video:
+        if not _is_cover(stream):
+            stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
+            return stream
+    raise MediaError("holds no moving pictures")
+
+
+def _batch(picture_HW3: np.ndarray) -> int:
+    """Frames of this size to decode at once."""
+    return max(1, min(_BATCH, _BATCH_BYTES // picture_HW3.nbytes))
 
 
 def _span(window: tuple[float, float] | None, fps: float) -> tuple[int, int | None]:
@@ -149,4 +231,15 @@ def _picture_info(container: av.container.InputContainer, stream: av.VideoStream
     fps = float(stream.average_rate or stream.guessed_rate or 25)
     duration_s = container.duration / av.time_base if container.duration else None
     frames = stream.frames or (round(duration_s * fps) if duration_s else None)
-    return MediaInfo(Modality.VIDEO, suffix, duration_s, fps, None, frames, stream.height, stream.width)
+    height, width = stream.height, stream.width
+    if height * width <= MAX_PIXELS and _is_turned(container, stream):
+        height, width = width, height
+    return MediaInfo(Modality.VIDEO, suffix, duration_s, fps, None, frames, height, width)
+
+
+def _is_turned(container: av.container.InputContainer, stream: av.VideoStream) -> bool:
+    """Whether the display matrix swaps height and width; PyAV tells it of decoded frames alone."""
+    try:
+        return round(next(container.decode(stream)).rotation / 90) % 2 == 1
+    except (av.FFmpegError, StopIteration):
+        return False
