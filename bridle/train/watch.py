@@ -9,6 +9,7 @@ _COLLAPSED = 0.5  # share of a level's codes in use below which it is called col
 _LOPSIDED = 0.2  # likewise the perplexity: codes that are touched and hardly ever used
 _LEARNS_BY = 0.2  # of a phase: by then something must have become predictable
 _EARLIEST = 100  # steps of the phase: before them nothing is said
+_SHORTEST = 20  # steps of a phase that is over
 _NEAR = 0.98  # of the entropy of the codes
 
 
@@ -31,7 +32,7 @@ class Watch:
             done: share of the phase.
             steps: of the phase so far.
         """
-        if done < _LEARNS_BY or (steps < _EARLIEST and done < 1):
+        if done < _LEARNS_BY or steps < (_EARLIEST if done < 1 else _SHORTEST):
             return []
         found: dict[tuple[Any, ...], str] = {}
         for level, (share, perplexity) in enumerate(zip(row["usage"], row["perplexity"], strict=True), start=1):
