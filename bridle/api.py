@@ -10,9 +10,9 @@ Importing this file is cheap; each function imports what it needs.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from bridle.config.recipe import Recipe as Recipe  # part of this interface
 from bridle.errors import DataError, EnvironmentFault, UsageError
@@ -37,35 +37,79 @@ def shard(
     workers: int | None = None,
     max_size_bytes: int = 256_000_000,
     transcode: bool = False,
+    check: Literal["full", "header"] = "full",
+    dedup: bool = False,
+    sound_tracks: bool = False,
+    split: Mapping[str, float] | None = None,
+    group_by: str | None = None,
     seed: int = 0,
     dry_run: bool = False,
     overwrite: bool = False,
+    resume: bool = False,
     on_event: OnEvent | None = None,
 ) -> dict[str, Any]:
     """Turn the media below a folder into tars and a manifest; see `bridle.sharding.shard`.
 
     Args:
-        labels: "folder", the path of a CSV, or None.
+        labels: "folder", "sidecar", the path of a CSV, TSV or JSONL, or None.
         workers: decoding processes; default: one a core.
+        split, group_by: parts and their shares, and what stays together (see `bridle.sharding.Split`).
     """
     from bridle.schema import Modality
+    from bridle.sharding import Options, Split
     from bridle.sharding import shard as run
 
     report = on_event or _silent
+    if group_by and not split:
+        raise UsageError("--group-by says what a --split keeps together; there is no --split.")
+    options = Options(
+        labels=labels if labels in ("folder", "sidecar") else Path(labels) if labels else None,  # type: ignore[arg-type]
+        max_size_bytes=max_size_bytes,
+        transcode=transcode,
+        check=check,
+        dedup=dedup,
+        sound_tracks=sound_tracks,
+        seed=seed,
+        split=Split(split, group_by) if split else None,
+    )
     return run(
         Path(raw),
         Modality(modality) if modality else None,
         Path(out) if out else None,
         name=name,
-        labels="folder" if labels == "folder" else Path(labels) if labels else None,
+        options=options,
         workers=workers or os.cpu_count() or 1,
-        max_size_bytes=max_size_bytes,
-        transcode=transcode,
-        seed=seed,
-        dry_run=dry_run,
         overwrite=overwrite,
+        resume=resume,
+        dry_run=dry_run,
         progress=lambda done, total: report("progress", done=done, total=total, what="files"),
     )
+
+
+def shard_info(shards: str | Path) -> list[dict[str, Any]]:
+    """What each set at or below a folder holds; see `bridle.sharding.describe`."""
+    from bridle.sharding import describe, find_all_sets
+
+    return [describe(manifest) for manifest in find_all_sets(Path(shards))]
+
+
+def shard_verify(
+    shards: str | Path, *, decode: int = 100, workers: int | None = None, on_event: OnEvent | None = None
+) -> list[dict[str, Any]]:
+    """Compare each set at or below a folder with its manifest; see `bridle.sharding.verify`."""
+    from bridle.sharding import find_all_sets, verify
+
+    report = on_event or _silent
+    count = workers or os.cpu_count() or 1
+    return [
+        verify(
+            manifest,
+            decode=decode,
+            workers=count,
+            progress=lambda done, total: report("progress", done=done, total=total, what="tars"),
+        )
+        for manifest in find_all_sets(Path(shards))
+    ]
 
 
 def pretrain(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import types
+import typing
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -209,6 +210,10 @@ def _check(settings: Settings, mistakes: list[str], preset: str | None) -> Confi
         if key in known:
             section, _, name = key.rpartition(".")
             tree.setdefault(section, {})[name] = setting.value
+        elif typing.get_origin(known.get(key.rpartition(".")[0])) is dict:  # names of the user's own, as in data.mix
+            field, _, name = key.rpartition(".")
+            section, _, word = field.rpartition(".")
+            tree.setdefault(section, {}).setdefault(word, {})[name] = setting.value
         elif key in sections and setting.value is None:  # a heading whose keys are all commented out
             continue
         elif key in sections:

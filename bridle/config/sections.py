@@ -191,6 +191,8 @@ class DataSection(Section):
 
     workers: Count = 0  # decoding processes; 0 decodes in the training process
     cache_gb: Annotated[float, Field(ge=0.0)] = 2.0  # keep decoded clips in memory when they all fit
+    # Set name -> how often it is drawn from; sets not named count 1. Empty: every clip alike, whatever its set.
+    mix: dict[str, Annotated[float, Field(gt=0.0)]] = {}
 
 
 class Config(Section):

@@ -15,7 +15,7 @@ from bridle.media import decode, probe
 from bridle.patches.statistics import corpus_statistics
 from bridle.schema import Clip, MediaInfo, Modality
 from bridle.sharding import find_sets, merge_extent, merge_statistics
-from bridle.sharding.discover import discover
+from bridle.sharding.discover import media_below
 
 _MEASURED = 200  # files of a folder, evenly spread
 _WINDOW_S = 10.0  # from the beginning of each
@@ -30,7 +30,7 @@ def measure(data: Path, modality: Modality) -> tuple[dict[str, Any], dict[str, l
     if is_sharded(data):
         manifests = find_sets(data, modality)
         return merge_statistics(manifests), merge_extent(manifests)
-    files = discover(data, modality).files
+    files = media_below(data, modality)
     step = max(1, len(files) // _MEASURED)
     decoded = [clip for file in files[::step] if (clip := _decode(data / file)) is not None]
     if not decoded:

@@ -16,7 +16,7 @@ from bridle.media import decode, detect, probe
 from bridle.patches.patcher import Patcher
 from bridle.schema import Clip, MediaInfo, Modality
 from bridle.sharding import Manifest, find_sets
-from bridle.sharding.discover import discover
+from bridle.sharding.discover import media_below
 from bridle.sharding.manifest import FILE as MANIFEST
 from bridle.sharding.manifest import is_set
 from bridle.stream import SampleReader
@@ -116,7 +116,7 @@ def check_modality(found: set[Modality], wanted: Modality, where: Path | str) ->
 
 def _media_below(folder: Path, modality: Modality) -> list[str]:
     try:
-        return discover(folder, modality).files
+        return media_below(folder, modality)
     except DataError as error:
         raise DataError(
             f"the checkpoint was trained on {modality}, but there are {error.message}", error.hint
@@ -129,7 +129,7 @@ def _shard_sources(sets: list[Manifest]) -> Iterator[Source]:
         try:
             meta = reader.meta(sample)
         except MediaError as error:
-            yield Source(reader.index.keys[sample], error)
+            yield Source(reader.index.key(sample), error)
             continue
         yield Source(meta["path"], reader.content(sample), media_info(meta), meta.get("label"))
 
@@ -146,7 +146,7 @@ def windows_of(source: Source, patcher: Patcher, modality: Modality, rate_hz: in
         step_s = patcher.step_of(source.data)
         yield from (View(view, start_s, step_s) for view, start_s in patcher.windows(source.data))
         return
-    info = source.info or probe(source.data, PurePosixPath(source.path).name)
+    info = source.info or probe(source.data, PurePosixPath(source.path).name, modality)
     if info.modality is not modality:
         raise MediaError(f"is {info.modality}, but the checkpoint was trained on {modality}")
     piece_s, start_s = _piece_s(info, patcher, rate_hz), 0.0

@@ -7,7 +7,7 @@ decode(data, info)          the whole clip or a window of it -> Clip
 
 from bridle.media.decode import AUDIO_HZ, decode, decoded_bytes, decoded_rate_hz, preload
 from bridle.media.limits import MAX_BYTES, MAX_DECODED_BYTES, MAX_PIXELS
-from bridle.media.probe import SUFFIXES, check, detect, probe, read_bytes, suffixes_for
+from bridle.media.probe import SUFFIXES, check, detect, probe, read_bytes
 
 __all__ = [
     "AUDIO_HZ",
@@ -23,5 +23,4 @@ __all__ = [
     "preload",
     "probe",
     "read_bytes",
-    "suffixes_for",
 ]

@@ -104,7 +104,9 @@ def _rgb(picture: Image.Image) -> Image.Image:
 
 def _scaled(array_HW: np.ndarray) -> Image.Image:
     """Integers are 16 bits wide; floats run to 1, 255 or 65535, whichever holds their largest value."""
-    values_HW = np.nan_to_num(array_HW.astype(np.float64))
+    values_HW = array_HW.astype(np.float64)
+    if not np.isfinite(values_HW).all():
+        raise MediaError("holds pixels that are not finite numbers")
     peak = values_HW.max(initial=0.0)
     top = 65535.0 if array_HW.dtype.kind in "iu" or peak > 255 else 255.0 if peak > 1 else 1.0
     return Image.fromarray((values_HW * (255.0 / top)).round().clip(0, 255).astype(np.uint8))

@@ -24,20 +24,18 @@ SUFFIXES: dict[Modality, frozenset[str]] = {
 }
 
 
-def detect(path: str | os.PathLike[str]) -> Modality | None:
-    """The modality that a file's name suggests, None when it is not media; the content may disagree."""
+def detect(path: str | os.PathLike[str], *, sound_tracks: bool = False) -> Modality | None:
+    """The modality that a file's name suggests, None when it is not media; the content may disagree.
+
+    With `sound_tracks` a video is a file of sound.
+    """
     suffix = _suffix(os.fspath(path))
+    if sound_tracks and suffix in SUFFIXES[Modality.VIDEO]:
+        return Modality.AUDIO
     for modality, suffixes in SUFFIXES.items():
         if suffix in suffixes:
             return modality
     return None
-
-
-def suffixes_for(modality: Modality, *, sound_tracks: bool = False) -> frozenset[str]:
-    """Suffixes of the files that may hold a modality; with `sound_tracks`, videos as files of sound too."""
-    if sound_tracks and modality is Modality.AUDIO:
-        return SUFFIXES[Modality.AUDIO] | SUFFIXES[Modality.VIDEO]
-    return SUFFIXES[modality]
 
 
 def probe(data: bytes | Path, name: str, wanted: Modality | None = None) -> MediaInfo:

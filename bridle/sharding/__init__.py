@@ -1,11 +1,27 @@
 """A folder of raw media -> WebDataset tars and a manifest.
 
-discover (what is there) -> workers (decode each file in a process that may die) -> write (tars, in a fixed order)
--> manifest (what was written, measured and refused).
+discover, labels, split (what is there) -> journal (all of it, in the order of the shards) -> build (workers decode each
+file in a process that may die, tars are filled) -> publish (the set appears whole, its manifest last).
 """
 
+from bridle.archive import Shard
 from bridle.sharding.corpus import merge_extent, merge_statistics
-from bridle.sharding.manifest import Manifest, Shard, find_sets, read_manifest, verify
-from bridle.sharding.shard import shard
+from bridle.sharding.manifest import Manifest, find_all_sets, find_sets, read_manifest
+from bridle.sharding.shard import Options, shard
+from bridle.sharding.split import Split
+from bridle.sharding.verify import describe, verify
 
-__all__ = ["Manifest", "Shard", "find_sets", "merge_extent", "merge_statistics", "read_manifest", "shard", "verify"]
+__all__ = [
+    "Manifest",
+    "Options",
+    "Shard",
+    "Split",
+    "describe",
+    "find_all_sets",
+    "find_sets",
+    "merge_extent",
+    "merge_statistics",
+    "read_manifest",
+    "shard",
+    "verify",
+]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass, field, replace
@@ -11,6 +10,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from bridle.archive import Shard, damaged
 from bridle.errors import DataError
 from bridle.patches.statistics import what_is_missing
 from bridle.schema import Modality
@@ -19,16 +19,6 @@ FILE = "manifest.json"
 FORMAT = "bridle-shards"
 VERSION = 1
 _HINT = "Write the set again with bridle shard --overwrite."
-
-
-@dataclass(frozen=True, slots=True)
-class Shard:
-    """One tar: its name inside the set's folder, samples, size and hash."""
-
-    file: str
-    samples: int
-    bytes: int
-    sha256: str
 
 
 @dataclass(slots=True)
@@ -43,6 +33,7 @@ class Manifest:
             (video) and `short_side` (image, video), each a list of three.
         decoded_bytes: all samples decoded, audio as 16 kHz int16, pixels as uint8.
         rejects: `{"file", "reason"}` of every file that was skipped.
+        duplicates: `{"file", "of"}` of every file with the same bytes as another; `--dedup` leaves them out.
     """
 
     name: str
@@ -55,6 +46,7 @@ class Manifest:
     extent: dict[str, list[float]] = field(default_factory=dict)
     decoded_bytes: int = 0
     rejects: list[dict[str, str]] = field(default_factory=list)
+    duplicates: list[dict[str, str]] = field(default_factory=list)
     created_by: str = ""
     folder: Path = Path()
     tar: str = ""
@@ -84,7 +76,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
     except ValueError as error:
         raise DataError(f"{path} is not JSON: {error}", _HINT) from error
-    manifest = _parse(content, path)
+    manifest = parse_manifest(content, path)
     for shard in manifest.shards:
         _check_size(manifest, shard)
     return manifest
@@ -97,6 +89,27 @@ def find_sets(path: Path, modality: Modality | None = None) -> list[Manifest]:
         DataError: no sets, sets of several modalities and none chosen, or a set that is damaged.
     """
     path = Path(path)
+    sets = _found(path, modality)
+    listing = ", ".join(f"{found.folder} ({found.modality})" for found in sets)
+    chosen = [found for found in sets if modality is None or found.modality is modality]
+    if not chosen:
+        raise DataError(f"no {modality} shards below {path}; found {listing}", _make_hint(modality))
+    if len({found.modality for found in chosen}) > 1:
+        raise DataError(f"shards of several modalities below {path}: {listing}", "Choose one with --modality.")
+    manifests = [read_manifest(found.folder) for found in chosen]
+    return [_only(manifests[0], path)] if path.suffix == ".tar" else manifests
+
+
+def find_all_sets(path: Path) -> list[Manifest]:
+    """Every set at or below a folder, of any modality, sorted by path; their tars may be damaged.
+
+    Raises:
+        DataError: no sets, or a manifest that is damaged.
+    """
+    return _found(Path(path), None)
+
+
+def _found(path: Path, modality: Modality | None) -> list[Manifest]:
     if not path.exists():
         raise DataError(f"{path} does not exist", _make_hint())
     if path.is_file():
@@ -109,14 +122,7 @@ def find_sets(path: Path, modality: Modality | None = None) -> list[Manifest]:
     sets = [found for found in parsed if found is not None]
     if not sets:
         raise DataError(f"no shards below {path}", _make_hint(modality))
-    listing = ", ".join(f"{found.folder} ({found.modality})" for found in sets)
-    chosen = [found for found in sets if modality is None or found.modality is modality]
-    if not chosen:
-        raise DataError(f"no {modality} shards below {path}; found {listing}", _make_hint(modality))
-    if len({found.modality for found in chosen}) > 1:
-        raise DataError(f"shards of several modalities below {path}: {listing}", "Choose one with --modality.")
-    manifests = [read_manifest(found.folder) for found in chosen]
-    return [_only(manifests[0], path)] if path.suffix == ".tar" else manifests
+    return sets
 
 
 def _only(manifest: Manifest, tar: Path) -> Manifest:
@@ -126,19 +132,6 @@ def _only(manifest: Manifest, tar: Path) -> Manifest:
         raise DataError(f"{tar} is not one of the tars in {manifest.folder / FILE}", "Name the set's folder.")
     (shard,) = shards
     return replace(manifest, shards=shards, samples=shard.samples, bytes=shard.bytes, tar=tar.name)
-
-
-def verify(manifest: Manifest) -> None:
-    """Read every byte and compare the hashes.
-
-    Raises:
-        DataError: naming the first shard that was altered.
-    """
-    for shard in manifest.shards:
-        _check_size(manifest, shard)
-        with open(manifest.folder / shard.file, "rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != shard.sha256:
-                raise _damaged(manifest, shard, "its content differs from the manifest's hash")
 
 
 def is_set(folder: Path, start: Path) -> bool:
@@ -155,10 +148,15 @@ def _parse_quietly(folder: Path) -> Manifest | None:
         return read_manifest(folder)  # ours or not, say what is wrong
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         return None
-    return _parse(content, path)
+    return parse_manifest(content, path)
 
 
-def _parse(content: Any, path: Path) -> Manifest:
+def parse_manifest(content: Any, path: Path) -> Manifest:
+    """Check what was read from `path`.
+
+    Raises:
+        DataError: naming the manifest and what is wrong with it.
+    """
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise DataError(f"{path} is not a manifest of BRIDLE shards")
     version = content.get("version")
@@ -195,16 +193,9 @@ def _check_size(manifest: Manifest, shard: Shard) -> None:
     try:
         size = (manifest.folder / shard.file).stat().st_size
     except OSError as error:
-        raise _damaged(manifest, shard, f"it cannot be read ({error.strerror})") from error
+        raise damaged(manifest.folder / shard.file, f"it cannot be read ({error.strerror})") from error
     if size != shard.bytes:
-        raise _damaged(manifest, shard, f"it has {size} bytes, the manifest says {shard.bytes}")
-
-
-def _damaged(manifest: Manifest, shard: Shard, why: str) -> DataError:
-    return DataError(
-        f"{manifest.folder / shard.file} does not match its manifest: {why}",
-        "Copy the set again, or write it again with bridle shard --overwrite.",
-    )
+        raise damaged(manifest.folder / shard.file, f"it has {size} bytes, the manifest says {shard.bytes}")
 
 
 def _is_partial(folder: Path, start: Path) -> bool:

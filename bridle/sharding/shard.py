@@ -1,33 +1,65 @@
-"""`bridle shard`: the whole way from a folder to a published set."""
+"""`bridle shard`: the whole way from a folder to published sets, one for each part of the split.
+
+list the files in a journal -> build tars, index and manifest in a hidden folder -> publish. Interrupted at any point it
+goes on with `resume`, and ends with the same bytes.
+"""
 
 from __future__ import annotations
 
-import hashlib
+import json
 import math
-import os
 import re
+import tempfile
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import bridle
-from bridle.errors import DataError, UsageError
-from bridle.media import decoded_bytes
-from bridle.patches.statistics import Moments, summarise
-from bridle.schema import MediaInfo, Modality
-from bridle.sharding.child import Failure, Report, Task
-from bridle.sharding.discover import Found, Labels, csv_labels, discover, folder_labels
-from bridle.sharding.manifest import Manifest, Shard
-from bridle.sharding.workers import Workers
-from bridle.sharding.write import TarWriter, building, check_output, publish
+from bridle.archive import Shard
+from bridle.errors import UsageError
+from bridle.schema import Modality
+from bridle.sharding.build import Build
+from bridle.sharding.journal import FILE as JOURNAL
+from bridle.sharding.journal import Journal
+from bridle.sharding.labels import Labels
+from bridle.sharding.listing import compare, list_files
+from bridle.sharding.manifest import FILE as MANIFEST
+from bridle.sharding.manifest import Manifest, parse_manifest, read_manifest
+from bridle.sharding.publish import building, check_output, files_of, publish
+from bridle.sharding.split import Split
 
 MAX_SHARD_BYTES = 256 * 10**6
-_MEASURED = 1000  # clips that the corpus statistics are taken from
-_TIMEOUT_S = 60.0  # for a file, and ...
-_TIMEOUT_S_PER_MB = 2.0  # ... for each megabyte of it
-_QUANTILES = (0.05, 0.5, 0.95)
+_TAR_OVERHEAD = 2048  # of a sample: two headers, the description, padding
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What decides the bytes of a set.
+
+    Attributes:
+        labels: "folder" (the name of the folder that holds a file), "sidecar" (a JSON beside it), a table (CSV, TSV,
+            JSONL), or None.
+        max_size_bytes: of one tar.
+        transcode: store small FLAC, JPEG or H.264 instead of the bytes as they came (see `transcode.py`).
+        check: "full" decodes every file as training will, "header" believes what it says of itself.
+        dedup: leave out files with the same bytes as another.
+        sound_tracks: videos are files of sound.
+        seed: of the order of samples in the shards.
+        split: parts, each a set of its own; None: one set.
+    """
+
+    labels: Labels = "folder"
+    max_size_bytes: int = MAX_SHARD_BYTES
+    transcode: bool = False
+    check: Literal["full", "header"] = "full"
+    dedup: bool = False
+    sound_tracks: bool = False
+    seed: int = 0
+    split: Split | None = None
 
 
 def shard(
@@ -36,234 +68,152 @@ def shard(
     out: Path | None = None,
     *,
     name: str | None = None,
-    labels: Literal["folder"] | Path | None = "folder",
+    options: Options | None = None,
     workers: int = 1,
-    max_size_bytes: int = MAX_SHARD_BYTES,
-    transcode: bool = False,
     overwrite: bool = False,
+    resume: bool = False,
     dry_run: bool = False,
-    seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Turn the media below a folder into a set of shards.
+    """Turn the media below a folder into sets of shards.
 
     Args:
         raw: folder, searched recursively; hidden names are left out.
         modality: detected when None.
-        out: folder of the set; default `shards/NAME`.
+        out: folder of the set, with a split of its parts' folders; default `shards/NAME`.
         name: begins every tar's name; default the name of `out`, else of `raw`.
-        labels: "folder" (the name of the folder that holds a file), a CSV with the columns path,label, or None.
-        workers: decoding processes.
-        max_size_bytes: of one tar.
-        transcode: store small FLAC, JPEG or H.264 instead of the bytes as they came (see `transcode.py`).
+        options: what decides the bytes.
+        workers: decoding processes; the bytes do not depend on their number.
         overwrite: replace a set at `out`; the old one stays until the new one is complete.
+        resume: go on with a set that was interrupted, or add the files that came since to one that is complete (with
+            `overwrite` replace that one).
         dry_run: look for files and report the plan; decode and write nothing.
-        seed: of the order of samples in the shards.
-        progress: called with (files done, files in all).
+        progress: called with (files done, files in all) of each part.
 
     Returns:
         name, modality, samples, shards, bytes, rejected, seconds, out, candidates, ignored, labels, unlabelled,
-        unmatched (rows of the CSV without a file), rejects, transcoded, dry_run.
+        unmatched (lines of the table without a file), rejects, duplicates, dropped, dry_run; with a split also
+        `splits`, the same of each part.
 
     Raises:
-        UsageError: `out` exists. DataError: nothing to read, or nothing that decodes. EnvironmentFault: cannot write.
+        UsageError: `out` exists, is being written, or was begun with other options. DataError: nothing to read, or
+        nothing that decodes. EnvironmentFault: cannot write.
     """
     began = time.monotonic()
-    raw = Path(raw)
-    found = discover(raw, modality)
-    chosen = _choose_labels(labels, found.files)
+    raw, options = Path(raw), options or Options()
     name = _clean(name or (Path(out).resolve() if out else raw.resolve()).name)
     out = Path(out) if out else Path("shards") / name
-    check_output(out, overwrite)
-    plan = _Plan(raw, found, chosen, seed, transcode)
-    if dry_run:
-        manifest = _estimate(plan, name, max_size_bytes)
-    else:
-        with building(out) as partial, Workers(found.modality, min(workers, len(found.files))) as pool:
-            writer = TarWriter(partial, name, max_size_bytes)
-            try:
-                tally = _write(plan, pool, writer, progress or (lambda done, total: None))
-                writer.close()
-            finally:
-                writer.abandon()
-            manifest = _manifest(plan, tally, writer, name)
-            publish(partial, out, manifest, overwrite)
+    parts = list(options.split.shares) if options.split else [""]
+    with ExitStack() as stack:
+        builds: list[Build] = []
+        for part in parts:
+            called = f"{name}-{part}" if part else name
+            build = _open(stack, raw, modality, out / part, called, options, part, overwrite, resume, dry_run)
+            build.earlier = [before.journal for before in builds]
+            builds.append(build)
+        if not dry_run:
+            for build in builds:
+                if not build.journal.noted("manifest"):
+                    build.write(workers, progress or (lambda done, total: None))
+        results = [_result(build, dry_run) for build in builds]
+        if not dry_run:
+            for part, build in zip(parts, builds, strict=True):
+                publish(build.folder, out / part, build.journal)
+    found = _sum(parts, results) if options.split else results[0]
     return {
         "name": name,
-        "modality": str(found.modality),
-        "samples": manifest.samples,
-        "shards": len(manifest.shards),
-        "bytes": manifest.bytes,
-        "rejected": len(manifest.rejects),
+        **found,
         "seconds": round(time.monotonic() - began, 3),
         "out": str(out),
-        "candidates": len(found.files),
-        "ignored": found.ignored,
-        "labels": manifest.labels,
-        "unlabelled": chosen.unlabelled,
-        "unmatched": chosen.unmatched,
-        "rejects": manifest.rejects,
-        "transcoded": transcode,
         "dry_run": dry_run,
     }
 
 
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """What there is to do, in the order of the shards."""
-
-    raw: Path
-    found: Found
-    labels: Labels
-    seed: int
-    transcode: bool
-
-    def files(self) -> list[str]:
-        """Shuffled by hash, so that every shard is a fair sample of the corpus, with the same order everywhere."""
-        return sorted(self.found.files, key=lambda file: _hash(f"{self.seed}:", file))
-
-    def tasks(self, files: list[str]) -> list[Task]:
-        return [
-            Task(
-                os.fsencode(self.raw / file), self.found.modality, self._timeout_s(file), self.transcode, n < _MEASURED
-            )
-            for n, file in enumerate(files)
-        ]
-
-    def _timeout_s(self, file: str) -> float:
-        try:
-            megabytes = (self.raw / file).stat().st_size / 1e6
-        except OSError:
-            megabytes = 0.0  # the worker will say why
-        return _TIMEOUT_S + _TIMEOUT_S_PER_MB * megabytes
-
-
-@dataclass(slots=True)
-class _Tally:
-    """What was learned on the way."""
-
-    infos: list[MediaInfo] = field(default_factory=list)
-    moments: list[Moments] = field(default_factory=list)
-    rejects: list[dict[str, str]] = field(default_factory=list)
-    labels: set[str] = field(default_factory=set)
-
-
-def _write(plan: _Plan, pool: Workers, writer: TarWriter, progress: Callable[[int, int], None]) -> _Tally:
-    files, tally = plan.files(), _Tally()
-    keys = _keys(files)
-    progress(0, len(files))
-    for done, (file, report) in enumerate(zip(files, pool.map(plan.tasks(files)), strict=True), start=1):
-        content = _content(plan.raw / file, report)
-        if isinstance(content, Failure):
-            tally.rejects.append({"file": file, "reason": content.reason})
-        else:
-            assert isinstance(report, Report)
-            label = plan.labels.of.get(file)
-            writer.add(keys[file], report.info.suffix, content, _meta(file, report.info, label))
-            tally.infos.append(report.info)
-            tally.labels |= {label} if label is not None else set()
-            tally.moments += [report.moments] if report.moments is not None else []
-        progress(done, len(files))
-    return tally
-
-
-def _content(path: Path, report: Report | Failure) -> bytes | Failure:
-    """The bytes to store: what the worker made, or the file as it came."""
-    if isinstance(report, Failure):
-        return report
-    if report.content is not None:
-        return report.content
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        return Failure(f"cannot be read: {error.strerror}")
-    return content if len(content) == report.size else Failure("changed while it was read")
-
-
-def _manifest(plan: _Plan, tally: _Tally, writer: TarWriter, name: str) -> Manifest:
-    rejects = sorted(plan.found.rejects + tally.rejects, key=lambda reject: os.fsencode(reject["file"]))
-    if not tally.infos:
-        first = rejects[0]
-        raise DataError(
-            f"none of the {len(plan.found.files)} {plan.found.modality} files below {plan.raw} can be decoded; "
-            f"the first: {first['file']!r} {first['reason']}"
+def _open(
+    stack: ExitStack,
+    raw: Path,
+    modality: Modality | None,
+    out: Path,
+    name: str,
+    options: Options,
+    part: str,
+    overwrite: bool,
+    resume: bool,
+    dry_run: bool,
+) -> Build:
+    """Take the output and list the files; what an interrupted run listed is not listed again."""
+    check_output(out, overwrite=overwrite, resume=resume)
+    if dry_run:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    else:
+        folder = stack.enter_context(building(out, resume=resume))
+    journal = stack.enter_context(closing(Journal(folder / JOURNAL)))
+    said = json.loads(json.dumps({"raw": raw.resolve(), "name": name, **asdict(options)}, default=str))
+    if (before := journal.noted("options")) is None:
+        adds = resume and not overwrite and (out / MANIFEST).exists()
+        old = read_manifest(out) if adds else None
+        journal.note("modality", list_files(journal, raw, modality, options, part, old))
+        journal.note("adds", adds)
+        journal.note(
+            "replaces", files_of(out, name) if old is None else [file.name for file in out.glob("index-*.npy")]
         )
-    return Manifest(
-        name=name,
-        modality=plan.found.modality,
-        shards=writer.shards,
-        samples=len(tally.infos),
-        bytes=sum(shard.bytes for shard in writer.shards),
-        labels=sorted(tally.labels),
-        statistics=summarise(tally.moments, plan.found.modality),
-        extent=_extent(tally.infos),
-        decoded_bytes=sum(map(decoded_bytes, tally.infos)),
-        rejects=rejects,
-        created_by=f"bridle {bridle.__version__}",
+        journal.note("options", said)
+        journal.commit()
+    else:
+        compare(before, said, out)
+        old = read_manifest(out) if journal.noted("adds") else None
+    kind = Modality(journal.noted("modality"))
+    return Build(journal, folder, raw, old.name if old else name, kind, options, old, ())
+
+
+def _result(build: Build, dry_run: bool) -> dict[str, Any]:
+    journal, found = build.journal, build.journal.noted("found")
+    counts = journal.counts()
+    manifest = (
+        _estimate(build) if dry_run else parse_manifest(json.loads(journal.noted("manifest")), build.folder / MANIFEST)
     )
+    return {
+        "modality": str(manifest.modality),
+        "samples": manifest.samples,
+        "shards": len(manifest.shards),
+        "bytes": manifest.bytes,
+        "rejected": len(manifest.rejects),
+        "candidates": sum(counts.values()) - counts["old"],
+        "ignored": found["others"],
+        "labels": manifest.labels,
+        "unlabelled": journal.unlabelled(),
+        "unmatched": found["unmatched"],
+        "rejects": manifest.rejects,
+        "duplicates": len(manifest.duplicates),
+        "dropped": counts["copy"],
+        "added": counts["sample"],
+    }
 
 
-def _estimate(plan: _Plan, name: str, max_size_bytes: int) -> Manifest:
+def _sum(parts: Sequence[str], results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """All parts as one; what was found beside the media is the same for each."""
+    whole = dict(results[0])
+    for result in results[1:]:
+        for key in ("samples", "shards", "bytes", "candidates", "unlabelled", "duplicates", "dropped", "added"):
+            whole[key] += result[key]
+        whole["rejects"] = whole["rejects"] + [one for one in result["rejects"] if one not in whole["rejects"]]
+        whole["labels"] = sorted({*whole["labels"], *result["labels"]})
+    return whole | {"rejected": len(whole["rejects"]), "splits": dict(zip(parts, results, strict=True))}
+
+
+def _estimate(build: Build) -> Manifest:
     """The manifest of a dry run: nothing decoded, sizes from the folder."""
-    size = 0
-    for file in plan.found.files:
+    files, size = 0, 0
+    for entry in build.journal.todo():
         try:
-            size += (plan.raw / file).stat().st_size + 2048
+            size += (build.raw / entry.path).stat().st_size + _TAR_OVERHEAD
         except OSError:
             continue
-    shards = [Shard("", 0, 0, "")] * max(1, math.ceil(size / max_size_bytes))
-    labels = sorted(set(plan.labels.of.values()))
-    return Manifest(name, plan.found.modality, shards, len(plan.found.files), size, labels, rejects=plan.found.rejects)
-
-
-def _extent(infos: list[MediaInfo]) -> dict[str, list[float]]:
-    """Quantiles of what presets adapt to."""
-    columns: dict[str, Iterable[float | None]] = {
-        "duration_s": (info.duration_s for info in infos),
-        "rate_hz": (info.rate_hz for info in infos),
-        "frames": (info.frames for info in infos),
-        "short_side": (min(info.height, info.width) if info.height and info.width else None for info in infos),
-    }
-    extent = {}
-    for column, values in columns.items():
-        known = sorted(value for value in values if value is not None)
-        if known:
-            extent[column] = [round(float(known[round(q * (len(known) - 1))]), 6) for q in _QUANTILES]
-    return extent
-
-
-def _meta(file: str, info: MediaInfo, label: str | None) -> dict[str, Any]:
-    fields = ("suffix", "duration_s", "rate_hz", "channels", "frames", "height", "width")
-    return {
-        "path": file,
-        "modality": str(info.modality),
-        **{field: getattr(info, field) for field in fields},
-        "label": label,
-    }
-
-
-def _choose_labels(labels: Literal["folder"] | Path | None, files: list[str]) -> Labels:
-    if labels is None:
-        return Labels({}, unlabelled=len(files))
-    if labels == "folder":
-        return folder_labels(files)
-    return csv_labels(Path(labels), files)
-
-
-def _keys(files: list[str]) -> dict[str, str]:
-    """A short name without dots, from the path alone: the same file has the same key in every set."""
-    keys: dict[str, str] = {}
-    taken: set[str] = set()
-    for file in sorted(files, key=os.fsencode):
-        digest = _hash("", file)
-        key = next(digest[:length] for length in range(16, 65) if digest[:length] not in taken)
-        taken.add(key)
-        keys[file] = key
-    return keys
-
-
-def _hash(prefix: str, file: str) -> str:
-    return hashlib.sha256(prefix.encode() + os.fsencode(file)).hexdigest()
+        files += 1
+    count = max(1, math.ceil(size / build.options.max_size_bytes))
+    rejects = build.journal.noted("found")["rejects"]
+    shards = [Shard("", 0, 0, "")] * count
+    return Manifest(build.name, build.modality, shards, files, size, list(build.journal.labels()), rejects=rejects)
 
 
 def _clean(name: str) -> str:

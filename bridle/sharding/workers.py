@@ -11,8 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from multiprocessing.connection import Connection, Pipe, wait
 from pathlib import Path
 from types import TracebackType
@@ -70,19 +69,21 @@ class Workers:
             self._nurse.wait()
         self._log.close()
 
-    def map(self, tasks: Sequence[Task]) -> Iterator[Report | Failure]:
-        """Answers in the order of the tasks, whoever finishes first."""
-        waiting = deque(enumerate(tasks))
+    def map(self, tasks: Iterable[Task]) -> Iterator[Report | Failure]:
+        """Answers in the order of the tasks, whoever finishes first; takes a task when it can be worked on soon."""
+        waiting = enumerate(tasks)
+        coming = next(waiting, None)
         idle = list(self._connections)
         busy: dict[Connection, int] = {}
         done: dict[int, Report | Failure] = {}
-        for position in range(len(tasks)):
+        position = 0
+        while coming or busy or done:
             while position not in done:
-                while idle and waiting and waiting[0][0] < position + _AHEAD * len(self._connections):
-                    index, task = waiting.popleft()
+                while idle and coming and coming[0] < position + _AHEAD * len(self._connections):
                     connection = idle.pop()
-                    self._send(connection, task)
-                    busy[connection] = index
+                    self._send(connection, coming[1])
+                    busy[connection] = coming[0]
+                    coming = next(waiting, None)
                 for ready in wait(list(busy), _POLL_S):
                     assert isinstance(ready, Connection)
                     done[busy.pop(ready)] = self._receive(ready)
@@ -90,6 +91,7 @@ class Workers:
                 if busy and self._nurse.poll() is not None:
                     raise self._fault()
             yield done.pop(position)
+            position += 1
 
     def _send(self, connection: Connection, task: Task) -> None:
         try:

@@ -42,7 +42,7 @@ class ViewDataset(Dataset[View]):
         self._cache = ClipCache(_capacities(reader)) if cache else None
 
     def __getitem__(self, request: Request) -> View:
-        key = self._reader.index.keys[request.index]
+        key = self._reader.index.key(request.index)
         rng = torch.Generator().manual_seed(sample_seed(self._seed, request))
         path = key
         try:
@@ -60,7 +60,7 @@ class ViewDataset(Dataset[View]):
 
     def _whole(self, sample: int, meta: dict[str, Any], info: MediaInfo) -> Clip:
         assert self._cache is not None
-        key, rate_hz = self._reader.index.keys[sample], decoded_rate_hz(info)
+        key, rate_hz = self._reader.index.key(sample), decoded_rate_hz(info)
         names = Clip(key, info.modality, torch.empty(0), rate_hz, source=meta["path"])
         clip = self._cache.get(sample, names)
         if clip is None:

@@ -6,8 +6,9 @@ Costs: one pass over the tar headers at the start; then a read and a decode a sa
 
 from __future__ import annotations
 
+import itertools
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +16,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from bridle.errors import DataError
+from bridle.errors import ConfigError, DataError, nearest
 from bridle.stream.dataset import Prepare, View, ViewDataset, Window
 from bridle.stream.index import ShardSet
-from bridle.stream.order import Cursor, Request, plan
+from bridle.stream.order import Cursor, Epochs, Mixture, Order, Request, plan
 from bridle.stream.read import SampleReader, all_failed
 
 _GIGABYTE = 10**9
@@ -43,6 +44,7 @@ class ClipStream:
         seed: of order and crops.
         workers: decoding processes; 0 decodes in this one.
         cache_gb: keep decoded clips when all of them take less memory than this.
+        mix: name of a set -> how often it is drawn from; sets not named have weight 1. Empty: every sample alike.
         rank, world: this process' share of every step.
 
     Attributes:
@@ -52,6 +54,7 @@ class ClipStream:
 
     Raises:
         DataError: a tar does not match its manifest, or the sets are empty.
+        ConfigError: `mix` names no set.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class ClipStream:
         seed: int = 0,
         workers: int = 0,
         cache_gb: float = 0.0,
+        mix: Mapping[str, float] | None = None,
         rank: int = 0,
         world: int = 1,
     ) -> None:
@@ -75,7 +79,9 @@ class ClipStream:
         self.cached = sum(manifest.decoded_bytes for manifest in manifests) <= cache_gb * _GIGABYTE
         self.failures: dict[str, str] = {}
         self._dataset = ViewDataset(self.reader, prepare, window_s, seed, self.cached)
-        self._seed, self._workers, self._rank, self._world = seed, workers, rank, world
+        self._order = _order(manifests, self.reader.index.starts.tolist(), mix or {}, seed)
+        self._mix = dict(mix or {})
+        self._workers, self._rank, self._world = workers, rank, world
         self._cursor = Cursor()
 
     def batches(self) -> Iterator[Batch]:
@@ -98,7 +104,8 @@ class ClipStream:
 
     def state(self) -> dict[str, Any]:
         """Where the stream stands, after the batch yielded last; goes into a checkpoint."""
-        return {"epoch": self._cursor.epoch, "position": self._cursor.position, "samples": self.samples}
+        place = {"epoch": self._cursor.epoch, "position": self._cursor.position, "samples": self.samples}
+        return place | ({"mix": self._mix} if self._mix else {})
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on from there, with the next call of `batches`.
@@ -111,10 +118,15 @@ class ClipStream:
                 f"the shards hold {self.samples} samples, the run to resume was reading {state['samples']}",
                 "Resume with the shards it was started on, or start a new run.",
             )
+        if state.get("mix", {}) != self._mix:
+            raise DataError(
+                f"the run to resume mixed its sets by {state.get('mix') or 'size'}, now by {self._mix or 'size'}",
+                "Resume with the same data.mix, or start a new run.",
+            )
         self._cursor = Cursor(state["epoch"], state["position"])
 
     def _plan(self) -> Iterator[tuple[list[Request], Cursor]]:
-        return plan(self.samples, self.batch_size, self._seed, self._cursor, self._rank, self._world)
+        return plan(self._order, self.batch_size, self._cursor, self._rank, self._world)
 
     def _views(self) -> Iterator[list[View]]:
         requests = (step for step, _ in self._plan())
@@ -131,6 +143,18 @@ class ClipStream:
         )
         for packed in loader:
             yield _unpack(*packed)
+
+
+def _order(manifests: Sequence[ShardSet], starts: list[int], mix: Mapping[str, float], seed: int) -> Order:
+    if not mix:
+        return Epochs(starts[-1], seed)
+    names = [manifest.name for manifest in manifests]
+    for name in mix:
+        if name not in names:
+            raise ConfigError(f"data.mix: there is no set {name!r}; {nearest(name, names)}")
+    sizes = [end - start for start, end in itertools.pairwise(starts)]
+    kept = [mix.get(name, 1.0) if size else 0.0 for name, size in zip(names, sizes, strict=True)]
+    return Mixture(sizes, kept, seed)
 
 
 def _pack(views: list[View]) -> tuple[list[View], Tensor | None, list[torch.Size]]:

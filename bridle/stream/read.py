@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from bridle import media
+from bridle.archive import TarReader
 from bridle.errors import DataError, MediaError
 from bridle.schema import Clip, MediaInfo, Modality
-from bridle.stream.index import Index, ShardSet, build_index
+from bridle.stream.index import Index, ShardSet
 
-_OPEN_FILES = 64
 _INFO = ("duration_s", "rate_hz", "channels", "frames", "height", "width")
 
 
@@ -25,8 +23,8 @@ class SampleReader:
     """
 
     def __init__(self, manifests: Sequence[ShardSet]) -> None:
-        self.index: Index = build_index(manifests)
-        self._files: OrderedDict[int, int] = OrderedDict()
+        self.index = Index(manifests)
+        self._tars = TarReader()
 
     def __len__(self) -> int:
         return len(self.index)
@@ -37,18 +35,20 @@ class SampleReader:
         Raises:
             MediaError: it is damaged.
         """
-        tar, _, _, offset, size = self.index.spans_N5[sample].tolist()
         try:
-            meta = json.loads(self._read(tar, offset, size))
+            meta = json.loads(self._tars.read(self.index.meta(sample)))
             Modality(meta["modality"]), meta["path"], meta["suffix"]
         except (ValueError, KeyError, TypeError) as error:
             raise MediaError(f"its description is damaged: {error}") from error
         return meta
 
     def content(self, sample: int) -> bytes:
-        """The media as stored."""
-        tar, offset, size, _, _ = self.index.spans_N5[sample].tolist()
-        return self._read(tar, offset, size)
+        """The media as stored.
+
+        Raises:
+            MediaError: it is not what was written.
+        """
+        return self._tars.read(self.index.media(sample))
 
     def clip(self, sample: int, meta: dict[str, Any], window: tuple[float, float] | None = None) -> Clip:
         """Decode a sample, or a window (start_s, length_s) of it.
@@ -56,28 +56,8 @@ class SampleReader:
         Raises:
             MediaError: it cannot be decoded.
         """
-        key = self.index.keys[sample]
+        key = self.index.key(sample)
         return media.decode(self.content(sample), media_info(meta), key=key, source=meta["path"], window=window)
-
-    def _read(self, tar: int, offset: int, size: int) -> bytes:
-        path = self.index.tars[tar]
-        try:
-            if tar in self._files:
-                self._files.move_to_end(tar)
-            else:
-                self._files[tar] = os.open(path, os.O_RDONLY)
-                if len(self._files) > _OPEN_FILES:
-                    os.close(self._files.popitem(last=False)[1])
-            content = _read_at(self._files[tar], size, offset)  # needs no position: forked processes share the file
-        except OSError as error:
-            raise DataError(f"{path} cannot be read: {error.strerror}") from error
-        if len(content) != size:
-            raise DataError(f"{path} was cut while it was being read", "Copy the set again.")
-        return content
-
-    def __del__(self) -> None:
-        for file in getattr(self, "_files", {}).values():
-            os.close(file)
 
 
 def media_info(meta: dict[str, Any]) -> MediaInfo:
@@ -101,7 +81,7 @@ def iterate(
     failures = {} if failures is None else failures
     came = 0
     for sample in range(len(reader)):
-        path = reader.index.keys[sample]
+        path = reader.index.key(sample)
         try:
             meta = reader.meta(sample)
             path = meta["path"]
@@ -119,14 +99,3 @@ def all_failed(failures: dict[str, str]) -> DataError:
     """None of the samples can be decoded."""
     path, why = next(iter(failures.items()))
     return DataError(f"none of {len(failures)} samples can be decoded; {path!r}: {why}", "Check the set: bridle shard.")
-
-
-def _read_at(file: int, size: int, offset: int) -> bytes:
-    """`pread` that goes on after a short read (Linux stops at 2 GB)."""
-    content = os.pread(file, size, offset)
-    while len(content) < size:
-        more = os.pread(file, size - len(content), offset + len(content))
-        if not more:
-            break
-        content += more
-    return content

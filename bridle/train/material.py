@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from bridle.errors import MediaError
 from bridle.schema import PatchBatch
 from bridle.stream import SampleReader
 
@@ -63,12 +64,15 @@ def material_warnings(reader: SampleReader, batches: Sequence[PatchBatch], chann
 def _copies(reader: SampleReader) -> tuple[int, int]:
     """How many clips were looked at, and how many of them are different files; only equal sizes need reading."""
     chosen = torch.randperm(len(reader), generator=torch.Generator().manual_seed(0))[:_LOOK_AT].tolist()
-    sizes = reader.index.spans_N5[chosen, 2].tolist()
+    sizes = [reader.index.media(n).bytes for n in chosen]
     shared = {size for size, count in Counter(sizes).items() if count > 1}
-    alike = [
-        hashlib.blake2b(reader.content(n)).digest() for n, size in zip(chosen, sizes, strict=True) if size in shared
-    ]
-    return len(chosen), len(chosen) - len(alike) + len(set(alike))
+    alike, altered = [], 0
+    for n, size in zip(chosen, sizes, strict=True):
+        try:
+            alike += [hashlib.blake2b(reader.content(n)).digest()] if size in shared else []
+        except MediaError:  # the stream counts and names it
+            altered += 1
+    return len(chosen) - altered, len(chosen) - altered - len(alike) + len(set(alike))
 
 
 def _different_rows(x_RP: Tensor, enough: int) -> int:

@@ -113,6 +113,7 @@ def _open_stream(config: Config, manifests: Sequence[Manifest], patcher: Patcher
         seed=config.train.seed,
         workers=config.data.workers,
         cache_gb=config.data.cache_gb,
+        mix=config.data.mix,
         rank=distributed.rank(),
         world=distributed.world(),
     )

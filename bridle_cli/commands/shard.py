@@ -1,8 +1,9 @@
-"""`bridle shard`: a folder of media becomes tar shards."""
+"""`bridle shard`: a folder of media becomes tar shards; `info` and `verify` look at them afterwards."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, Literal
 
 import click
 
@@ -12,26 +13,61 @@ from bridle_cli.console import Console
 from bridle_cli.progress import Progress
 
 _SHOWN_REJECTS = 20
+_SHOWN_LABELS = 30
 
 
-@click.command(name="shard")
+class _Shard(click.Command):
+    """`bridle shard RAW`, and beside it `bridle shard info DIR` and `bridle shard verify DIR`."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        other = {"info": info, "verify": verify}.get(args[0]) if args else None
+        if other is not None:
+            return other.make_context(f"{info_name} {args[0]}", args[1:], parent, **extra)
+        return super().make_context(info_name, args, parent, **extra)
+
+
+def _shares(context: click.Context, parameter: click.Parameter, value: str | None) -> dict[str, float] | None:
+    """`train=0.9,val=0.1` -> shares."""
+    if value is None:
+        return None
+    try:
+        return {name.strip(): float(share) for name, _, share in (part.partition("=") for part in value.split(","))}
+    except ValueError:
+        raise click.BadParameter(f"'{value}' is not like train=0.9,val=0.1.", context, parameter) from None
+
+
+@click.command(name="shard", cls=_Shard)
 @click.argument("raw", type=options.PATH)
 @options.modality
 @options.out("Folder of the shards; default: shards/NAME.")
 @click.option("--name", default=None, help="Name of the set; default: the folder's name.")
 @click.option(
     "--labels",
-    metavar="folder|FILE.csv|none",
+    metavar="folder|sidecar|FILE|none",
     default="folder",
     show_default=True,
-    help="Class of each file: the folder it lies in, or a CSV with the columns path,label.",
+    help="Class of each file: its folder, a JSON beside it, or a CSV, TSV or JSONL with path and label.",
 )
 @options.workers
 @options.max_size
 @click.option("--transcode", is_flag=True, help="Store small FLAC, JPEG or H.264 instead of the bytes as they are.")
+@click.option(
+    "--check",
+    type=click.Choice(["full", "header"]),
+    default="full",
+    show_default=True,
+    help="Decode every file to its end, or believe its header (much faster; bad clips show up in training).",
+)
+@click.option("--dedup", is_flag=True, help="Leave out files with the same bytes as another.")
+@click.option("--sound-tracks", is_flag=True, help="Videos are sound: take their sound tracks.")
+@click.option("--split", metavar="NAME=SHARE,...", default=None, callback=_shares, help="Parts, each a set of its own.")
+@click.option("--group-by", metavar="REGEX", default=None, help="Files with the same match stay in one part.")
 @options.seed
 @options.dry_run
 @options.overwrite
+@click.option("--resume", is_flag=True, help="Go on after an interruption, or add files that came since.")
 @options.shared
 @click.pass_obj
 def command(
@@ -44,9 +80,15 @@ def command(
     workers: int | None,
     max_size: int,
     transcode: bool,
+    check: Literal["full", "header"],
+    dedup: bool,
+    sound_tracks: bool,
+    split: dict[str, float] | None,
+    group_by: str | None,
     seed: int | None,
     dry_run: bool,
     overwrite: bool,
+    resume: bool,
 ) -> None:
     """Turn the media below the folder RAW into WebDataset tars and a manifest.
 
@@ -57,7 +99,10 @@ def command(
       bridle shard recordings/ --modality audio
       bridle shard photos/ --labels folder --out shards/photos
       bridle shard clips/ --labels classes.csv --max-size 1GB --workers 8
-      bridle shard recordings/ --dry-run
+      bridle shard recordings/ --split train=0.9,val=0.1 --group-by '^([^_]+)_'
+      bridle shard recordings/ --resume
+      bridle shard info shards/recordings
+      bridle shard verify shards/recordings
     """
     with Progress(console) as progress:
         result = api.shard(
@@ -69,9 +114,15 @@ def command(
             workers=workers,
             max_size_bytes=max_size,
             transcode=transcode,
+            check=check,
+            dedup=dedup,
+            sound_tracks=sound_tracks,
+            split=split,
+            group_by=group_by,
             seed=seed or 0,
             dry_run=dry_run,
             overwrite=overwrite,
+            resume=resume,
             on_event=progress,
         )
     rejects = result["rejects"]
@@ -81,8 +132,58 @@ def command(
         console.warn(f"... and {len(rejects) - _SHOWN_REJECTS} more; all are listed in {result['out']}/manifest.json")
     if result["unmatched"]:
         console.warn(f"{result['unmatched']} rows of {labels} name no file that was found")
+    if result["duplicates"] > result["dropped"]:
+        console.warn(f"{result['duplicates']} files have the same bytes as another; --dedup leaves them out")
     if console.json:
         console.record(result)
     else:
-        shown = {key: value for key, value in result.items() if key not in ("rejects", "unmatched", "transcoded")}
-        console.result(shown | {"labels": len(result["labels"])})
+        shown = {key: value for key, value in result.items() if key not in ("rejects", "unmatched", "splits")}
+        console.result(shown | {"labels": len(result["labels"])} | _by_part(result))
+
+
+def _by_part(result: dict[str, Any]) -> dict[str, Any]:
+    return {part: f"{one['samples']} samples" for part, one in result.get("splits", {}).items()}
+
+
+@click.command()
+@click.argument("shards", type=options.PATH)
+@options.shared
+@click.pass_obj
+def info(console: Console, shards: Path) -> None:
+    """Show what the sets of shards at or below DIR hold.
+
+    \b
+    Examples:
+      bridle shard info shards/recordings
+      bridle shard info shards/ --json
+    """
+    for found in api.shard_info(shards):
+        if console.json:
+            console.record(found)
+        else:
+            labels = list(found["labels"].items())
+            shown = ", ".join(f"{label} {count}" for label, count in labels[:_SHOWN_LABELS])
+            more = f", ... {len(labels)} in all" if len(labels) > _SHOWN_LABELS else ""
+            console.result(found | {"labels": shown + more or "none"})
+
+
+@click.command()
+@click.argument("shards", type=options.PATH)
+@click.option("--decode", type=click.IntRange(min=0), default=100, show_default=True, help="Samples to decode.")
+@options.workers
+@options.shared
+@click.pass_obj
+def verify(console: Console, shards: Path, decode: int, workers: int | None) -> None:
+    """Read every byte of the sets at or below DIR: hashes, counts, index, and a sample of decodes.
+
+    Exit code 4 and the name of what was altered, if anything was.
+
+    \b
+    Examples:
+      bridle shard verify shards/recordings
+      bridle shard verify shards/recordings --decode 100000
+    """
+    with Progress(console) as progress:
+        found = api.shard_verify(shards, decode=decode, workers=workers, on_event=progress)
+    for one in found:
+        (console.record if console.json else console.result)(one)

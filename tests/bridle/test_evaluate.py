@@ -34,7 +34,7 @@ from bridle.evaluate.linear import linear
 from bridle.evaluate.standardise import standardiser
 from bridle.model import Bridle
 from bridle.patches.cut import coordinates
-from bridle.sharding import shard
+from bridle.sharding import Options, shard
 
 PIXELS = {"pixel_mean": [0.5, 0.5, 0.5], "pixel_std": [0.25, 0.25, 0.25]}
 
@@ -338,7 +338,7 @@ def test_evaluate_keeps_groups_together(image_model: Bridle, colours: Path) -> N
 
 
 def test_shards_give_what_their_folder_gives(image_model: Bridle, colours: Path, tmp_path: Path) -> None:
-    shard(colours, out=tmp_path / "set", seed=5)
+    shard(colours, out=tmp_path / "set", options=Options(seed=5))
     options = {"protocol": "linear", "pool": "segments", "group_by": r"(photo\d)", "seed": 1}
     raw, sharded = (evaluate(image_model, data, **options) for data in (colours, tmp_path / "set"))
     assert sharded.pop("skipped") == []  # the broken file was left out of the shards

@@ -20,7 +20,7 @@ from bridle.errors import DataError, MediaError, UsageError
 from bridle.infer import Pretrained, read_codes, sources, tokenize_inputs, write_codes
 from bridle.model import Bridle
 from bridle.schema import Clip, Codes, Modality
-from bridle.sharding import shard
+from bridle.sharding import Options, shard
 
 RATE_HZ = 16000
 SMALL: dict[str, Any] = {
@@ -168,7 +168,7 @@ def test_equal_names_below_two_folders_stay_apart(audio_model: Bridle, recording
 
 
 def test_tars_named_one_by_one_are_read_once(audio_model: Bridle, recordings: Path, tmp_path: Path) -> None:
-    shard(recordings, Modality.AUDIO, tmp_path / "set", max_size_bytes=1)
+    shard(recordings, Modality.AUDIO, tmp_path / "set", options=Options(max_size_bytes=1))
     tars = sorted((tmp_path / "set").glob("*.tar"))
     assert len(tars) > 1
     assert len(list(tokenize_inputs(audio_model, tars))) == len(list(tokenize_inputs(audio_model, [tmp_path / "set"])))

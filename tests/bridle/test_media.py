@@ -216,9 +216,9 @@ def test_a_silent_film_has_no_sound_track() -> None:
 
 
 def test_videos_are_files_of_sound_only_when_asked_for() -> None:
-    assert "mp4" not in media.suffixes_for(Modality.AUDIO)
-    assert {"mp4", "webm", "wav"} <= media.suffixes_for(Modality.AUDIO, sound_tracks=True)
-    assert media.suffixes_for(Modality.IMAGE, sound_tracks=True) == media.SUFFIXES[Modality.IMAGE]
+    assert [media.detect(f"a.{suffix}") for suffix in ("mp4", "wav")] == [Modality.VIDEO, Modality.AUDIO]
+    assert {media.detect(f"a.{suffix}", sound_tracks=True) for suffix in ("mp4", "webm", "wav")} == {Modality.AUDIO}
+    assert media.detect("a.png", sound_tracks=True) is Modality.IMAGE
 
 
 def test_channels_are_averaged() -> None:
@@ -664,3 +664,12 @@ def test_odd_files(shared_data: Path, name: str) -> None:
     assert size == (expected[2] if info.modality == "image" else pytest.approx(expected[2], abs=0.03))
     clip = media.decode(shared_data / "odd" / name, info)
     assert clip.data.numel() == pytest.approx(media.decoded_bytes(info) / (2 if info.modality == "audio" else 1), abs=2)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_pixels_that_are_no_numbers_are_refused(tmp_path: Path, bad: float) -> None:
+    pixels = np.full((8, 8), 0.5, dtype=np.float32)
+    pixels[3, 3] = bad
+    Image.fromarray(pixels).save(tmp_path / "bad.tif")
+    with pytest.raises(MediaError, match="not finite"):
+        media.check(tmp_path / "bad.tif", "bad.tif")

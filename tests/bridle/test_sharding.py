@@ -15,13 +15,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bridle.archive import TarWriter
 from bridle.errors import DataError, EnvironmentFault, UsageError
 from bridle.schema import MediaInfo, Modality
-from bridle.sharding import Manifest, child, find_sets, read_manifest, shard, verify, write
+from bridle.sharding import Manifest, Options, child, find_sets, read_manifest, shard, verify
 from bridle.sharding.child import Failure, Report, Task
 from bridle.sharding.workers import Workers
 
-shard_module = importlib.import_module("bridle.sharding.shard")
+build = importlib.import_module("bridle.sharding.build")
 
 STRANGE = ["a b.wav", "dots.in.name.wav", "ünïcode 声.wav", "new\nline.wav", os.fsdecode(b"bad\xff\xfebytes.WAV")]
 
@@ -74,7 +75,12 @@ def inline(monkeypatch: pytest.MonkeyPatch) -> None:
         def map(self, tasks: list[Task]) -> Iterator[Report | Failure]:
             return map(child.work, tasks)
 
-    monkeypatch.setattr(shard_module, "Workers", Inline)
+    monkeypatch.setattr(build, "Workers", Inline)
+
+
+def index_of(folder: Path) -> str:
+    (index,) = folder.glob("index-*.npy")
+    return index.name
 
 
 @pytest.fixture
@@ -109,8 +115,12 @@ def metas(folder: Path) -> dict[str, dict]:
 def test_a_messy_folder_gives_every_good_file_once_and_a_reason_for_each_other(messy: Path, tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     out = tmp_path / "sets" / "messy"
-    result = shard(messy, None, out, workers=2, max_size_bytes=20_000, progress=lambda *at: seen.append(at))
-    again = shard(messy, Modality.AUDIO, tmp_path / "again", name="messy", workers=1, max_size_bytes=20_000)
+    result = shard(
+        messy, None, out, workers=2, options=Options(max_size_bytes=20_000), progress=lambda *at: seen.append(at)
+    )
+    again = shard(
+        messy, Modality.AUDIO, tmp_path / "again", name="messy", workers=1, options=Options(max_size_bytes=20_000)
+    )
 
     samples = metas(out)
     assert sorted(samples) == sorted(
@@ -206,7 +216,7 @@ def test_decord_crashing_on_a_cut_avi_is_one_reject(shared_data: Path, tmp_path:
 @pytest.mark.usefixtures("inline")
 def test_outputs_are_replaced_only_on_request_and_only_our_own(few: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    shard(few, None, out, max_size_bytes=4000)
+    shard(few, None, out, options=Options(max_size_bytes=4000))
     (out / "mine.txt").write_text("keep")
     before = members(out)
     with pytest.raises(UsageError) as caught:
@@ -215,12 +225,16 @@ def test_outputs_are_replaced_only_on_request_and_only_our_own(few: Path, tmp_pa
     (few / "x/a.wav").unlink()
     result = shard(few, None, out, overwrite=True)
     assert result["samples"] == 2 and len(before) == 6
-    assert sorted(path.name for path in out.iterdir()) == ["manifest.json", "mine.txt", "out-000000.tar"]
+    assert sorted(path.name for path in out.iterdir()) == [index_of(out), "manifest.json", "mine.txt", "out-000000.tar"]
     assert (out / "mine.txt").read_text() == "keep"
     with pytest.raises(UsageError, match="no set of shards"):
         shard(few, None, few, overwrite=True)
     with pytest.raises(UsageError, match="is a file"):
         shard(few, None, out / "mine.txt")
+
+
+def content_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("[!.]*"))}
 
 
 def no_space(*_: object) -> int:
@@ -233,7 +247,7 @@ def interrupted(done: int, total: int) -> None:
 
 
 @pytest.mark.usefixtures("inline")
-@pytest.mark.parametrize("cause", ["full disk", "Ctrl-C", "move"])
+@pytest.mark.parametrize("cause", ["full disk", "Ctrl-C"])
 @pytest.mark.parametrize("exists", [False, True])
 def test_a_failure_leaves_everything_as_it_was(
     few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cause: str, exists: bool
@@ -241,35 +255,45 @@ def test_a_failure_leaves_everything_as_it_was(
     out = tmp_path / "deep" / "out"
     if exists:
         shard(few, None, out)
-    before = {path.name: path.read_bytes() for path in out.iterdir()} if exists else None
+    before = content_of(out)
     if cause == "full disk":
-        monkeypatch.setattr(write._HashedFile, "write", no_space)
-    if cause == "move":
-        rename = os.rename
-        monkeypatch.setattr(
-            write.os, "rename", lambda a, b: no_space() if ".partial" in str(a) and "json" in str(a) else rename(a, b)
-        )
+        monkeypatch.setattr(TarWriter, "_write", no_space)
     with pytest.raises(KeyboardInterrupt if cause == "Ctrl-C" else EnvironmentFault) as caught:
         shard(few, None, out, overwrite=True, progress=interrupted if cause == "Ctrl-C" else None)
     if cause != "Ctrl-C":
         assert str(out) in caught.value.message and "space" in caught.value.message
-    assert ({path.name: path.read_bytes() for path in out.iterdir()} if exists else None) == before
-    assert out.exists() == exists
+    assert content_of(out) == before
+    assert (tmp_path / "deep").exists() == exists
 
 
 @pytest.mark.usefixtures("inline")
-def test_what_a_killed_run_left_is_removed_by_the_next(few: Path, tmp_path: Path) -> None:
-    left = tmp_path / "out" / ".partial-999999999"
-    left.mkdir(parents=True)
-    (left / "out-000000.tar").write_bytes(b"half")
-    with pytest.raises(DataError, match="no shards"):
-        find_sets(tmp_path / "out")
-    shard(few, None, tmp_path / "out")
-    assert not left.exists()
+@pytest.mark.parametrize("exists", [False, True])
+@pytest.mark.parametrize("culprit", ["manifest", "000001.tar", "index"])
+def test_a_set_that_cannot_be_moved_into_place_waits(
+    few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exists: bool, culprit: str
+) -> None:
+    out, one_each = tmp_path / "out", Options(max_size_bytes=1)
+    if exists:
+        shard(few, None, out)
+    before = content_of(out)
+    with monkeypatch.context() as broken:
+        for name in ("rename", "replace"):
+            real = getattr(os, name)
+            broken.setattr(
+                os, name, lambda a, b, real=real: no_space() if culprit in str(a) and "out" in str(b) else real(a, b)
+            )
+        with pytest.raises((EnvironmentFault, UsageError)):
+            shard(few, None, out, options=one_each, overwrite=True)
+    assert content_of(out) == before
+    with pytest.raises(UsageError, match=r"interrupted|already"):
+        shard(few, None, out, options=one_each)
+    shard(few, None, out, options=one_each, resume=True)
+    shard(few, None, tmp_path / "whole" / "out", options=one_each)
+    assert content_of(out) == content_of(tmp_path / "whole" / "out")
 
 
 def test_dry_run_decodes_and_writes_nothing(messy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shard_module, "Workers", None)
+    monkeypatch.setattr(build, "Workers", None)
     result = shard(messy, None, tmp_path / "out", dry_run=True)
     assert (result["samples"], result["shards"], result["dry_run"]) == (12, 1, True)
     assert not (tmp_path / "out").exists()
@@ -305,7 +329,7 @@ def test_nothing_that_decodes_is_an_error(tmp_path: Path) -> None:
 def test_labels_from_a_table(few: Path, tmp_path: Path) -> None:
     table = tmp_path / "labels.csv"
     table.write_text('\ufeffFilename,Label\nx/a.wav,"first, one"\nc.wav,second\nx/lost.wav,third\n', encoding="utf-8")
-    result = shard(few, None, tmp_path / "out", labels=table)
+    result = shard(few, None, tmp_path / "out", options=Options(labels=table))
     assert {path: meta["label"] for path, meta in metas(tmp_path / "out").items()} == {
         "x/a.wav": "first, one", "x/b.wav": None, "y/c.wav": "second"
     }  # fmt: skip
@@ -318,7 +342,7 @@ def test_labels_from_a_table(few: Path, tmp_path: Path) -> None:
     ]:
         table.write_text(text)
         with pytest.raises(DataError, match=said):
-            shard(few, None, tmp_path / "out2", labels=table)
+            shard(few, None, tmp_path / "out2", options=Options(labels=table))
 
 
 @pytest.mark.usefixtures("inline")
@@ -331,7 +355,7 @@ def test_transcode_makes_small_media(sample: Path, tmp_path: Path) -> None:
     write_sound(raw / "audio" / "a.wav", seconds=0.5)
     expected = {"audio": ("flac", 0.5, None), "image": ("jpg", None, 256), "video": ("mp4", 2.0, 64)}
     for kind, (suffix, duration_s, height) in expected.items():
-        shard(raw / kind, Modality(kind), tmp_path / kind, transcode=True)
+        shard(raw / kind, Modality(kind), tmp_path / kind, options=Options(transcode=True))
         for meta in metas(tmp_path / kind).values():
             assert (meta["suffix"], meta["duration_s"], meta["height"]) == (suffix, duration_s, height)
             info = child.media.check(meta["content"], f"x.{suffix}")
@@ -421,7 +445,7 @@ def test_a_manifest_of_wrong_types_is_named(tmp_path: Path, key: str, value: obj
 
 
 def test_a_tar_stands_for_itself(few: Path, tmp_path: Path) -> None:
-    shard(few, Modality.AUDIO, tmp_path / "set", max_size_bytes=1)
+    shard(few, Modality.AUDIO, tmp_path / "set", options=Options(max_size_bytes=1))
     manifest = read_manifest(tmp_path / "set")
     assert len(manifest.shards) > 1
     for one in manifest.shards:

@@ -14,15 +14,16 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
-from bridle.errors import DataError
+from bridle.archive import Shard, TarWriter
+from bridle.errors import ConfigError, DataError
 from bridle.schema import Clip, MediaInfo, Modality
 from bridle.sharding import Manifest, child, shard
-from bridle.sharding.manifest import Shard
-from bridle.sharding.write import TarWriter
 from bridle.stream import Batch, ClipStream, iterate
-from bridle.stream.order import Cursor, plan
+from bridle.stream.order import Cursor, Epochs, Mixture, plan
 
 COUNT = 23
 
@@ -142,18 +143,99 @@ def test_ranks_share_every_step(manifest: Manifest) -> None:
     for step, batch in enumerate(alone):
         assert batch.keys[0::2] == ranks[0][step].keys and batch.keys[1::2] == ranks[1][step].keys
     # the place means the same to another number of ranks
-    cursor = next(itertools.islice(plan(COUNT, 3, 0, Cursor(), 0, 2), 4, None))[1]
-    assert cursor == next(itertools.islice(plan(COUNT, 6, 0, Cursor(), 0, 1), 4, None))[1]
+    cursor = next(itertools.islice(plan(Epochs(COUNT, 0), 3, Cursor(), 0, 2), 4, None))[1]
+    assert cursor == next(itertools.islice(plan(Epochs(COUNT, 0), 6, Cursor(), 0, 1), 4, None))[1]
 
 
 @pytest.mark.parametrize(("samples", "batch", "world"), [(1, 1, 1), (7, 3, 2), (100, 7, 4), (5, 5, 1)])
 def test_the_plan_covers_each_epoch_exactly(samples: int, batch: int, world: int) -> None:
     steps = math.ceil(3 * samples / (batch * world))
-    ranks = [list(itertools.islice(plan(samples, batch, 1, Cursor(), rank, world), steps)) for rank in range(world)]
+    ranks = [
+        list(itertools.islice(plan(Epochs(samples, 1), batch, Cursor(), rank, world), steps)) for rank in range(world)
+    ]
     counts = Counter((request.epoch, request.index) for rank in ranks for step, _ in rank for request in step)
     assert set(counts.values()) == {1}
     assert {(epoch, index) for epoch in range(3) for index in range(samples)} <= set(counts)
     assert all(len(step) == batch for rank in ranks for step, _ in rank)
+
+
+@pytest.mark.parametrize("samples", [16_384, 16_385, 50_000])
+def test_large_corpora_are_shuffled_as_well_and_read_in_runs(samples: int) -> None:
+    epochs = [np.array([r.index for r in Epochs(samples, 7).take(Cursor(n, 0), samples)[0]]) for n in range(2)]
+    for order in epochs:
+        assert len(np.unique(order)) == samples
+        assert abs(np.corrcoef(order, np.arange(samples))[0, 1]) < 0.1  # early and late samples come alike
+        assert np.mean(np.abs(np.diff(order)) == 1) < 0.01
+    assert np.corrcoef(*epochs)[0, 1] < 0.1
+    pools = [order[:4096] for order in epochs]
+    shared = len(np.intersect1d(*pools)) / 4096
+    assert shared < 2.5 * 4096 / samples + 0.02  # who comes together in one epoch does not in the next
+    if samples > 40_000:
+        touched = np.unique(epochs[0][: 128 * 128] // 128)
+        assert len(touched) < 2 * 128 + 2  # a pool needs two runs of the file's blocks each, not the whole corpus
+
+
+@settings(max_examples=30, deadline=None)
+@given(samples=st.integers(1, 40_000), seed=st.integers(0, 9), epoch=st.integers(0, 3), data=st.data())
+def test_any_place_of_an_epoch_is_found_at_once(samples: int, seed: int, epoch: int, data: st.DataObject) -> None:
+    whole, end = Epochs(samples, seed).take(Cursor(epoch, 0), samples)
+    assert end == Cursor(epoch, samples) and len(set(whole)) == samples
+    at = data.draw(st.integers(0, samples - 1))
+    count = data.draw(st.integers(1, 3000))
+    assert Epochs(samples, seed).take(Cursor(epoch, at), count)[0][: samples - at] == whole[at : at + count]
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    sets=st.lists(st.tuples(st.integers(1, 500), st.floats(0.01, 10)), min_size=1, max_size=5),
+    start=st.integers(0, 5000),
+    count=st.integers(1, 3000),
+)
+def test_a_mixture_keeps_shares_and_epochs(sets: list[tuple[int, float]], start: int, count: int) -> None:
+    sizes, weights = zip(*sets, strict=True)
+    whole, end = Mixture(sizes, weights, 3).take(Cursor(), start + count)
+    part, same_end = Mixture(sizes, weights, 3).take(Cursor(0, start), count)
+    assert part == whole[start:] and end == same_end
+    first = 0
+    for size, weight in sets:
+        own = [request for request in whole if first <= request.index < first + size]
+        assert len(own) == pytest.approx(
+            len(whole) * weight / sum(weights), abs=1001 * max(1, len(whole) / 1000) * 0.02 + 60
+        )
+        for epoch in range(own[-1].epoch if own else 0):  # whole epochs of this set
+            assert sorted(r.index for r in own if r.epoch == epoch) == list(range(first, first + size))
+        first += size
+
+
+def test_sets_are_mixed_by_weight_and_resume_so(tmp_path: Path) -> None:
+    sets = [build(tmp_path / name, count=count) for name, count in (("a", 4), ("b", 20))]
+    sets = [replace(manifest, name=name) for manifest, name in zip(sets, ("a", "b"), strict=True)]
+    keys = [f"{number:02d}" for number in range(4)]
+    stream = ClipStream(sets, prepare, window_s, batch_size=10, mix={"a": 4.0})
+    batches = take(stream, 100)
+    share = np.mean([key[-2:] in keys for batch in batches for key in batch.keys])
+    assert 0.8 < share < 0.9  # four fifths from a, and a fifth of the rest has such keys too
+    again = ClipStream(sets, prepare, window_s, batch_size=10, mix={"a": 4.0})
+    take(again, 37)
+    second = ClipStream(sets, prepare, window_s, batch_size=10, mix={"a": 4.0})
+    second.load(json.loads(json.dumps(again.state())))
+    assert same(take(second, 63), batches[37:])
+    with pytest.raises(DataError, match=r"data\.mix"):
+        ClipStream(sets, prepare, window_s, batch_size=10).load(again.state())
+    with pytest.raises(ConfigError, match="'b'"):
+        ClipStream(sets, prepare, window_s, batch_size=10, mix={"bb": 1.0})
+
+
+def test_two_ranks_go_on_where_one_stopped(manifest: Manifest) -> None:
+    first = stream_of(manifest, batch_size=6)
+    before = [key for batch in take(first, 2) for key in batch.keys]
+    ranks = [stream_of(manifest, batch_size=3, rank=rank, world=2, workers=3) for rank in (0, 1)]
+    after = []
+    for stream in ranks:
+        stream.load(first.state())
+        after.append([key for batch in take(stream, 2) for key in batch.keys])
+    rest = [key for pair in zip(*after, strict=True) for key in pair][: COUNT - len(before)]
+    assert sorted(before + rest) == [f"key{number:02d}" for number in range(COUNT)]
 
 
 def test_a_small_corpus_makes_small_batches(tmp_path: Path) -> None:
@@ -229,7 +311,7 @@ def test_pixels_are_the_same_from_cache(
         def map(self, tasks: list[child.Task]) -> map:
             return map(child.work, tasks)
 
-    monkeypatch.setattr(importlib.import_module("bridle.sharding.shard"), "Workers", Inline)
+    monkeypatch.setattr(importlib.import_module("bridle.sharding.build"), "Workers", Inline)
     folder = {Modality.IMAGE: "image/life_by_Aitzol_Berasategi", Modality.VIDEO: "video/pan_left"}[modality]
     shard(sample / folder, modality, tmp_path / "set")
     from bridle.sharding import find_sets

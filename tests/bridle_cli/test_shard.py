@@ -40,7 +40,12 @@ def test_json_is_one_object_on_stdout_and_rejects_are_warned_about(raw: Path, ca
     assert result.keys() >= STABLE_KEYS
     assert (result["name"], result["modality"], result["samples"], result["rejected"]) == ("raw", "audio", 4, 1)
     assert "warning: skipped high/broken.wav: " in err
-    assert sorted(path.name for path in Path("shards/raw").iterdir()) == ["manifest.json", "raw-000000.tar"]
+    (index,) = (path.name for path in Path("shards/raw").glob("index-*.npy"))
+    assert sorted(path.name for path in Path("shards/raw").iterdir()) == [
+        index,
+        "manifest.json",
+        "raw-000000.tar",
+    ]
 
     assert main(["shard", "raw"]) == 2  # the set is there now
     assert "--overwrite" in capsys.readouterr().err

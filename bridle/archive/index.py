@@ -1,0 +1,112 @@
+"""Where every sample of a set lies: `index-DIGEST.npy` beside its tars, one row a sample, mapped into memory.
+
+The digest in the name is that of the tars, so an index can be missing but never be out of date; a missing one is made
+from the headers of the tars. Member names are keys and nothing else: they are never used as paths, and nothing is
+unpickled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from bridle.archive.write import ROW, Shard, write_durably
+from bridle.errors import DataError
+
+_SCANNED = np.dtype([(name, ROW[name]) for name in ROW.names or () if not name.endswith("crc")])
+
+
+def index_name(shards: Sequence[Shard]) -> str:
+    """The file that holds the index of just these tars."""
+    text = "".join(f"{shard.file} {shard.samples} {shard.bytes} {shard.sha256}\n" for shard in shards)
+    return f"index-{hashlib.sha256(text.encode()).hexdigest()[:16]}.npy"
+
+
+def save_index(folder: Path, shards: Sequence[Shard], rows_N: np.ndarray) -> None:
+    """Write the index beside the tars, whole or not at all."""
+    with write_durably(folder / index_name(shards)) as file:
+        np.save(file, rows_N, allow_pickle=False)
+
+
+def load_index(folder: Path, shards: Sequence[Shard]) -> np.ndarray:
+    """Rows of `ROW`, in shard order; without the checksums where the set has no index of its own.
+
+    Raises:
+        DataError: naming the tar that is missing, cut, or has not the samples its manifest promises.
+    """
+    for shard in shards:
+        _check_size(folder / shard.file, shard)
+    path = folder / index_name(shards)
+    rows_N = _mapped(path, shards)
+    if rows_N is None:
+        rows_N = np.concatenate(
+            [np.empty(0, _SCANNED), *(rows_of(folder / shard.file, shard, n) for n, shard in enumerate(shards))]
+        )
+        with contextlib.suppress(OSError):  # a folder that may only be read: scanned again the next time
+            save_index(folder, shards, rows_N)
+    return rows_N
+
+
+def _mapped(path: Path, shards: Sequence[Shard]) -> np.ndarray | None:
+    """None when it is not there or not what it should be."""
+    try:
+        rows_N = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    if rows_N.ndim != 1 or rows_N.dtype not in (ROW, _SCANNED) or len(rows_N) != sum(s.samples for s in shards):
+        return None
+    starts = np.cumsum([0] + [shard.samples for shard in shards])
+    for n, shard in enumerate(shards):
+        part = rows_N[starts[n] : starts[n + 1]]
+        ends = np.maximum(part["media"] + part["media_bytes"], part["meta"] + part["meta_bytes"])
+        if len(part) and (np.any(part["tar"] != n) or ends.max() > shard.bytes):
+            return None
+    return rows_N
+
+
+def rows_of(path: Path, shard: Shard, number: int) -> np.ndarray:
+    """The rows of one tar from its headers, without checksums.
+
+    Raises:
+        DataError: naming the tar.
+    """
+    media: dict[str, tuple[int, int]] = {}
+    meta: dict[str, tuple[int, int]] = {}
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for member in tar:
+                if not member.isfile() or member.offset_data + member.size > shard.bytes:
+                    continue
+                key, _, suffix = member.name.partition(".")
+                (meta if suffix == "json" else media)[key] = member.offset_data, member.size
+    except OSError as error:
+        raise damaged(path, f"it cannot be read ({error.strerror or error})") from error
+    except tarfile.TarError as error:
+        raise damaged(path, f"it is no whole tar ({error})") from error
+    rows = [(key.encode(), number, *span, *meta[key]) for key, span in media.items() if key in meta]
+    if len(rows) != shard.samples:
+        raise damaged(path, f"it holds {len(rows)} whole samples, the manifest says {shard.samples}")
+    return np.array(rows, dtype=_SCANNED)
+
+
+def _check_size(path: Path, shard: Shard) -> None:
+    try:
+        size = os.stat(path).st_size
+    except OSError as error:
+        raise damaged(path, f"it cannot be read ({error.strerror or error})") from error
+    if size != shard.bytes:
+        raise damaged(path, f"it has {size} bytes, the manifest says {shard.bytes}")
+
+
+def damaged(path: Path, why: str) -> DataError:
+    """A tar that is not what its manifest says."""
+    return DataError(
+        f"{path} does not match its manifest: {why}",
+        "Copy the set again, or write it again with bridle shard --overwrite.",
+    )

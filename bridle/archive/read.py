@@ -1,0 +1,78 @@
+"""Members of tars by their place: one read each, checked against what was written."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from bridle.errors import DataError, MediaError
+
+_OPEN_FILES = 64
+_HINT = "Copy the set again; a run that was reading it goes on with bridle pretrain --resume."
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a member lies, and the CRC-32 of its bytes if that is known."""
+
+    tar: Path
+    offset: int
+    bytes: int
+    crc: int | None
+
+    @classmethod
+    def of(cls, tar: Path, row: np.void, member: str) -> Place:
+        """Of the "media" or "meta" of a row of an index."""
+        crc = int(row[f"{member}_crc"]) if f"{member}_crc" in (row.dtype.names or ()) else None
+        return cls(tar, int(row[member]), int(row[f"{member}_bytes"]), crc)
+
+
+class TarReader:
+    """Keeps the tars open that it read last. Forked processes may share it."""
+
+    def __init__(self) -> None:
+        self._files: OrderedDict[Path, int] = OrderedDict()
+
+    def read(self, place: Place) -> bytes:
+        """The bytes of a member.
+
+        Raises:
+            DataError: the tar is gone or cut. MediaError: the member is not what was written.
+        """
+        try:
+            if place.tar in self._files:
+                self._files.move_to_end(place.tar)
+            else:
+                self._files[place.tar] = os.open(place.tar, os.O_RDONLY)
+                if len(self._files) > _OPEN_FILES:
+                    os.close(self._files.popitem(last=False)[1])
+            content = _read_at(self._files[place.tar], place.bytes, place.offset)
+        except OSError as error:
+            raise DataError(f"{place.tar} cannot be read: {error.strerror}", _HINT) from error
+        if len(content) != place.bytes:
+            raise DataError(f"{place.tar} was cut while it was being read", _HINT)
+        if place.crc is not None and zlib.crc32(content) != place.crc:
+            raise MediaError(
+                f"{place.tar} was altered: the bytes from {place.offset} on are not those that were written"
+            )
+        return content
+
+    def __del__(self) -> None:
+        for file in self._files.values():
+            os.close(file)
+
+
+def _read_at(file: int, size: int, offset: int) -> bytes:
+    """`pread` that goes on after a short read (Linux stops at 2 GB); no position that processes share."""
+    content = os.pread(file, size, offset)
+    while len(content) < size:
+        more = os.pread(file, size - len(content), offset + len(content))
+        if not more:
+            break
+        content += more
+    return content

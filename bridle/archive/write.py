@@ -1,0 +1,134 @@
+"""Samples -> tars, byte for byte the same on every run, each of them whole or not there."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+# One sample in the index: offsets and sizes of its two members in its tar, and the CRC-32 of their bytes.
+ROW = np.dtype(
+    [
+        ("key", "S24"),
+        ("tar", "<u4"),  # which of the set's shards
+        ("media", "<u8"),
+        ("media_bytes", "<u8"),
+        ("media_crc", "<u4"),
+        ("meta", "<u8"),
+        ("meta_bytes", "<u4"),
+        ("meta_crc", "<u4"),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One tar: its name inside the set's folder, samples, size and hash."""
+
+    file: str
+    samples: int
+    bytes: int
+    sha256: str
+
+
+OnClose = Callable[[Shard, np.ndarray], None]
+
+
+class TarWriter:
+    """Fills `NAME-000000.tar`, `NAME-000001.tar`, ... in one folder.
+
+    Args:
+        folder: exists; the tars are written into it.
+        name: of the set.
+        max_bytes: a tar is closed before it grows over this; a larger single sample has one of its own.
+        first: number of the first tar.
+        on_close: told each tar that is whole and on the disk, with its rows of the index, before the next sample.
+    """
+
+    def __init__(
+        self, folder: Path, name: str, max_bytes: int, first: int = 0, on_close: OnClose | None = None
+    ) -> None:
+        self.shards: list[Shard] = []
+        self._folder, self._name, self._max_bytes, self._number = folder, name, max_bytes, first
+        self._on_close = on_close or (lambda shard, rows_N: None)
+        self._file: IO[bytes] | None = None
+        self._rows: list[tuple[Any, ...]] = []
+        self._hash, self._at = hashlib.sha256(), 0
+
+    def add(self, key: str, suffix: str, content: bytes, meta: dict[str, Any]) -> None:
+        """Append `KEY.suffix` and `KEY.json`."""
+        text = json.dumps(meta, ensure_ascii=True).encode("ascii")  # escapes names that are no valid Unicode too
+        grown = sum(_padded(len(part)) + tarfile.BLOCKSIZE for part in (content, text)) + tarfile.RECORDSIZE
+        if self._file is not None and self._at + grown > self._max_bytes:
+            self.close()
+        if self._file is None:
+            self._file = open(self._folder / f"{self._name}-{self._number:06d}.tar", "wb")  # noqa: SIM115
+            self._hash, self._at = hashlib.sha256(), 0
+        spans = self._append(f"{key}.{suffix}", content), self._append(f"{key}.json", text)
+        self._rows.append((key.encode(), self._number, *spans[0], *spans[1]))
+
+    def close(self) -> None:
+        """Finish the open tar; does nothing when there is none."""
+        if self._file is None:
+            return
+        end = self._at + 2 * tarfile.BLOCKSIZE  # two empty blocks, then zeros to a whole record
+        self._write(b"\0" * (-(-end // tarfile.RECORDSIZE) * tarfile.RECORDSIZE - self._at))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        shard = Shard(Path(self._file.name).name, len(self._rows), self._at, self._hash.hexdigest())
+        self.shards.append(shard)
+        self._on_close(shard, np.array(self._rows, ROW))
+        self._file, self._rows, self._number = None, [], self._number + 1
+
+    def abandon(self) -> None:
+        """Close the file of an unfinished tar."""
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                self._file.close()
+
+    def _append(self, name: str, content: bytes) -> tuple[int, int, int]:
+        """Offset, size and CRC-32 of the content."""
+        member = tarfile.TarInfo(name)  # owner, group and time stay 0: the same input gives the same bytes
+        member.size = len(content)
+        member.mode = 0o644
+        self._write(member.tobuf(tarfile.USTAR_FORMAT))
+        offset = self._at
+        self._write(content)
+        self._write(b"\0" * (_padded(len(content)) - len(content)))
+        return offset, len(content), zlib.crc32(content)
+
+    def _write(self, content: bytes) -> None:
+        assert self._file is not None
+        self._hash.update(content)
+        self._file.write(content)
+        self._at += len(content)
+
+
+def _padded(size: int) -> int:
+    return -(-size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+
+
+@contextmanager
+def write_durably(path: Path) -> Iterator[IO[bytes]]:
+    """A file that appears under its name when it is whole and on the disk."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(partial, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink()

@@ -1,0 +1,189 @@
+"""From a journal to the tars, the index and the manifest of a set, in its hidden folder."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.lib.recfunctions import repack_fields
+
+import bridle
+from bridle.archive import ROW, TarWriter, index_name, load_index, save_index
+from bridle.errors import DataError, MediaError
+from bridle.media import read_bytes
+from bridle.patches.statistics import summarise
+from bridle.schema import MediaInfo, Modality
+from bridle.sharding.child import Failure, Report, Task
+from bridle.sharding.journal import Entry, Journal
+from bridle.sharding.manifest import Manifest
+from bridle.sharding.publish import next_number
+from bridle.sharding.workers import Workers
+
+if TYPE_CHECKING:
+    from bridle.sharding.shard import Options
+
+_MEASURED = 1000  # clips that the corpus statistics are taken from
+_TIMEOUT_S = 60.0  # for a file, and ...
+_TIMEOUT_S_PER_MB = 2.0  # ... for each megabyte of it
+_KEY_DIGITS = 24  # of the path's hash: among a billion files two are alike once in 10^11 corpora
+
+
+@dataclass(slots=True)
+class Build:
+    """One set on its way.
+
+    Attributes:
+        folder: where its tars are written.
+        old: the set that they are added to.
+        earlier: journals of the parts before, with whose files none of these should be alike.
+    """
+
+    journal: Journal
+    folder: Path
+    raw: Path
+    name: str
+    modality: Modality
+    options: Options
+    old: Manifest | None
+    earlier: Sequence[Journal]
+
+    def write(self, workers: int, progress: Callable[[int, int], None]) -> None:
+        """Tars of all files still to do, then manifest and index.
+
+        Raises:
+            DataError: not one file decodes.
+        """
+        whole = {shard.file for shard, _ in self.journal.shards()}
+        for torn in self.folder.glob("*.tar"):
+            if torn.name not in whole:
+                torn.unlink()
+        first = len(whole) + (next_number(self.old) if self.old else 0)
+        writer = TarWriter(self.folder, self.name, self.options.max_size_bytes, first, self.journal.end_shard)
+        counts = self.journal.counts()
+        total = sum(counts.values()) - counts["old"]
+        done = total - counts["todo"]
+        progress(done, total)
+        try:
+            if counts["todo"]:
+                with Workers(self.modality, min(workers, counts["todo"])) as pool:
+                    for entry, report in self._work(pool, done):
+                        self._take(entry, report, writer)
+                        done += 1
+                        progress(done, total)
+            writer.close()
+        finally:
+            writer.abandon()
+        self._conclude()
+
+    def _work(self, pool: Workers, done: int) -> Iterator[tuple[Entry, Report | Failure]]:
+        under_way: deque[Entry] = deque()
+
+        def tasks() -> Iterator[Task]:
+            for number, entry in enumerate(self.journal.todo(), start=done):
+                under_way.append(entry)
+                measure = self.old is None and number < _MEASURED
+                path, check = self.raw / entry.path, self.options.check == "full"
+                yield Task(os.fsencode(path), self.modality, _timeout_s(path), self.options.transcode, measure, check)
+
+        for report in pool.map(tasks()):
+            yield under_way.popleft(), report
+
+    def _take(self, entry: Entry, report: Report | Failure, writer: TarWriter) -> None:
+        """Write one sample, or note why not."""
+        content = _content(self.raw / entry.path, report)
+        if isinstance(content, Failure):
+            self.journal.reject(entry.place, content.reason)
+            return
+        assert isinstance(report, Report)
+        journals = (self.journal, *self.earlier)
+        original = next((path for one in journals if (path := one.original(report.sha256))), None)
+        if original is not None and self.options.dedup:
+            self.journal.dropped(entry.place, original)
+            return
+        key = hashlib.sha256(os.fsencode(entry.path)).hexdigest()[:_KEY_DIGITS]
+        writer.add(key, report.info.suffix, content, _meta(entry, report))
+        self.journal.sample(entry.place, report.sha256, report.info, report.moments, original)
+
+    def _conclude(self) -> None:
+        """Everything that publishing needs, in the journal and the folder."""
+        shards = [shard for shard, _ in self.journal.shards()]
+        parts = [np.frombuffer(rows, ROW) for _, rows in self.journal.shards()]
+        if self.old:
+            shards, parts = self.old.shards + shards, [load_index(self.old.folder, self.old.shards), *parts]
+        rows_N = _joined([np.empty(0, ROW), *parts])
+        rows_N["tar"] = np.repeat(np.arange(len(shards)), [shard.samples for shard in shards])
+        rejects = sorted(
+            self.journal.noted("found")["rejects"] + self.journal.rejects(), key=lambda one: os.fsencode(one["file"])
+        )
+        if not shards:
+            first = rejects[0]
+            raise DataError(
+                f"none of the {sum(self.journal.counts().values())} {self.modality} files below {self.raw} can be "
+                f"decoded; the first: {first['file']!r} {first['reason']}"
+            )
+        manifest = Manifest(
+            name=self.name,
+            modality=self.modality,
+            shards=shards,
+            samples=len(rows_N),
+            bytes=sum(shard.bytes for shard in shards),
+            labels=list(self.journal.labels()),
+            statistics=self.old.statistics if self.old else summarise(self.journal.moments(), self.modality),
+            extent=self.journal.extent(),
+            decoded_bytes=self.journal.decoded_bytes(),
+            rejects=rejects,
+            duplicates=(self.old.duplicates if self.old else []) + self.journal.duplicates(),
+            created_by=f"bridle {bridle.__version__}",
+        )
+        save_index(self.folder, shards, rows_N)
+        self.journal.note("manifest", manifest.to_json())
+        self.journal.note("index", index_name(shards))
+        self.journal.commit()
+
+
+def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """One index; with checksums if all parts have them."""
+    names = [name for name in ROW.names or () if all(name in (part.dtype.names or ()) for part in parts)]
+    return np.concatenate([repack_fields(part[names]) for part in parts])
+
+
+def _content(path: Path, report: Report | Failure) -> bytes | Failure:
+    """The bytes to store: what the worker made, or the file as it came."""
+    if isinstance(report, Failure):
+        return report
+    if report.content is not None:
+        return report.content
+    try:
+        content = read_bytes(path)
+    except MediaError as error:
+        return Failure(error.message)
+    return content if zlib.crc32(content) == report.crc else Failure("changed while it was read")
+
+
+def _meta(entry: Entry, report: Report) -> dict[str, Any]:
+    info: MediaInfo = report.info
+    several = isinstance(entry.label, list)
+    sizes = ("suffix", "duration_s", "rate_hz", "channels", "frames", "height", "width")
+    return {
+        "path": entry.path,
+        "modality": str(info.modality),
+        **{name: getattr(info, name) for name in sizes},
+        "label": None if several else entry.label,
+        **({"labels": entry.label} if several else {}),
+        "sha256": report.sha256.hex(),
+    }
+
+
+def _timeout_s(path: Path) -> float:
+    try:
+        megabytes = path.stat().st_size / 1e6
+    except OSError:
+        megabytes = 0.0  # the worker will say why
+    return _TIMEOUT_S + _TIMEOUT_S_PER_MB * megabytes

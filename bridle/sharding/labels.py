@@ -1,0 +1,111 @@
+"""Where the class of a file may be written: its folder, a table, or a JSON beside it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from bridle.errors import DataError
+from bridle.sharding.journal import Journal
+
+Labels = Literal["folder", "sidecar"] | Path | None
+Label = str | list[str] | None
+_PATH_COLUMNS = ("path", "file", "filename", "name")
+_HINT = (
+    "Wanted: a first line `path,label`, then one line a file (or `path,labels`, several labels with ; between them; "
+    'or JSON lines {"path": ..., "label": ...}); or --labels folder.'
+)
+
+
+def labeller(labels: Labels, raw: Path) -> Callable[[str], Label]:
+    """Label of a file by its path below `raw`; None for what a table will say later."""
+    if labels == "folder":
+        return lambda path: PurePosixPath(path).parent.name or None
+    if labels == "sidecar":
+        return lambda path: _sidecar(raw, path)
+    return lambda path: None
+
+
+def label_by_table(journal: Journal, table: Path, files: int) -> int:
+    """Labels from a CSV, TSV or JSONL file; how many of its lines name no file.
+
+    Raises:
+        DataError: naming the table and the line.
+    """
+    unmatched = journal.label_by_table(_rows(table), table)
+    if files and journal.unlabelled() == files:
+        raise DataError(f"{table} names none of the {files} files", "Its paths are relative to the raw folder.")
+    return unmatched
+
+
+def _rows(table: Path) -> Iterator[tuple[int, str, str | list[str]]]:
+    """Line number, path and label."""
+    read = _jsonl_rows if table.suffix.lower() in (".jsonl", ".ndjson") else _csv_rows
+    try:
+        with open(table, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            for line, path, label in read(table, file):
+                if label is not None:
+                    yield line, PurePosixPath(path).as_posix(), label
+    except OSError as error:
+        raise DataError(f"{table} cannot be read: {error.strerror}", _HINT) from error
+
+
+def _csv_rows(table: Path, file: Any) -> Iterator[tuple[int, str, Label]]:
+    tabs = table.suffix.lower() in (".tsv", ".tab")
+    reader = csv.DictReader(file, skipinitialspace=True, delimiter="\t" if tabs else ",")
+    try:
+        reader.fieldnames = columns = [name.strip().lower() for name in reader.fieldnames or []]
+        path_column = next((name for name in _PATH_COLUMNS if name in columns), None)
+        label_column = next((name for name in ("label", "labels") if name in columns), None)
+        if path_column is None or label_column is None:
+            raise DataError(f"{table} needs a header with the columns path,label; it has {','.join(columns)!r}", _HINT)
+        for row in reader:
+            if not row[path_column] or row[label_column] is None or None in row:
+                raise DataError(f"{table}, line {reader.line_num}: expected {len(columns)} values", _HINT)
+            text = row[label_column].strip()
+            yield reader.line_num, row[path_column], text if label_column == "label" else _several(text)
+    except csv.Error as error:
+        raise DataError(f"{table}, line {reader.line_num}: {error}", _HINT) from error
+
+
+def _jsonl_rows(table: Path, file: Any) -> Iterator[tuple[int, str, Label]]:
+    for line, text in enumerate(file, start=1):
+        if not text.strip():
+            continue
+        try:
+            row = json.loads(text)
+            path = next(row[name] for name in _PATH_COLUMNS if name in row)
+            yield line, str(path), _label_in(row)
+        except (ValueError, TypeError, StopIteration) as error:
+            raise DataError(f"{table}, line {line}: no JSON object with path and label", _HINT) from error
+
+
+def _sidecar(raw: Path, path: str) -> Label:
+    """From `clip.json` or `clip.wav.json` beside `clip.wav`."""
+    media = raw / path
+    for beside in (media.with_suffix(".json"), media.with_name(media.name + ".json")):
+        try:
+            return _label_in(json.loads(beside.read_text("utf-8")))
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError, TypeError) as error:
+            raise DataError(
+                f"{beside} is no JSON object with a label: {error}", "Mend or remove it, or use --labels folder."
+            ) from error
+    return None
+
+
+def _label_in(row: Any) -> Label:
+    if not isinstance(row, dict):
+        raise TypeError("not an object")
+    if isinstance(several := row.get("labels", row.get("label")), list):
+        return sorted({str(one) for one in several})
+    return None if several is None else str(several)
+
+
+def _several(text: str) -> list[str]:
+    return sorted({one.strip() for one in re.split("[;|]", text) if one.strip()})

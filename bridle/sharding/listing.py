@@ -1,0 +1,85 @@
+"""Fills a journal with the files that are to become a set, in the order of its shards."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bridle.archive import Place, TarReader, load_index
+from bridle.errors import DataError, UsageError
+from bridle.schema import MediaInfo, Modality
+from bridle.sharding.discover import Found, walk
+from bridle.sharding.journal import Journal
+from bridle.sharding.labels import Label, label_by_table, labeller
+from bridle.sharding.manifest import Manifest
+
+if TYPE_CHECKING:
+    from bridle.sharding.shard import Options
+
+_SIZES = ("duration_s", "rate_hz", "frames", "height", "width")
+
+
+def list_files(
+    journal: Journal, raw: Path, modality: Modality | None, options: Options, part: str, old: Manifest | None
+) -> Modality:
+    """Note every candidate below `raw` that belongs to this part and is not in `old`; the modality they have.
+
+    Raises:
+        DataError: nothing to list, several kinds of media, or a table of labels that does not fit.
+    """
+    if old is not None:
+        _note_old(journal, old, options.seed)
+        modality = modality or old.modality
+    found = Found()
+    journal.add(_candidates(raw, modality, options, part, found))
+    modality = found.choose(raw, modality)
+    if old is not None and modality is not old.modality:
+        raise DataError(f"{old.folder} holds {old.modality}, not {modality}", "Choose another --out.")
+    todo = journal.counts()["todo"]
+    if not todo and old is None:
+        raise DataError(f"no {modality} file below {raw} falls into the part {part!r}", "Other --split shares?")
+    unmatched = label_by_table(journal, options.labels, todo) if isinstance(options.labels, Path) and todo else 0
+    others = found.others + sum(count for kind, count in found.counts.items() if kind is not modality)
+    journal.note("found", {"others": others, "rejects": found.rejects, "unmatched": unmatched})
+    return modality
+
+
+def place_of(path: str, seed: int) -> bytes:
+    """Shuffled by hash, so that every shard is a fair sample of the corpus, with the same order everywhere."""
+    return hashlib.sha256(f"{seed}:".encode() + os.fsencode(path)).digest()
+
+
+def compare(before: object, now: object, out: Path) -> None:
+    """Refuse to go on with other options.
+
+    Raises:
+        UsageError: naming the first that differs.
+    """
+    assert isinstance(before, dict) and isinstance(now, dict)
+    for name, value in before.items():
+        if now[name] != value:
+            raise UsageError(
+                f"{out} was begun with {name} {value!r}, now it is {now[name]!r}",
+                "Go on with the same options, or start again with --overwrite.",
+            )
+
+
+def _candidates(
+    raw: Path, modality: Modality | None, options: Options, part: str, found: Found
+) -> Iterator[tuple[bytes, str, Label]]:
+    label_of = labeller(options.labels, raw)
+    for path, kind in walk(raw, found, sound_tracks=options.sound_tracks):
+        if modality in (None, kind) and (options.split is None or options.split.part_of(path) == part):
+            yield place_of(path, options.seed), path, label_of(path)
+
+
+def _note_old(journal: Journal, old: Manifest, seed: int) -> None:
+    reader = TarReader()
+    for row in load_index(old.folder, old.shards):
+        meta = json.loads(reader.read(Place.of(old.folder / old.shards[int(row["tar"])].file, row, "meta")))
+        info = MediaInfo(old.modality, meta["suffix"], **{name: meta.get(name) for name in _SIZES})
+        journal.add_old(place_of(meta["path"], seed), meta, info)

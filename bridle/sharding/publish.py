@@ -1,0 +1,198 @@
+"""A set that appears whole or not at all: it is built in a hidden folder of its output, by one process at a time.
+
+What a killed run leaves there is a journal and whole tars, from which `resume` goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bridle.archive import write_durably
+from bridle.errors import EnvironmentFault, UsageError
+from bridle.sharding.journal import FILE as JOURNAL
+from bridle.sharding.journal import Journal
+from bridle.sharding.manifest import FILE, Manifest
+
+PARTIAL = ".partial"
+_REPLACED = ".replaced"
+_LOCK = "lock"
+
+
+def check_output(out: Path, *, overwrite: bool, resume: bool) -> None:
+    """Refuse an output that would be lost.
+
+    Raises:
+        UsageError: a set is there, whole or unfinished, and may not be replaced, or other files are.
+    """
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out} is a file, not a folder", "Choose another --out.")
+    unfinished, whole = (out / PARTIAL / JOURNAL).exists(), (out / FILE).exists()
+    if (resume and (unfinished or whole)) or (overwrite and whole):
+        return
+    if unfinished and not overwrite:
+        raise UsageError(
+            f"{out} holds a set that was interrupted", "Go on with it: --resume. Or start again: --overwrite."
+        )
+    if whole:
+        raise UsageError(
+            f"{out} already holds a set of shards",
+            "Add files that came since with --resume, replace it with --overwrite, or choose --out.",
+        )
+    others = sorted(entry.name for entry in out.iterdir() if not _is_ours(entry.name)) if out.exists() else []
+    if others:
+        raise UsageError(
+            f"{out} holds files that are no set of shards: {', '.join(others[:3])}", "Choose another --out."
+        )
+
+
+@contextmanager
+def building(out: Path, *, resume: bool) -> Iterator[Path]:
+    """The hidden folder of the set at `out`, for this process alone.
+
+    When the work is interrupted it stays if it holds a whole tar; otherwise it goes, and `out` too if it is empty then.
+
+    Raises:
+        UsageError: another process is at it. EnvironmentFault: no space, no permission.
+    """
+    made = [folder for folder in (out, *out.parents) if not folder.exists()]
+    partial = out / PARTIAL
+    try:
+        partial.mkdir(parents=True, exist_ok=True)
+        with _only_one(partial, out):
+            if not resume or _is_published(partial):
+                _start_over(partial, out)
+            try:
+                yield partial
+            finally:
+                if not _worth_keeping(partial):
+                    shutil.rmtree(partial, ignore_errors=True)
+    except OSError as error:
+        raise _fault(out, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            for folder in made:
+                folder.rmdir()
+
+
+def publish(partial: Path, out: Path, journal: Journal) -> None:
+    """Move a finished set into place, the manifest last; the set it replaces goes only then.
+
+    Can be repeated after it was killed at any point. What the journal notes: "manifest", the text of the new one;
+    "index", the name of its file; "replaces", the names of the files that must go.
+    """
+    manifest, index = str(journal.noted("manifest")), str(journal.noted("index"))
+    replaced = out / _REPLACED
+    moved: list[tuple[Path, Path]] = []  # (from, to), undone backwards on failure
+    try:
+        for name in journal.noted("replaces"):
+            if (out / name).exists() and not (replaced / name).exists():
+                replaced.mkdir(exist_ok=True)
+                _move(out / name, replaced / name, moved)
+        for path in [*sorted(partial.glob("*.tar")), partial / index]:
+            if path.exists():
+                _move(path, out / path.name, moved)
+        with write_durably(partial / FILE) as file:
+            file.write(manifest.encode())
+        os.replace(partial / FILE, out / FILE)
+    except BaseException:
+        for source, target in reversed(moved):
+            os.rename(target, source)
+        with contextlib.suppress(OSError):
+            replaced.rmdir()
+        raise
+    journal.note("published", True)  # before the old set is gone for good: then nothing may be moved a second time
+    journal.commit()
+    shutil.rmtree(replaced, ignore_errors=True)
+    shutil.rmtree(partial, ignore_errors=True)
+
+
+def files_of(out: Path, name: str) -> list[str]:
+    """The manifest, tars and index of the set at `out`, and tars that would be in the way of a set of that name.
+
+    If the manifest is unreadable, all tars there.
+    """
+    tars = {path.name for path in out.glob(f"{name}-*.tar") if re.fullmatch(rf"{name}-\d{{6,}}\.tar", path.name)}
+    try:
+        listed = {str(shard["file"]) for shard in json.loads((out / FILE).read_text(encoding="utf-8"))["shards"]}
+        tars |= {file for file in listed if os.path.basename(file) == file and (out / file).is_file()}
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, KeyError, TypeError):
+        tars |= {path.name for path in out.glob("*.tar")}
+    manifest = [FILE] if (out / FILE).exists() else []
+    return [*manifest, *sorted(tars), *(path.name for path in sorted(out.glob("index-*.npy")))]
+
+
+def next_number(manifest: Manifest) -> int:
+    """Of the first tar that is added to a set."""
+    numbers = [re.search(r"-(\d+)\.tar$", shard.file) for shard in manifest.shards]
+    return 1 + max((int(found[1]) for found in numbers if found), default=-1)
+
+
+@contextmanager
+def _only_one(partial: Path, out: Path) -> Iterator[None]:
+    """Held by the kernel, so that a killed process leaves no lock behind."""
+    with open(partial / _LOCK, "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(f"another process is writing to {out}", "Wait for it, or choose another --out.") from None
+        yield
+
+
+def _move(source: Path, target: Path, moved: list[tuple[Path, Path]]) -> None:
+    if target.exists():
+        raise FileExistsError(errno.EEXIST, "a file of that name appeared meanwhile", str(target))
+    os.rename(source, target)
+    moved.append((source, target))
+
+
+def _is_published(partial: Path) -> bool:
+    """Whether the run before was killed after its set was in place."""
+    if not (partial / JOURNAL).exists():
+        return False
+    with contextlib.closing(Journal(partial / JOURNAL)) as journal:
+        return bool(journal.noted("published"))
+
+
+def _start_over(partial: Path, out: Path) -> None:
+    """Nothing of the run before stays; a set that it was about to replace comes back."""
+    published = _is_published(partial)
+    for entry in partial.iterdir():
+        if entry.name != _LOCK:
+            entry.unlink()
+    if published:
+        shutil.rmtree(out / _REPLACED, ignore_errors=True)
+    elif (out / _REPLACED).exists():
+        for path in (out / _REPLACED).iterdir():
+            os.replace(path, out / path.name)
+        (out / _REPLACED).rmdir()
+
+
+def _worth_keeping(partial: Path) -> bool:
+    """Whether there is a whole tar to go on from."""
+    if not (partial / JOURNAL).exists():
+        return False
+    with contextlib.closing(Journal(partial / JOURNAL)) as journal:
+        return bool(journal.shards())
+
+
+def _is_ours(name: str) -> bool:
+    return name.startswith((PARTIAL, _REPLACED))
+
+
+def _fault(out: Path, error: OSError) -> EnvironmentFault:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return EnvironmentFault(
+            f"no space left while writing shards to {out}", "Free some space and go on with --resume, or choose --out."
+        )
+    return EnvironmentFault(f"cannot write shards to {out}: {error.strerror or error}", "Choose another --out.")

@@ -1,0 +1,375 @@
+"""Sharding that is killed, goes on, grows, splits: the same bytes, nothing lost, nothing twice."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+import wave
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bridle.errors import DataError, UsageError
+from bridle.schema import Modality
+from bridle.sharding import Options, Split, child, describe, find_sets, read_manifest, shard, verify
+from bridle.sharding.child import Failure, Report, Task
+from bridle.stream import iterate
+
+build = importlib.import_module("bridle.sharding.build")
+
+
+def write_sound(path: Path, value: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(8000)
+        file.writeframes(np.random.default_rng(value).integers(-9000, 9000, 400, dtype="<i2").tobytes())
+
+
+class Inline:
+    """Decodes in this process, so that a run begins at once."""
+
+    def __init__(self, modality: Modality, count: int) -> None: ...
+
+    def __enter__(self) -> Inline:
+        return self
+
+    def __exit__(self, *error: object) -> None: ...
+
+    def map(self, tasks: Iterator[Task]) -> Iterator[Report | Failure]:
+        return map(child.work, tasks)
+
+
+@pytest.fixture
+def inline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "Workers", Inline)
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    """Forty sounds of eight speakers, two of them broken, one twice."""
+    for number in range(40):
+        write_sound(tmp_path / "raw" / f"class{number % 3}" / f"{number % 8}_speaker_{number}.wav", number)
+    (tmp_path / "raw" / "class0" / "broken.wav").write_bytes(b"RIFF")
+    (tmp_path / "raw" / "class1" / "empty.wav").touch()
+    write_sound(tmp_path / "raw" / "class2" / "copy.wav", 7)
+    return tmp_path / "raw"
+
+
+def content_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("[!.]*"))}
+
+
+def paths_in(*folders: Path) -> list[str]:
+    """Original paths of all samples, from the tars themselves."""
+    found = []
+    for folder in folders:
+        for tar in sorted(folder.glob("*.tar")):
+            with tarfile.open(tar) as file:
+                found += [json.loads(file.extractfile(one).read())["path"] for one in file if one.name.endswith("json")]
+    return found
+
+
+@pytest.mark.usefixtures("inline")
+@pytest.mark.parametrize("replaces", [False, True])
+def test_killed_at_random_moments_it_ends_with_the_same_bytes(raw: Path, tmp_path: Path, replaces: bool) -> None:
+    options = Options(max_size_bytes=12_000)  # about five sounds a tar
+    began = time.monotonic()
+    shard(raw, None, tmp_path / "whole" / "set", options=options)
+    whole_s = time.monotonic() - began
+    expected = content_of(tmp_path / "whole" / "set")
+    assert sum(name.endswith(".tar") for name in expected) >= 7
+    rng, out = random.Random(0), tmp_path / "set"
+    if replaces:
+        shard(raw, None, out)
+    kills = finished = 0
+    while kills < 20:
+        untouched = content_of(out)
+        process = os.fork()
+        if process == 0:
+            try:
+                resume = not replaces or (out / ".partial" / "journal.sqlite").exists()
+                shard(raw, None, out, options=options, resume=resume, overwrite=replaces)
+                os._exit(0)
+            except BaseException:
+                os._exit(1)
+        time.sleep(rng.uniform(0, whole_s * 0.7))
+        os.kill(process, signal.SIGKILL)
+        if os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0:
+            finished += 1
+            assert content_of(out) == expected
+            for path in out.iterdir():  # and from the beginning
+                path.unlink()
+            if replaces:
+                shard(raw, None, out)
+            continue
+        kills += 1
+        if "manifest.json" in content_of(out) and untouched:  # a set that is there is whole: the old one or the new one
+            verify(read_manifest(out), decode=0)
+    shard(raw, None, out, options=options, resume=True)
+    assert content_of(out) == expected
+    assert not list(out.glob(".*"))
+
+
+@pytest.mark.usefixtures("inline")
+@pytest.mark.parametrize("replaces", [False, True])
+def test_killed_at_each_change_of_the_folder_it_ends_with_the_same_bytes(
+    raw: Path, tmp_path: Path, replaces: bool
+) -> None:
+    options = Options(max_size_bytes=40_000)
+    shard(raw, None, tmp_path / "whole" / "set", options=options)
+    expected = content_of(tmp_path / "whole" / "set")
+    for number in range(1000):
+        out = tmp_path / str(number) / "set"
+        if replaces:
+            shard(raw, None, out)
+        old = content_of(out)
+        process = os.fork()
+        if process == 0:
+            left = number
+
+            def or_die(real: Callable[..., None]) -> Callable[..., None]:
+                def change(*arguments: object, **names: object) -> None:
+                    nonlocal left
+                    if not left:
+                        os.kill(os.getpid(), signal.SIGKILL)
+                    left -= 1
+                    real(*arguments, **names)
+
+                return change
+
+            for name in ("rename", "replace", "unlink", "rmdir", "mkdir"):
+                setattr(os, name, or_die(getattr(os, name)))
+            try:
+                shard(raw, None, out, options=options, overwrite=replaces)
+                os._exit(0)
+            except BaseException:
+                os._exit(1)
+        code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+        if code == 0:
+            assert content_of(out) == expected and number > 8
+            return
+        assert code == -signal.SIGKILL
+        now = content_of(out)
+        if "manifest.json" in now:
+            assert now == old or {name: now.get(name) for name in expected} == expected
+        finished = now == expected or shard(raw, None, out, options=options, resume=True, overwrite=replaces)
+        assert finished and content_of(out) == expected, number
+        leftover = [path.name for path in out.glob(".*")]
+        assert leftover == [] or (now == expected and shard(raw, None, out, resume=True)["added"] == 0)
+    raise AssertionError("it never came to its end")
+
+
+def test_a_killed_command_leaves_no_process_and_goes_on(raw: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "bridle_cli", "shard", str(raw), "--max-size", "12KB", "--workers", "2"]
+    out = tmp_path / "set"
+    first = subprocess.Popen([*command, "--out", str(out)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    while not list((out / ".partial").glob("*-000001.tar")) and first.poll() is None:
+        time.sleep(0.005)
+    inside = subprocess.run([*command, "--out", str(out)], capture_output=True, text=True)
+    first.kill()
+    first.wait()
+    if inside.returncode:  # the first was still at work
+        assert inside.returncode == 2 and ("another process" in inside.stderr or "already holds" in inside.stderr)
+    again = subprocess.run([*command, "--out", str(out)], capture_output=True, text=True)
+    assert again.returncode == 2 and ("--resume" in again.stderr)
+    done = subprocess.run([*command, "--out", str(out), "--resume", "--json"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    shard(raw, None, tmp_path / "whole" / "set", options=Options(max_size_bytes=12_000), workers=2)
+    assert content_of(out) == content_of(tmp_path / "whole" / "set")
+    time.sleep(0.5)
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            assert str(raw) not in (process / "cmdline").read_text() or process.name == str(os.getpid())
+        except OSError:
+            continue
+
+
+@pytest.mark.usefixtures("inline")
+def test_other_options_do_not_go_on_with_a_run(raw: Path, tmp_path: Path) -> None:
+    def stop(done: int, total: int) -> None:
+        if done == 20:
+            raise KeyboardInterrupt
+
+    options = Options(max_size_bytes=12_000)
+    with pytest.raises(KeyboardInterrupt):
+        shard(raw, None, tmp_path / "set", options=options, progress=stop)
+    with pytest.raises(UsageError, match="max_size_bytes 12000, now it is 13000"):
+        shard(raw, None, tmp_path / "set", options=Options(max_size_bytes=13_000), resume=True)
+    seen: list[tuple[int, int]] = []
+    shard(raw, None, tmp_path / "set", options=options, resume=True, progress=lambda *at: seen.append(at))
+    assert 10 <= seen[0][0] <= 20 and seen[-1] == (43, 43)  # what stands in whole tars is not done again
+
+
+@pytest.mark.usefixtures("inline")
+def test_files_that_came_later_are_added(raw: Path, tmp_path: Path) -> None:
+    options = Options(max_size_bytes=12_000)
+    shard(raw, None, tmp_path / "set", options=options)
+    before, samples = content_of(tmp_path / "set"), read_manifest(tmp_path / "set").samples
+    unchanged = shard(raw, None, tmp_path / "set", options=options, resume=True)
+    assert content_of(tmp_path / "set") == before and unchanged["added"] == 0
+    for number in range(100, 110):
+        write_sound(raw / "later" / f"{number}.wav", number)
+    write_sound(raw / "class0" / "broken.wav", 200)  # mended
+    write_sound(raw / "later" / "copy of an old one.wav", 3)
+    result = shard(raw, None, tmp_path / "set", options=options, resume=True)
+    assert (result["added"], result["samples"], result["rejected"]) == (12, samples + 12, 1)
+    after = content_of(tmp_path / "set")
+    assert all(after[name] == content for name, content in before.items() if name.endswith(".tar"))
+    manifest = read_manifest(tmp_path / "set")
+    assert manifest.samples == samples + 12 and "later" in manifest.labels
+    assert "later/copy of an old one.wav" in {one["file"] for one in manifest.duplicates}
+    assert sorted(paths_in(tmp_path / "set")) == sorted(meta["path"] for meta, _ in iterate([manifest]))
+    assert max(Counter(paths_in(tmp_path / "set")).values()) == 1
+    verify(manifest)
+    assert len(list((tmp_path / "set").glob("index-*.npy"))) == 1
+
+
+@pytest.mark.usefixtures("inline")
+def test_duplicates_are_told_and_dropped_on_request(raw: Path, tmp_path: Path) -> None:
+    result = shard(raw, None, tmp_path / "all")
+    (pair,) = read_manifest(tmp_path / "all").duplicates
+    assert {pair["file"], pair["of"]} == {"class2/copy.wav", "class1/7_speaker_7.wav"}
+    assert (result["samples"], result["duplicates"], result["dropped"]) == (41, 1, 0)
+    result = shard(raw, None, tmp_path / "once", options=Options(dedup=True))
+    assert (result["samples"], result["duplicates"], result["dropped"]) == (40, 1, 1)
+    assert sorted([*paths_in(tmp_path / "once"), pair["file"]]) == sorted(paths_in(tmp_path / "all"))
+
+
+@pytest.mark.usefixtures("inline")
+def test_a_split_keeps_groups_together_and_files_in_their_part(raw: Path, tmp_path: Path) -> None:
+    split = Split({"train": 0.6, "val": 0.4}, group_by=r"(\d)_speaker")
+    result = shard(raw, None, tmp_path / "set", options=Options(split=split))
+    train, val = (paths_in(tmp_path / "set" / part) for part in ("train", "val"))
+    assert sorted(train + val) == sorted({*train, *val}) and len(train) + len(val) == result["samples"] == 41
+    speakers = [{Path(path).name[0] for path in part if "speaker" in path} for part in (train, val)]
+    assert speakers[0] and speakers[1] and not speakers[0] & speakers[1]
+    assert {part: one["samples"] for part, one in result["splits"].items()} == {"train": len(train), "val": len(val)}
+    assert result["rejected"] == 2
+    for number in range(40, 60):
+        write_sound(raw / "more" / f"{number % 8}_speaker_{number}.wav", number)
+    shard(raw, None, tmp_path / "again", options=Options(split=split))
+    assert set(train) <= set(paths_in(tmp_path / "again" / "train"))
+    assert set(val) <= set(paths_in(tmp_path / "again" / "val"))
+    for shares in ({"train": 0.5, "val": 0.4}, {"train": 1.5, "val": -0.5}, {"tr/ain": 1.0}):
+        with pytest.raises(UsageError, match="--split"):
+            Split(shares)
+    with pytest.raises(UsageError, match="regular expression"):
+        Split({"all": 1.0}, "(")
+    with pytest.raises(UsageError, match="train, val"):  # without the split that made it
+        shard(raw, None, tmp_path / "set", resume=True)
+    assert shard(raw, None, tmp_path / "set", options=Options(split=split), resume=True)["added"] == 20
+
+
+@pytest.mark.usefixtures("inline")
+def test_copies_do_not_reach_over_parts(raw: Path, tmp_path: Path) -> None:
+    for number in range(40):
+        write_sound(raw / "copies" / f"{number}.wav", number)
+    split = Split({"train": 0.5, "val": 0.5})
+    result = shard(raw, None, tmp_path / "set", options=Options(split=split, dedup=True))
+    contents = Counter()
+    for part in ("train", "val"):
+        contents.update(clip.data.numpy().tobytes() for _, clip in iterate([read_manifest(tmp_path / "set" / part)]))
+    assert set(contents.values()) == {1} and result["samples"] == 40 and result["dropped"] == 41
+
+
+@pytest.mark.usefixtures("inline")
+def test_labels_in_every_form(raw: Path, tmp_path: Path) -> None:
+    names = ["class0/0_speaker_0.wav", "class1/1_speaker_1.wav"]
+    tables = {
+        "a.tsv": "file\tlabel\n" + "".join(f"{name}\tx, y\n" for name in names),
+        "b.jsonl": "".join(json.dumps({"path": name, "labels": ["b", "a"]}) + "\n\n" for name in names),
+        "c.csv": "path,labels\n" + "".join(f"{name},a;b;a\n" for name in names),
+    }
+    for table, text in tables.items():
+        (tmp_path / table).write_text(text)
+        result = shard(raw, None, tmp_path / f"set-{table[0]}", options=Options(labels=tmp_path / table))
+        metas = {meta["path"]: meta for meta, _ in iterate(find_sets(tmp_path / f"set-{table[0]}"))}
+        assert result["unlabelled"] == 41
+        if table == "a.tsv":
+            assert [metas[name]["label"] for name in names] == ["x, y"] * 2 and result["labels"] == ["x, y"]
+        else:
+            assert [metas[name]["labels"] for name in names] == [["a", "b"]] * 2 and result["labels"] == ["a", "b"]
+            assert metas[names[0]]["label"] is None
+    (raw / "class0" / "0_speaker_0.json").write_text('{"label": "beside"}')
+    (raw / "class1" / "1_speaker_1.wav.json").write_text('{"labels": ["p", "q"]}')
+    result = shard(raw, None, tmp_path / "set-d", options=Options(labels="sidecar"))
+    assert result["labels"] == ["beside", "p", "q"] and result["unlabelled"] == 41
+    (raw / "class0" / "0_speaker_0.json").write_text("[1")
+    with pytest.raises(DataError, match=r"0_speaker_0\.json"):
+        shard(raw, None, tmp_path / "set-e", options=Options(labels="sidecar"))
+    (tmp_path / "bad.jsonl").write_text('{"path": "x.wav", "label": "a"}\n{"label": "b"}\n')
+    with pytest.raises(DataError, match="line 2"):
+        shard(raw, None, tmp_path / "set-f", options=Options(labels=tmp_path / "bad.jsonl"))
+
+
+@pytest.mark.usefixtures("inline")
+def test_a_file_that_changes_while_it_is_read_is_no_sample(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changing = raw / "class0" / "0_speaker_0.wav"
+    work = child.work
+
+    def meddle(task: Task) -> Report | Failure:
+        answer = work(task)
+        if os.fsdecode(task.path) == str(changing):
+            content = bytearray(changing.read_bytes())
+            content[-1] ^= 1
+            changing.write_bytes(content)
+        return answer
+
+    monkeypatch.setattr(child, "work", meddle)
+    shard(raw, None, tmp_path / "set")
+    reasons = {one["file"]: one["reason"] for one in read_manifest(tmp_path / "set").rejects}
+    assert reasons["class0/0_speaker_0.wav"] == "changed while it was read"
+
+
+@pytest.mark.usefixtures("inline")
+def test_headers_can_be_believed(raw: Path, tmp_path: Path) -> None:
+    sound = raw / "class0" / "0_speaker_0.wav"
+    content = bytearray(sound.read_bytes())
+    sound.write_bytes(content[:400])  # the header promises more
+    full = shard(raw, None, tmp_path / "full")
+    quick = shard(raw, None, tmp_path / "quick", options=Options(check="header"))
+    assert quick["samples"] == full["samples"]
+    assert paths_in(tmp_path / "quick") == paths_in(tmp_path / "full")
+
+
+def test_verify_names_what_was_altered_and_info_adds_up(raw: Path, tmp_path: Path) -> None:
+    out = tmp_path / "set"
+    shard(raw, None, out, options=Options(max_size_bytes=12_000), workers=2)
+    manifest = read_manifest(out)
+    assert verify(manifest, workers=2)["decoded"] == 41
+    found = describe(manifest)
+    assert found["labels"] == {"class0": 14, "class1": 13, "class2": 14}
+    assert found["hours"] == pytest.approx(41 * 0.05 / 3600, abs=1e-3) and found["rates_hz"] == {8000.0: 41}
+    tar = out / manifest.shards[2].file
+    content = bytearray(tar.read_bytes())
+    content[700] ^= 1  # in the first sample's media
+    tar.write_bytes(content)
+    with pytest.raises(DataError, match=r"-000002\.tar .* hash"):
+        verify(manifest)
+    failures: dict[str, str] = {}
+    read = [meta["path"] for meta, _ in iterate([manifest], failures)]
+    assert len(read) == 40 and "altered" in next(iter(failures.values()))
+    content[700] ^= 1
+    tar.write_bytes(content)
+    index = next(out.glob("index-*.npy"))
+    rows = np.load(index)
+    rows["media"][5] += 512
+    np.save(index, rows)
+    with pytest.raises(DataError, match="index"):
+        verify(manifest)
+    index.unlink()
+    assert len(list(iterate([manifest]))) == 41 and index.exists()  # made again from the tars
