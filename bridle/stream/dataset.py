@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from bridle.errors import MediaError
+from bridle.errors import DataError, MediaError
 from bridle.media import decoded_bytes, decoded_rate_hz
 from bridle.schema import Clip, MediaInfo
 from bridle.stream.cache import ClipCache
@@ -26,12 +26,16 @@ Window = Callable[[MediaInfo], float | None]
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A sample ready for the patcher, or the reason why it is not (then `data` is None)."""
+    """A sample ready for the patcher, or the reason why it is not (then `data` is None).
+
+    A `fault` of the shards comes along as a value: thrown in another process it would lose its hint.
+    """
 
     key: str
     data: Tensor | None
     path: str = ""
     reason: str = ""
+    fault: DataError | None = None
 
 
 class ViewDataset(Dataset[View]):
@@ -56,6 +60,8 @@ class ViewDataset(Dataset[View]):
                 clip = _cut(self._whole(request.index, meta, info), window)
         except MediaError as error:
             return View(key, None, path, error.message)
+        except DataError as error:
+            return View(key, None, path, error.message, error)
         return View(key, self._prepare(clip, rng), path)
 
     def _whole(self, sample: int, meta: dict[str, Any], info: MediaInfo) -> Clip:

@@ -88,11 +88,14 @@ class ClipStream:
         """Endless, from the cursor on.
 
         Raises:
-            DataError: not one sample of a whole epoch can be decoded.
+            DataError: a shard is gone or cut, or not one sample of a whole epoch can be decoded.
         """
         failed_in_a_row = 0
         cursors = (cursor for _, cursor in self._plan())
         for views, cursor in zip(self._views(), cursors, strict=True):
+            for view in views:
+                if view.fault:
+                    raise view.fault
             good = [view for view in views if view.data is not None]
             self.failures.update({view.path: view.reason for view in views if view.data is None})
             self._cursor = cursor
@@ -160,7 +163,7 @@ def _order(manifests: Sequence[ShardSet], starts: list[int], mix: Mapping[str, f
 def _pack(views: list[View]) -> tuple[list[View], Tensor | None, list[torch.Size]]:
     """One tensor for the way between processes: each tensor would take a file descriptor of its own."""
     data = [view.data for view in views if view.data is not None]
-    names = [View(view.key, None, view.path, view.reason) for view in views]
+    names = [View(view.key, None, view.path, view.reason, view.fault) for view in views]
     return names, torch.cat([tensor.reshape(-1) for tensor in data]) if data else None, [one.shape for one in data]
 
 

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 from bridle.checkpoint import RunFolder, optimizer_state, restore_optimizer
 from bridle.config.sections import OptimSection
-from bridle.errors import Interrupted, NumericalError
+from bridle.errors import DataError, Interrupted, NumericalError
 from bridle.model import Bridle
 from bridle.schema import PatchBatch
-from bridle.stream import ClipStream
+from bridle.stream import Batch, ClipStream
 from bridle.train.log import MetricsLog
 from bridle.train.material import material_warnings
 from bridle.train.meter import Meter
@@ -82,7 +82,7 @@ class Trainer:
                 self._run_phase(self.phases[self.phase_index], batches, optimizer_tensors)
                 optimizer_tensors = None
 
-    def _run_phase(self, phase: Phase, batches: Iterator[Any], optimizer_tensors: dict[str, Tensor] | None) -> None:
+    def _run_phase(self, phase: Phase, batches: Iterator[Batch], optimizer_tensors: dict[str, Tensor] | None) -> None:
         optimizer = build_optimizer(set_trainable(self.model, phase.kind), self.config.optim)
         if optimizer_tensors:
             restore_optimizer(optimizer, optimizer_tensors)
@@ -94,7 +94,7 @@ class Trainer:
             share = rate_share(middle, self.config.optim.warmup)
             for group in optimizer.param_groups:
                 group["lr"] = share * group["peak_lr"]
-            batch = next(batches)
+            batch = self._next(batches, optimizer)
             objective, why = self._step(phase, batch.tensors, optimizer)
             if objective is not None and phase.kind != "tokenizer":
                 # Encoders that start afresh have averages of their own.
@@ -119,6 +119,15 @@ class Trainer:
             raise NumericalError(f"all steps of the {phase.kind} phase were skipped, at last because {why}", _REMEDY)
         self._leave(phase)
         self._save({})
+
+    def _next(self, batches: Iterator[Batch], optimizer: torch.optim.Optimizer) -> Batch:
+        """The next batch; when the shards fail, what was learned is saved first."""
+        try:
+            return next(batches)
+        except DataError:
+            if self.phase_step:
+                self._save(optimizer_state(optimizer))
+            raise
 
     def _step(
         self, phase: Phase, views: list[Tensor], optimizer: torch.optim.Optimizer

@@ -400,6 +400,28 @@ def test_a_run_that_is_given_up_leaves_its_weights(
     assert api.resume(tmp_path / "run")["skipped_steps"] == 10  # counted across the resume
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_shard_that_is_cut_costs_no_steps(tmp_path: Path, workers: int) -> None:
+    api.shard(MEDIA / "image", modality="image", out=tmp_path / "photos", workers=1, max_size_bytes=100_000)
+    tars = sorted((tmp_path / "photos").glob("*.tar"))
+    assert len(tars) > 3
+    whole = {tar: tar.read_bytes() for tar in tars}
+
+    def cut(kind: str, **fields: object) -> None:
+        if kind == "step" and fields["step"] == 4:
+            for tar in tars:
+                os.truncate(tar, 1000)  # a removed one could still be read while it is open
+
+    wanted = recipe("schedule.turns=0", f"data.workers={workers}", "data.cache_gb=0", "optim.batch_size=4")
+    with pytest.raises(DataError, match=r"photos-\d+\.tar") as caught:
+        api.pretrain(tmp_path / "photos", recipe=wanted, out=tmp_path / "run", steps=400, on_event=cut)
+    assert "\n  File" not in str(caught.value) and "--resume" in caught.value.hint
+    for tar, content in whole.items():
+        tar.write_bytes(content)
+    assert RunFolder(tmp_path / "run").checkpoints()[-1].name >= "step-00000004"
+    assert api.resume(tmp_path / "run")["steps"] == 400
+
+
 def test_resume_without_a_name_takes_the_run_that_waits(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
