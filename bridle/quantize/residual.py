@@ -23,6 +23,7 @@ from bridle.quantize.codebook import kmeans, nearest_code
 
 Learn = Literal["ema", "gradient"]
 _KMEANS_ROWS = 128  # vectors a code that k-means looks at, at most
+_THIN = 0.5  # of the expected size: a smaller cluster of k-means starts again
 _SMOOTHING = 1e-5  # Laplace, so that an unused code never divides by zero
 
 
@@ -60,7 +61,7 @@ class ResidualQuantizer(nn.Module):
         learn: "ema" moves codebooks by moving averages of counts and sums, "gradient" makes them parameters, for
             `Quantized.codebook_loss` to train.
         decay: of the moving averages of counts and sums, after the first updates: (1 + n) / (10 + n) if that is less.
-        dead_below: a code used less than this share of its expected usage (1/K) is replaced, in k-means too.
+        dead_below: a code used less than this share of its expected usage (1/K) is replaced.
         kmeans_iterations: Lloyd steps at the start.
         seed: all draws (k-means start, replacements) follow from it and the number of updates so far.
     """
@@ -160,9 +161,7 @@ class ResidualQuantizer(nn.Module):
         if len(rows_NC) > most:
             rows_NC = rows_NC[torch.randperm(len(rows_NC), generator=generator)[:most].to(rows_NC.device)]
         for q in range(self.levels):
-            centre_KC, count_K = kmeans(
-                rows_NC, self.codes, self.kmeans_iterations, generator, thin_below=self.dead_below
-            )
+            centre_KC, count_K = kmeans(rows_NC, self.codes, self.kmeans_iterations, generator, thin_below=_THIN)
             self.codebook_QKC[q], self.count_QK[q] = centre_KC, count_K
             self.sum_QKC[q] = centre_KC * count_K[:, None]
             rows_NC = rows_NC - centre_KC[nearest_code(rows_NC, centre_KC)]
