@@ -9,6 +9,7 @@ Shapes: B clips, S samples, T frames, W samples in a window, F frequency bins, M
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ FRAME_S = 0.010  # hop; the window is 25 ms (Kaldi's defaults, and AudioMAE's, B
 WINDOW_S = 0.025
 _PREEMPHASIS = 0.97
 _LOG_FLOOR = float(torch.finfo(torch.float32).eps)
+_BLOCK = 256  # frames that a CPU works on at once: half a megabyte, so that every step finds them in the cache
 
 
 class MelFilterbank(nn.Module):
@@ -52,9 +54,28 @@ class MelFilterbank(nn.Module):
 
     @torch.autocast("cuda", enabled=False)
     def forward(self, wave_BS: Tensor) -> Tensor:
-        frame_BTW = wave_BS.float().unfold(-1, self.window, self.hop)
-        frame_BTW = frame_BTW - frame_BTW.mean(-1, keepdim=True)
-        previous_BTW = torch.cat([frame_BTW[..., :1], frame_BTW[..., :-1]], dim=-1)
-        frame_BTW = (frame_BTW - _PREEMPHASIS * previous_BTW) * self.window_W
-        power_BTF = torch.fft.rfft(frame_BTW, n=self.fft).abs().square()
-        return (power_BTF @ self.mel_FM.to(power_BTF.dtype)).clamp(min=_LOG_FLOOR).log()
+        wave_BS = wave_BS.float()
+        frames = max(1, self.frames(wave_BS.shape[1]))
+        block = _BLOCK if wave_BS.device.type == "cpu" else len(wave_BS) * frames
+        clips = max(1, block // frames)
+        parts = [
+            self._log_mel(*part).flatten(0, 1) for some in wave_BS.split(clips) for part in self._parts(some, block)
+        ]
+        return torch.cat(parts).unflatten(0, (len(wave_BS), -1))
+
+    def _parts(self, wave_BS: Tensor, length: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Frames, that many at a time, with pre-emphasis, and what is left in them of their mean.
+
+        All frames that a sample is in share its pre-emphasis. The first sample of a frame would have a rule of its own
+        (Kaldi repeats it), but the window is zero there.
+        """
+        frame_BTW = wave_BS.unfold(-1, self.window, self.hop)
+        emphasised_BS = torch.cat([wave_BS[:, :1], wave_BS[:, 1:].sub(wave_BS[:, :-1], alpha=_PREEMPHASIS)], dim=1)
+        emphasised_BTW = emphasised_BS.unfold(-1, self.window, self.hop)
+        mean_BT1 = frame_BTW.mean(-1, keepdim=True) * (1 - _PREEMPHASIS)
+        return zip(emphasised_BTW.split(length, 1), mean_BT1.split(length, 1), strict=True)
+
+    def _log_mel(self, frame_BTW: Tensor, mean_BT1: Tensor) -> Tensor:
+        spectrum_BTF = torch.fft.rfft((frame_BTW - mean_BT1) * self.window_W, n=self.fft)
+        power_BTF = spectrum_BTF.real.square() + spectrum_BTF.imag.square()  # `abs` takes as long as the FFT
+        return (power_BTF @ self.mel_FM).clamp(min=_LOG_FLOOR).log()
