@@ -9,13 +9,14 @@ import io
 from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
+from functools import lru_cache
 from itertools import chain
 
 import av
 import numpy as np
 import soundfile
 import torch
-import torchaudio.functional
+import torchaudio.transforms
 from torch import Tensor
 
 from bridle.errors import MediaError
@@ -99,7 +100,14 @@ def resample(wave_S: Tensor, from_hz: int, to_hz: int) -> Tensor:
         ratio = 1 / ratio if inverse and ratio else ratio
     if not ratio:
         raise MediaError(f"a sampling rate of {from_hz} Hz cannot be used")
-    return torchaudio.functional.resample(wave_S, ratio.denominator, ratio.numerator)
+    return _resampler(ratio.denominator, ratio.numerator)(wave_S)
+
+
+@lru_cache(maxsize=16)
+def _resampler(from_hz: int, to_hz: int) -> torchaudio.transforms.Resample:
+    """Keeps the filter bank: making it takes longer than resampling a second. With this dtype the numbers are those of
+    `torchaudio.functional.resample`."""
+    return torchaudio.transforms.Resample(from_hz, to_hz, dtype=torch.float32)
 
 
 def _blocks(raw: bytes, info: MediaInfo, start_s: float, length_s: float | None) -> Iterator[tuple[np.ndarray, int]]:

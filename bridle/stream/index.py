@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -32,9 +33,11 @@ class Index:
     """
 
     def __init__(self, manifests: Sequence[ShardSet]) -> None:
-        self._manifests = manifests
-        self._rows = [load_index(manifest.folder, manifest.shards) for manifest in manifests]
+        # Still mapped files, but plain arrays: numpy takes several times as long to look into its own `memmap`.
+        self._rows = [np.asarray(load_index(manifest.folder, manifest.shards)) for manifest in manifests]
+        self._tars = [[manifest.folder / shard.file for shard in manifest.shards] for manifest in manifests]
         self.starts = np.cumsum([0, *(len(rows_N) for rows_N in self._rows)])
+        self._first = self.starts.tolist()
 
     def __len__(self) -> int:
         return int(self.starts[-1])
@@ -53,9 +56,10 @@ class Index:
         return self._place(sample, "meta")
 
     def _place(self, sample: int, member: str) -> Place:
-        row, manifest = self._row(sample)
-        return Place.of(manifest.folder / manifest.shards[int(row["tar"])].file, row, member)
+        row, tars = self._row(sample)
+        return Place.of(tars[int(row["tar"])], row, member)
 
-    def _row(self, sample: int) -> tuple[np.void, ShardSet]:
-        which = int(np.searchsorted(self.starts, sample, side="right")) - 1
-        return self._rows[which][sample - int(self.starts[which])], self._manifests[which]
+    def _row(self, sample: int) -> tuple[np.void, list[Path]]:
+        """A row, and the tars of its set."""
+        which = bisect_right(self._first, sample) - 1
+        return self._rows[which][sample - self._first[which]], self._tars[which]
