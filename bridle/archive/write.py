@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -99,10 +100,7 @@ class TarWriter:
 
     def _append(self, name: str, content: bytes) -> tuple[int, int, int]:
         """Offset, size and CRC-32 of the content."""
-        member = tarfile.TarInfo(name)  # owner, group and time stay 0: the same input gives the same bytes
-        member.size = len(content)
-        member.mode = 0o644
-        self._write(member.tobuf(tarfile.USTAR_FORMAT))
+        self._write(_header(name, len(content)))
         offset = self._at
         self._write(content)
         self._write(b"\0" * (_padded(len(content)) - len(content)))
@@ -113,6 +111,30 @@ class TarWriter:
         self._hash.update(content)
         self._file.write(content)
         self._at += len(content)
+
+
+def _header(name: str, size: int) -> bytes:
+    """What `tarfile` would write, in a tenth of its time: only name, size and checksum differ between members."""
+    name_, size_ = name.encode("ascii"), b"%011o" % size
+    if len(name_) > tarfile.LENGTH_NAME or len(size_) > 11:
+        return _member(name, size).tobuf(tarfile.USTAR_FORMAT)
+    empty, checksum = _empty_header()
+    checksum += sum(name_) + sum(size_) - 11 * ord("0")
+    return b"".join((name_, empty[len(name_) : 124], size_, empty[135:148], b"%06o\0 " % checksum, empty[156:]))
+
+
+@cache
+def _empty_header() -> tuple[bytes, int]:
+    """The header of an empty member without a name, and its checksum."""
+    header = _member("", 0).tobuf(tarfile.USTAR_FORMAT)
+    return header, int(header[148:154], 8)
+
+
+def _member(name: str, size: int) -> tarfile.TarInfo:
+    member = tarfile.TarInfo(name)  # owner, group and time stay 0: the same input gives the same bytes
+    member.size = size
+    member.mode = 0o644
+    return member
 
 
 def _padded(size: int) -> int:

@@ -18,6 +18,7 @@ import zlib
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import NamedTuple
 
 from bridle import media
 from bridle.errors import MediaError
@@ -26,8 +27,7 @@ from bridle.schema import MediaInfo, Modality
 from bridle.sharding.transcode import transcode
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
+class Task(NamedTuple):  # pickled in a fifth of a dataclass's time
     """Decode one file; all times in seconds."""
 
     path: bytes
@@ -38,8 +38,7 @@ class Task:
     check: bool = True  # decode all of it; otherwise believe its header
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(NamedTuple):
     """A file that decodes: what it holds, hash and CRC-32 of its bytes, its share of the statistics, its new bytes if
     transcoded."""
 
@@ -137,3 +136,4 @@ if __name__ == "__main__":
     from bridle.sharding import child  # messages must carry the importable module's name, not __main__
 
     child.nurse(sys.argv[1], [Connection(int(number)) for number in sys.argv[2:]])
+    os._exit(0)  # nothing to tidy up, and taking the libraries down takes seconds for which the parent would wait

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections import deque
 from collections.abc import Iterable, Iterator
 from multiprocessing.connection import Connection, Pipe, wait
 from pathlib import Path
@@ -21,6 +22,7 @@ from bridle.errors import EnvironmentFault
 from bridle.schema import Modality
 from bridle.sharding.child import Bug, Death, Failure, Report, Task
 
+_QUEUE = 2  # tasks a worker has: the next one waits in its pipe while the parent writes
 _AHEAD = 16  # tasks a worker may be ahead of the slowest one: bounds what waits to be written
 _STOP_S = 5.0
 _POLL_S = 5.0
@@ -73,22 +75,24 @@ class Workers:
         """Answers in the order of the tasks, whoever finishes first; takes a task when it can be worked on soon."""
         waiting = enumerate(tasks)
         coming = next(waiting, None)
-        idle = list(self._connections)
-        busy: dict[Connection, int] = {}
+        busy: dict[Connection, deque[int]] = {connection: deque() for connection in self._connections}
         done: dict[int, Report | Failure] = {}
         position = 0
-        while coming or busy or done:
-            while position not in done:
-                while idle and coming and coming[0] < position + _AHEAD * len(self._connections):
-                    connection = idle.pop()
+        while coming or any(busy.values()) or done:
+            while True:
+                while coming and coming[0] < position + _AHEAD * len(self._connections):
+                    connection = min(self._connections, key=lambda one: len(busy[one]))
+                    if len(busy[connection]) == _QUEUE:
+                        break
                     self._send(connection, coming[1])
-                    busy[connection] = coming[0]
+                    busy[connection].append(coming[0])
                     coming = next(waiting, None)
-                for ready in wait(list(busy), _POLL_S):
+                if position in done:
+                    break
+                for ready in wait([connection for connection in busy if busy[connection]], _POLL_S):
                     assert isinstance(ready, Connection)
-                    done[busy.pop(ready)] = self._receive(ready)
-                    idle.append(ready)
-                if busy and self._nurse.poll() is not None:
+                    done[busy[ready].popleft()] = self._receive(ready)
+                if any(busy.values()) and self._nurse.poll() is not None:
                     raise self._fault()
             yield done.pop(position)
             position += 1
