@@ -1,14 +1,15 @@
 """Where every sample of a set lies: `index-DIGEST.npy` beside its tars, one row a sample, mapped into memory.
 
-The digest in the name is that of the tars, so an index can be missing but never be out of date; a missing one is made
-from the headers of the tars. Member names are keys and nothing else: they are never used as paths, and nothing is
-unpickled.
+The digest in the name is that of the tars, so an index can be missing but never be out of date; behind the array stands
+the SHA-256 of the file so far. A missing or damaged one is made again from the headers of the tars. Member names are keys
+and nothing else: they are never used as paths, and nothing is unpickled.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import os
 import tarfile
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ import numpy as np
 from bridle.archive.write import ROW, Shard, write_durably
 from bridle.errors import DataError
 
+_DIGEST_BYTES = 32
 _SCANNED = np.dtype([(name, ROW[name]) for name in ROW.names or () if not name.endswith("crc")])
 
 
@@ -30,8 +32,11 @@ def index_name(shards: Sequence[Shard]) -> str:
 
 def save_index(folder: Path, shards: Sequence[Shard], rows_N: np.ndarray) -> None:
     """Write the index beside the tars, whole or not at all."""
+    content = io.BytesIO()
+    np.save(content, rows_N, allow_pickle=False)
     with write_durably(folder / index_name(shards)) as file:
-        np.save(file, rows_N, allow_pickle=False)
+        file.write(content.getbuffer())
+        file.write(hashlib.sha256(content.getbuffer()).digest())  # readers of .npy do not look behind the array
 
 
 def load_index(folder: Path, shards: Sequence[Shard]) -> np.ndarray:
@@ -56,6 +61,8 @@ def load_index(folder: Path, shards: Sequence[Shard]) -> np.ndarray:
 def _mapped(path: Path, shards: Sequence[Shard]) -> np.ndarray | None:
     """None when it is not there or not what it should be."""
     try:
+        if not _is_whole(path):
+            return None
         rows_N = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
@@ -64,10 +71,20 @@ def _mapped(path: Path, shards: Sequence[Shard]) -> np.ndarray | None:
     starts = np.cumsum([0] + [shard.samples for shard in shards])
     for n, shard in enumerate(shards):
         part = rows_N[starts[n] : starts[n + 1]]
-        ends = np.maximum(part["media"] + part["media_bytes"], part["meta"] + part["meta_bytes"])
-        if len(part) and (np.any(part["tar"] != n) or ends.max() > shard.bytes):
+        offsets, sizes = (np.stack([part[member + end] for member in ("media", "meta")]) for end in ("", "_bytes"))
+        if np.any(part["tar"] != n) or np.any(offsets > shard.bytes) or np.any(sizes > shard.bytes - offsets):
             return None
     return rows_N
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether the hash at its end is that of what comes before."""
+    digest, left = hashlib.sha256(), os.stat(path).st_size - _DIGEST_BYTES
+    with open(path, "rb") as file:
+        while left > 0 and (part := file.read(min(left, 1 << 20))):
+            digest.update(part)
+            left -= len(part)
+        return left == 0 and file.read() == digest.digest()
 
 
 def rows_of(path: Path, shard: Shard, number: int) -> np.ndarray:

@@ -45,6 +45,14 @@ class Found:
         return chosen
 
 
+def check_raw(raw: Path) -> None:
+    """Raises DataError if there is no such folder."""
+    if not raw.exists():
+        raise DataError(f"{raw} does not exist", "Name the folder that holds the media.")
+    if not raw.is_dir():
+        raise DataError(f"{raw} is a file, not a folder of media", f"Give its folder: bridle shard {raw.parent}")
+
+
 def walk(raw: Path, found: Found, *, sound_tracks: bool = False) -> Iterator[tuple[str, Modality]]:
     """Paths below `raw`, with `/` between parts, and what their names say they are; in no particular order.
 
@@ -54,10 +62,7 @@ def walk(raw: Path, found: Found, *, sound_tracks: bool = False) -> Iterator[tup
     Raises:
         DataError: `raw` is no folder.
     """
-    if not raw.exists():
-        raise DataError(f"{raw} does not exist", "Name the folder that holds the media.")
-    if not raw.is_dir():
-        raise DataError(f"{raw} is a file, not a folder of media", f"Give its folder: bridle shard {raw.parent}")
+    check_raw(raw)
     seen: set[tuple[int, int]] = set()
     folders: list[str] = [""]
     links: list[str] = []

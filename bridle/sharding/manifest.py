@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -180,7 +181,9 @@ def parse_manifest(content: Any, path: Path) -> Manifest:
 def _mistake(manifest: Manifest) -> str | None:
     """What is wrong with a manifest whose values have the right types."""
     files = [shard.file for shard in manifest.shards]
-    if any(os.sep in file or file in ("", "..") for file in files):
+    if not re.fullmatch("[A-Za-z0-9_-]+", manifest.name):
+        return f"has the name {manifest.name!r}, which is none that bridle shard gives"
+    if any(os.sep in file or "\0" in file or file in ("", "..") for file in files):
         return "names a shard outside its folder"
     if len(set(files)) < len(files):
         return "names a shard twice"

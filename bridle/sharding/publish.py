@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shutil
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -54,6 +55,12 @@ def check_output(out: Path, *, overwrite: bool, resume: bool) -> None:
         )
 
 
+def check_no_set(out: Path) -> None:
+    """Refuse a folder for the parts of a split that is a set itself: its samples would be there twice."""
+    if (out / FILE).exists() or (out / PARTIAL / JOURNAL).exists():
+        raise UsageError(f"{out} is a set of shards itself, not a folder for the parts of one", "Choose another --out.")
+
+
 @contextmanager
 def building(out: Path, *, resume: bool) -> Iterator[Path]:
     """The hidden folder of the set at `out`, for this process alone.
@@ -77,6 +84,11 @@ def building(out: Path, *, resume: bool) -> Iterator[Path]:
                     shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
         raise _fault(out, error) from error
+    except sqlite3.DatabaseError as error:  # a full disk, or a journal that is damaged
+        raise EnvironmentFault(
+            f"the journal in {partial} cannot be written or read: {error}",
+            f"Free some space and go on with --resume; if that does not help, remove {partial} and start again.",
+        ) from error
     finally:
         with contextlib.suppress(OSError):
             for folder in made:

@@ -21,13 +21,14 @@ from bridle.archive import Shard
 from bridle.errors import UsageError
 from bridle.schema import Modality
 from bridle.sharding.build import Build
+from bridle.sharding.discover import check_raw
 from bridle.sharding.journal import FILE as JOURNAL
 from bridle.sharding.journal import Journal
 from bridle.sharding.labels import Labels
 from bridle.sharding.listing import compare, list_files
 from bridle.sharding.manifest import FILE as MANIFEST
 from bridle.sharding.manifest import Manifest, parse_manifest, read_manifest
-from bridle.sharding.publish import building, check_output, files_of, publish
+from bridle.sharding.publish import building, check_no_set, check_output, files_of, publish
 from bridle.sharding.split import Split
 
 MAX_SHARD_BYTES = 256 * 10**6
@@ -104,6 +105,9 @@ def shard(
     name = _clean(name or (Path(out).resolve() if out else raw.resolve()).name)
     out = Path(out) if out else Path("shards") / name
     parts = list(options.split.shares) if options.split else [""]
+    if options.split and not dry_run:
+        check_no_set(out)
+    check_raw(raw)
     with ExitStack() as stack:
         builds: list[Build] = []
         for part in parts:

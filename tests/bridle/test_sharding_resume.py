@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +20,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bridle.errors import DataError, UsageError
+from bridle.archive import load_index, save_index
+from bridle.errors import DataError, EnvironmentFault, UsageError
 from bridle.schema import Modality
 from bridle.sharding import Options, Split, child, describe, find_sets, read_manifest, shard, verify
 from bridle.sharding.child import Failure, Report, Task
@@ -285,6 +287,51 @@ def test_copies_do_not_reach_over_parts(raw: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("inline")
+def test_what_would_lose_or_double_samples_is_refused(raw: Path, tmp_path: Path) -> None:
+    def stop(done: int, total: int) -> None:
+        if done == 20:
+            raise KeyboardInterrupt
+
+    options, out = Options(max_size_bytes=12_000), tmp_path / "set"
+    with pytest.raises(KeyboardInterrupt):
+        shard(raw, None, out, options=options, progress=stop)
+    raw.rename(tmp_path / "away")
+    with pytest.raises(DataError, match="does not exist"):  # and not: every file is rejected
+        shard(raw, None, out, options=options, resume=True)
+    (tmp_path / "away").rename(raw)
+    (out / ".partial" / "journal.sqlite").write_bytes(b"damaged" * 1000)
+    with pytest.raises(EnvironmentFault, match="journal"):
+        shard(raw, None, out, options=options, resume=True)
+    shutil.rmtree(out / ".partial")
+    shard(raw, None, out, options=options)
+    with pytest.raises(UsageError, match="itself"):  # its samples would stand there twice
+        shard(raw, None, out, options=Options(split=Split({"train": 0.5, "val": 0.5})))
+    manifest = json.loads((out / "manifest.json").read_text())
+    (out / "manifest.json").write_text(json.dumps(manifest | {"name": "../../elsewhere"}))
+    with pytest.raises(DataError, match="elsewhere"):
+        shard(raw, None, out, options=options, resume=True)
+
+
+@pytest.mark.usefixtures("inline")
+def test_a_damaged_index_is_made_again(raw: Path, tmp_path: Path) -> None:
+    shard(raw, None, tmp_path / "set")
+    (manifest,) = find_sets(tmp_path / "set")
+    (path,) = (tmp_path / "set").glob("index-*.npy")
+    good, rng = path.read_bytes(), random.Random(0)
+    for number in range(300):
+        bad = bytearray(good)
+        for _ in range(rng.choice((1, 1, 8))):
+            bad[rng.randrange(128 if number % 2 else len(bad))] ^= 1 << rng.randrange(8)
+        path.write_bytes(bad[: len(bad) // 2] if number % 10 == 0 else bad)
+        rows_N = load_index(manifest.folder, manifest.shards)
+        assert "media_crc" not in rows_N.dtype.names  # which only the writer of the tars knows
+        assert path.read_bytes() != bytes(bad)
+    np.savez(path.with_suffix(""), np.zeros(3))
+    path.with_suffix(".npz").replace(path)
+    assert len(list(iterate([manifest]))) == 41
+
+
+@pytest.mark.usefixtures("inline")
 def test_labels_in_every_form(raw: Path, tmp_path: Path) -> None:
     names = ["class0/0_speaker_0.wav", "class1/1_speaker_1.wav"]
     tables = {
@@ -368,7 +415,7 @@ def test_verify_names_what_was_altered_and_info_adds_up(raw: Path, tmp_path: Pat
     index = next(out.glob("index-*.npy"))
     rows = np.load(index)
     rows["media"][5] += 512
-    np.save(index, rows)
+    save_index(out, manifest.shards, rows)
     with pytest.raises(DataError, match="index"):
         verify(manifest)
     index.unlink()
