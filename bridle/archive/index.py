@@ -1,8 +1,8 @@
 """Where every sample of a set lies: `index-DIGEST.npy` beside its tars, one row a sample, mapped into memory.
 
 The digest in the name is that of the tars, so an index can be missing but never be out of date; behind the array stands
-the SHA-256 of the file so far. A missing or damaged one is made again from the headers of the tars. Member names are keys
-and nothing else: they are never used as paths, and nothing is unpickled.
+the SHA-256 of the file so far. A missing or damaged one is made again from the headers of the tars. Member names are
+keys and nothing else: they are never used as paths, and nothing is unpickled.
 """
 
 from __future__ import annotations
