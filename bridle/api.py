@@ -99,17 +99,23 @@ def shard_verify(
     """Compare each set at or below a folder with its manifest; see `bridle.sharding.verify`."""
     from bridle.sharding import find_all_sets, verify
 
-    report = on_event or _silent
-    count = workers or os.cpu_count() or 1
-    return [
-        verify(
-            manifest,
-            decode=decode,
-            workers=count,
-            progress=lambda done, total: report("progress", done=done, total=total, what="tars"),
-        )
-        for manifest in find_all_sets(Path(shards))
-    ]
+    report, found, wrong = on_event or _silent, [], list[str]()
+    for manifest in find_all_sets(Path(shards)):
+        try:
+            found.append(
+                verify(
+                    manifest,
+                    decode=decode,
+                    workers=workers or os.cpu_count() or 1,
+                    progress=lambda done, total: report("progress", done=done, total=total, what="tars"),
+                )
+            )
+        except DataError as error:  # the other sets are looked at too
+            wrong.append(error.message)
+            hint = error.hint
+    if wrong:
+        raise DataError("\n".join(wrong), hint)
+    return found
 
 
 def pretrain(

@@ -42,7 +42,8 @@ class Build:
     Attributes:
         folder: where its tars are written.
         old: the set that they are added to.
-        earlier: journals of the parts before, with whose files none of these should be alike.
+        said: of its options, what the manifest keeps.
+        others: journals of the other parts, with whose files none of these should be alike.
     """
 
     journal: Journal
@@ -52,7 +53,8 @@ class Build:
     modality: Modality
     options: Options
     old: Manifest | None
-    earlier: Sequence[Journal]
+    said: dict[str, Any]
+    others: Sequence[Journal]
 
     def write(self, workers: int, progress: Callable[[int, int], None]) -> None:
         """Tars of all files still to do, then manifest and index.
@@ -102,7 +104,7 @@ class Build:
             self.journal.reject(entry.place, content.reason)
             return
         assert isinstance(report, Report)
-        journals = (self.journal, *self.earlier)
+        journals = (self.journal, *self.others)
         original = next((path for one in journals if (path := one.original(report.sha256))), None)
         if original is not None and self.options.dedup:
             self.journal.dropped(entry.place, original)
@@ -139,13 +141,20 @@ class Build:
             extent=self.journal.extent(),
             decoded_bytes=self.journal.decoded_bytes(),
             rejects=rejects,
-            duplicates=(self.old.duplicates if self.old else []) + self.journal.duplicates(),
+            duplicates=_once((self.old.duplicates if self.old else []) + self.journal.duplicates()),
+            options=self.said,
             created_by=f"bridle {bridle.__version__}",
         )
         save_index(self.folder, shards, rows_N)
         self.journal.note("manifest", manifest.to_json())
         self.journal.note("index", index_name(shards))
         self.journal.commit()
+
+
+def _once(duplicates: list[dict[str, str]]) -> list[dict[str, str]]:
+    """A file that was left out before is found again whenever files are added."""
+    by_file = {one["file"]: one for one in reversed(duplicates)}
+    return [by_file[file] for file in sorted(by_file, key=os.fsencode)]
 
 
 def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:

@@ -34,6 +34,7 @@ class Manifest:
             (video) and `short_side` (image, video), each a list of three.
         decoded_bytes: all samples decoded, audio as 16 kHz int16, pixels as uint8.
         rejects: `{"file", "reason"}` of every file that was skipped.
+        options: what it was made with; files are added with the same.
         duplicates: `{"file", "of"}` of every file with the same bytes as another; `--dedup` leaves them out.
     """
 
@@ -48,6 +49,7 @@ class Manifest:
     decoded_bytes: int = 0
     rejects: list[dict[str, str]] = field(default_factory=list)
     duplicates: list[dict[str, str]] = field(default_factory=list)
+    options: dict[str, Any] = field(default_factory=dict)
     created_by: str = ""
     folder: Path = Path()
     tar: str = ""

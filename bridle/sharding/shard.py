@@ -113,8 +113,9 @@ def shard(
         for part in parts:
             called = f"{name}-{part}" if part else name
             build = _open(stack, raw, modality, out / part, called, options, part, overwrite, resume, dry_run)
-            build.earlier = [before.journal for before in builds]
             builds.append(build)
+        for build in builds:
+            build.others = [other.journal for other in builds if other is not build]
         if not dry_run:
             for build in builds:
                 if not build.journal.noted("manifest"):
@@ -156,6 +157,8 @@ def _open(
     if (before := journal.noted("options")) is None:
         adds = resume and not overwrite and (out / MANIFEST).exists()
         old = read_manifest(out) if adds else None
+        if old and old.options:
+            compare(old.options, _kept(said), out)
         journal.note("modality", list_files(journal, raw, modality, options, part, old))
         journal.note("adds", adds)
         journal.note(
@@ -167,7 +170,12 @@ def _open(
         compare(before, said, out)
         old = read_manifest(out) if journal.noted("adds") else None
     kind = Modality(journal.noted("modality"))
-    return Build(journal, folder, raw, old.name if old else name, kind, options, old, ())
+    return Build(journal, folder, raw, old.name if old else name, kind, options, old, _kept(said), ())
+
+
+def _kept(said: dict[str, Any]) -> dict[str, Any]:
+    """What a manifest keeps of the options: the size of the tars may change, and tables of labels are read anew."""
+    return {name: value for name, value in said.items() if name not in ("raw", "max_size_bytes", "labels")}
 
 
 def _result(build: Build, dry_run: bool) -> dict[str, Any]:

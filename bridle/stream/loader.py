@@ -156,8 +156,7 @@ def _order(manifests: Sequence[ShardSet], starts: list[int], mix: Mapping[str, f
         if name not in names:
             raise ConfigError(f"data.mix: there is no set {name!r}; {nearest(name, names)}")
     sizes = [end - start for start, end in itertools.pairwise(starts)]
-    kept = [mix.get(name, 1.0) if size else 0.0 for name, size in zip(names, sizes, strict=True)]
-    return Mixture(sizes, kept, seed)
+    return Mixture(sizes, [mix.get(name, 1.0) for name in names], seed)
 
 
 def _pack(views: list[View]) -> tuple[list[View], Tensor | None, list[torch.Size]]:

@@ -111,8 +111,8 @@ class Mixture:
 
     def __init__(self, sizes: Sequence[int], weights: Sequence[float], seed: int) -> None:
         starts = np.cumsum([0, *sizes])
-        self._sets = [Epochs(n, (seed, number + 1), int(starts[number])) for number, n in enumerate(sizes)]
-        self._seed, self._counts = seed, _shares(weights)
+        self._sets = [Epochs(n, (seed, number + 1), int(starts[number])) for number, n in enumerate(sizes) if n]
+        self._seed, self._counts = seed, _shares([weight for weight, n in zip(weights, sizes, strict=True) if n])
 
     def take(self, start: Cursor, count: int) -> tuple[list[Request], Cursor]:
         taken: list[Request] = []

@@ -236,6 +236,8 @@ def test_files_that_came_later_are_added(raw: Path, tmp_path: Path) -> None:
     assert max(Counter(paths_in(tmp_path / "set")).values()) == 1
     verify(manifest)
     assert len(list((tmp_path / "set").glob("index-*.npy"))) == 1
+    with pytest.raises(UsageError, match="dedup False, now it is True"):
+        shard(raw, None, tmp_path / "set", options=Options(dedup=True), resume=True)
 
 
 @pytest.mark.usefixtures("inline")
@@ -247,6 +249,10 @@ def test_duplicates_are_told_and_dropped_on_request(raw: Path, tmp_path: Path) -
     result = shard(raw, None, tmp_path / "once", options=Options(dedup=True))
     assert (result["samples"], result["duplicates"], result["dropped"]) == (40, 1, 1)
     assert sorted([*paths_in(tmp_path / "once"), pair["file"]]) == sorted(paths_in(tmp_path / "all"))
+    before = content_of(tmp_path / "once")
+    for _ in range(2):
+        shard(raw, None, tmp_path / "once", options=Options(dedup=True), resume=True)
+    assert content_of(tmp_path / "once") == before
 
 
 @pytest.mark.usefixtures("inline")
@@ -284,6 +290,15 @@ def test_copies_do_not_reach_over_parts(raw: Path, tmp_path: Path) -> None:
     for part in ("train", "val"):
         contents.update(clip.data.numpy().tobytes() for _, clip in iterate([read_manifest(tmp_path / "set" / part)]))
     assert set(contents.values()) == {1} and result["samples"] == 40 and result["dropped"] == 41
+    sides = [{Path(path).stem for path in paths_in(tmp_path / "set" / part)} for part in ("train", "val")]
+    assert len(sides[0]) + len(sides[1]) == 40
+    for number in range(40):
+        write_sound(raw / "later" / f"{number}.wav", number)
+    again = shard(raw, None, tmp_path / "set", options=Options(split=split, dedup=True), resume=True)
+    assert again["added"] == 0  # whatever their side, they are on one already
+    other = Options(split=Split({"train": 0.8, "val": 0.2}), dedup=True)
+    with pytest.raises(UsageError, match="split"):  # files would change sides
+        shard(raw, None, tmp_path / "set", options=other, resume=True)
 
 
 @pytest.mark.usefixtures("inline")
