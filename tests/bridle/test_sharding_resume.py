@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from bridle.archive import load_index, save_index
 from bridle.errors import DataError, EnvironmentFault, UsageError
@@ -51,6 +52,15 @@ class Inline:
 
     def map(self, tasks: Iterator[Task]) -> Iterator[Report | Failure]:
         return map(child.work, tasks)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """The tests fork, and a forked process waits for ever for the threads that its parent computed with."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture
