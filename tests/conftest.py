@@ -2,9 +2,45 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+
+from bridle.schema import Modality
+from bridle.sharding import child
+from bridle.sharding.child import Failure, Report, Task
+
+
+class Inline:
+    """Stands in for the pool of processes: decodes in this one."""
+
+    def __init__(self, modality: Modality, count: int) -> None: ...
+
+    def __enter__(self) -> Inline:
+        return self
+
+    def __exit__(self, *error: object) -> None: ...
+
+    def map(self, tasks: Iterator[Task]) -> Iterator[Report | Failure]:
+        return map(child.work, tasks)
+
+
+@pytest.fixture
+def inline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sharding without processes: a second saved for every set of a test that is about something else."""
+    monkeypatch.setattr(importlib.import_module("bridle.sharding.build"), "Workers", Inline)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Sums in another number of threads round differently, and a forked process waits for ever for its parent's."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -61,9 +61,9 @@ def compare(before: object, now: object, out: Path) -> None:
     """
     assert isinstance(before, dict) and isinstance(now, dict)
     for name, value in before.items():
-        if now[name] != value:
+        if now.get(name) != value:
             raise UsageError(
-                f"{out} was begun with {name} {value!r}, now it is {now[name]!r}",
+                f"{out} was begun with {name} {value!r}, now it is {now.get(name)!r}",
                 "Go on with the same options, or start again with --overwrite.",
             )
 

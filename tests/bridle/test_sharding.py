@@ -8,7 +8,7 @@ import json
 import os
 import tarfile
 import wave
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -58,24 +58,6 @@ def messy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (raw / "one" / "gone.wav").symlink_to(raw / "nowhere.wav")
     (raw / "a-link-to-two").symlink_to(raw / "two")
     return raw
-
-
-@pytest.fixture
-def inline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Decode in this process: a second saved for every set of a test that is about something else."""
-
-    class Inline:
-        def __init__(self, modality: Modality, count: int) -> None: ...
-
-        def __enter__(self) -> Inline:
-            return self
-
-        def __exit__(self, *error: object) -> None: ...
-
-        def map(self, tasks: list[Task]) -> Iterator[Report | Failure]:
-            return map(child.work, tasks)
-
-    monkeypatch.setattr(build, "Workers", Inline)
 
 
 def index_of(folder: Path) -> str:

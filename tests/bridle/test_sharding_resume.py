@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import random
@@ -14,21 +13,19 @@ import tarfile
 import time
 import wave
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from bridle.archive import load_index, save_index
 from bridle.errors import DataError, EnvironmentFault, UsageError
-from bridle.schema import Modality
 from bridle.sharding import Options, Split, child, describe, find_sets, read_manifest, shard, verify
 from bridle.sharding.child import Failure, Report, Task
 from bridle.stream import iterate
 
-build = importlib.import_module("bridle.sharding.build")
+pytestmark = pytest.mark.usefixtures("one_thread")  # the tests fork
 
 
 def write_sound(path: Path, value: int) -> None:
@@ -38,34 +35,6 @@ def write_sound(path: Path, value: int) -> None:
         file.setsampwidth(2)
         file.setframerate(8000)
         file.writeframes(np.random.default_rng(value).integers(-9000, 9000, 400, dtype="<i2").tobytes())
-
-
-class Inline:
-    """Decodes in this process, so that a run begins at once."""
-
-    def __init__(self, modality: Modality, count: int) -> None: ...
-
-    def __enter__(self) -> Inline:
-        return self
-
-    def __exit__(self, *error: object) -> None: ...
-
-    def map(self, tasks: Iterator[Task]) -> Iterator[Report | Failure]:
-        return map(child.work, tasks)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """The tests fork, and a forked process waits for ever for the threads that its parent computed with."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture
-def inline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "Workers", Inline)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import itertools
 import json
 import math
@@ -21,7 +20,7 @@ from torch import Tensor
 from bridle.archive import Shard, TarWriter
 from bridle.errors import ConfigError, DataError
 from bridle.schema import Clip, MediaInfo, Modality
-from bridle.sharding import Manifest, child, shard
+from bridle.sharding import Manifest, shard
 from bridle.stream import Batch, ClipStream, iterate
 from bridle.stream.order import Cursor, Epochs, Mixture, plan
 
@@ -297,22 +296,9 @@ def test_several_sets_are_one_corpus(tmp_path: Path) -> None:
     assert len(list(iterate(sets))) == 8
 
 
+@pytest.mark.usefixtures("inline")
 @pytest.mark.parametrize("modality", [Modality.IMAGE, Modality.VIDEO])
-def test_pixels_are_the_same_from_cache(
-    sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, modality: Modality
-) -> None:
-    class Inline:
-        def __init__(self, modality: Modality, count: int) -> None: ...
-
-        def __enter__(self) -> Inline:
-            return self
-
-        def __exit__(self, *error: object) -> None: ...
-
-        def map(self, tasks: list[child.Task]) -> map:
-            return map(child.work, tasks)
-
-    monkeypatch.setattr(importlib.import_module("bridle.sharding.build"), "Workers", Inline)
+def test_pixels_are_the_same_from_cache(sample: Path, tmp_path: Path, modality: Modality) -> None:
     folder = {Modality.IMAGE: "image/life_by_Aitzol_Berasategi", Modality.VIDEO: "video/pan_left"}[modality]
     shard(sample / folder, modality, tmp_path / "set")
     from bridle.sharding import find_sets

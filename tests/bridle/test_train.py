@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,6 +29,7 @@ from bridle.train import trainer
 from bridle.train.objectives import Objective, encoder_objective, level_weights, tokenizer_objective
 from bridle.train.phases import plan_phases, rate_share
 
+pytestmark = pytest.mark.usefixtures("one_thread")  # runs are compared bit for bit
 MEDIA = Path(__file__).parent.parent / "media"
 SMALL = (
     "patches.size=16", "patches.patch=4", "encoder.width=16", "encoder.depth=1", "encoder.heads=2",
@@ -37,15 +37,6 @@ SMALL = (
     "quantizer.codes=8", "quantizer.levels=2", "quantizer.width=4", "optim.batch_size=8",
     "train.log_every=2", "train.precision=float32", "schedule.cold=16", "schedule.tokenizer=8", "schedule.encoder=16",
 )  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Sums in another number of threads round differently, and runs are compared bit for bit."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
