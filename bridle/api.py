@@ -4,7 +4,8 @@
     run = api.pretrain("shards/recordings", recipe=api.Recipe(preset="audio-tiny"))
     codes = list(api.tokenize(["clip.wav"], checkpoint=run["run"]))
 
-Importing this file is cheap; each function imports what it needs.
+Raw media and shards may lie in object storage: `s3://bucket/folder`, as text. Importing this file is cheap; each
+function imports what it needs.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from bridle.config.recipe import Recipe as Recipe  # part of this interface
 from bridle.errors import DataError, EnvironmentFault, UsageError
+from bridle.storage import Location, locate
 
 if TYPE_CHECKING:
     from bridle.config import Config
@@ -73,9 +75,9 @@ def shard(
         split=Split(split, group_by) if split else None,
     )
     return run(
-        Path(raw),
+        locate(raw),
         Modality(modality) if modality else None,
-        Path(out) if out else None,
+        locate(out) if out else None,
         name=name,
         options=options,
         workers=workers or os.cpu_count() or 1,
@@ -90,7 +92,7 @@ def shard_info(shards: str | Path) -> list[dict[str, Any]]:
     """What each set at or below a folder holds; see `bridle.sharding.describe`."""
     from bridle.sharding import describe, find_all_sets
 
-    return [describe(manifest) for manifest in find_all_sets(Path(shards))]
+    return [describe(manifest) for manifest in find_all_sets(locate(shards))]
 
 
 def shard_verify(
@@ -100,7 +102,7 @@ def shard_verify(
     from bridle.sharding import find_all_sets, verify
 
     report, found, wrong = on_event or _silent, [], list[str]()
-    for manifest in find_all_sets(Path(shards)):
+    for manifest in find_all_sets(locate(shards)):
         try:
             found.append(
                 verify(
@@ -141,9 +143,9 @@ def pretrain(
     """
     from bridle.train import pretrain as run
 
-    config, preset, manifests = _prepare(Path(shards), recipe or Recipe())
+    config, preset, manifests = _prepare(locate(shards), recipe or Recipe())
     report = on_event or _silent
-    folder = Path(out) if out else _free_run(f"{_set_name(manifests, Path(shards))}-{preset or 'custom'}")
+    folder = Path(out) if out else _free_run(f"{_set_name(manifests, locate(shards))}-{preset or 'custom'}")
     report("run", path=str(folder))
     return run(
         config,
@@ -185,7 +187,7 @@ def resume(
     report("run", path=str(folder))
     state = read_state(folder)
     loaded = config.load(file=folder / "config.yaml")
-    places = [Path(shards)] if shards else [Path(place) for place in state["shards"]]
+    places = [locate(shards)] if shards else [locate(place) for place in state["shards"]]
     for place in places:
         if not place.exists():
             raise DataError(f"The shards of {folder} are gone: {place}", "Say where they are now with --shards.")
@@ -229,7 +231,7 @@ def tokenize(
     from bridle.infer import tokenize_inputs
 
     model = _model(checkpoint, device)
-    for codes in tokenize_inputs(model, [Path(item) for item in inputs], workers=workers, on_event=on_event):
+    for codes in tokenize_inputs(model, [locate(item) for item in inputs], workers=workers, on_event=on_event):
         yield {
             "file": codes.file,
             "levels": codes.levels,
@@ -254,7 +256,7 @@ def write_codes(
 
     infer.check_output(Path(out), overwrite=overwrite)  # before anything is loaded
     model = _model(checkpoint, device)
-    codes = infer.tokenize_inputs(model, [Path(item) for item in inputs], workers=workers, on_event=on_event)
+    codes = infer.tokenize_inputs(model, [locate(item) for item in inputs], workers=workers, on_event=on_event)
     return infer.write_codes(Path(out), codes, source=str(model.source), overwrite=overwrite)
 
 
@@ -291,8 +293,8 @@ def evaluate(
             "Leave out --preset, --config, --set and --modality, or use --checkpoint random.",
         )
     return run(
-        _untrained(recipe or Recipe(), Path(data), seed, device) if untrained else _model(checkpoint, device),
-        Path(data),
+        _untrained(recipe or Recipe(), locate(data), seed, device) if untrained else _model(checkpoint, device),
+        locate(data),
         task=task,
         protocol=protocol,
         pool=pool,
@@ -332,7 +334,7 @@ def _model(checkpoint: str | Path | None, device: str) -> Bridle:
     return load_model(Path(checkpoint) if checkpoint else newest_run(RUNS), device=pick_device(device))
 
 
-def _untrained(recipe: Recipe, data: Path, seed: int, device: str) -> Bridle:
+def _untrained(recipe: Recipe, data: Location, seed: int, device: str) -> Bridle:
     """A network that has learned nothing, of the shape that `pretrain` with this recipe on this data begins with."""
     from bridle.checkpoint import load_model
     from bridle.infer import measure
@@ -346,7 +348,7 @@ def _untrained(recipe: Recipe, data: Path, seed: int, device: str) -> Bridle:
     return load_model("random", device=pick_device(device), config=config, statistics=statistics, seed=seed)
 
 
-def _prepare(shards: Path, recipe: Recipe | Config) -> tuple[Config, str, list[Manifest]]:
+def _prepare(shards: Location, recipe: Recipe | Config) -> tuple[Config, str, list[Manifest]]:
     """Configuration, its preset and the sets of its modality; a recipe adapts to them, a configuration stays."""
     from bridle.config import extends
     from bridle.schema import Modality
@@ -362,7 +364,7 @@ def _prepare(shards: Path, recipe: Recipe | Config) -> tuple[Config, str, list[M
     return config, preset, manifests
 
 
-def _set_name(manifests: Sequence[Manifest], shards: Path) -> str:
+def _set_name(manifests: Sequence[Manifest], shards: Location) -> str:
     return manifests[0].name if len(manifests) == 1 else shards.resolve().name
 
 

@@ -13,7 +13,24 @@ from bridle_cli.console import Console
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
-PATH = click.Path(path_type=Path, readable=False)  # the library says what is wrong with a path, and how to go on
+
+class _Place(click.Path):
+    """A path; where the library can use it also `scheme://...`, as text."""
+
+    def __init__(self, remote: bool) -> None:
+        super().__init__(path_type=Path, readable=False)  # the library says what is wrong with a path, and how to go on
+        self._remote = remote
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
+        if isinstance(value, str) and "://" in value:
+            if not self._remote:
+                self.fail(f"'{value}' is not on this machine; give a local path.", parameter, context)
+            return value
+        return super().convert(value, parameter, context)
+
+
+PATH = _Place(remote=False)
+LOCATION = _Place(remote=True)
 MODALITIES = ("audio", "image", "video")
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
@@ -89,6 +106,6 @@ config_file = click.option(
 sets = click.option("--set", "sets", metavar="KEY=VALUE", multiple=True, help="One value over both: optim.lr=1e-3.")
 
 
-def out(help_text: str, *, required: bool = False) -> Callable[[_Command], _Command]:
+def out(help_text: str, *, required: bool = False, kind: _Place = PATH) -> Callable[[_Command], _Command]:
     """`--out PATH`, with what lands there."""
-    return click.option("--out", type=PATH, default=None, required=required, help=help_text)
+    return click.option("--out", type=kind, default=None, required=required, help=help_text)

@@ -1,6 +1,6 @@
 """Tars of samples: writing them, and the index that says where each sample lies. The format: shards/README.md."""
 
-from bridle.archive.index import damaged, index_name, load_index, rows_of, save_index
+from bridle.archive.index import check_sizes, damaged, index_name, load_index, rows_of, save_index, tar_of
 from bridle.archive.read import Place, TarReader
 from bridle.archive.write import ROW, Shard, TarWriter, write_durably
 
@@ -10,10 +10,12 @@ __all__ = [
     "Shard",
     "TarReader",
     "TarWriter",
+    "check_sizes",
     "damaged",
     "index_name",
     "load_index",
     "rows_of",
     "save_index",
+    "tar_of",
     "write_durably",
 ]

@@ -13,12 +13,14 @@ import io
 import os
 import tarfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from bridle.archive.write import ROW, Shard, write_durably
 from bridle.errors import DataError
+from bridle.storage import Cache, Location, Remote, opened, sizes_in
 
 _DIGEST_BYTES = 32
 _SCANNED = np.dtype([(name, ROW[name]) for name in ROW.names or () if not name.endswith("crc")])
@@ -39,30 +41,45 @@ def save_index(folder: Path, shards: Sequence[Shard], rows_N: np.ndarray) -> Non
         file.write(hashlib.sha256(content.getbuffer()).digest())  # readers of .npy do not look behind the array
 
 
-def load_index(folder: Path, shards: Sequence[Shard]) -> np.ndarray:
+def load_index(folder: Location, shards: Sequence[Shard]) -> np.ndarray:
     """Rows of `ROW`, in shard order; without the checksums where the set has no index of its own.
 
     Raises:
         DataError: naming the tar that is missing, cut, or has not the samples its manifest promises.
     """
-    for shard in shards:
-        _check_size(folder / shard.file, shard)
-    path = folder / index_name(shards)
-    rows_N = _mapped(path, shards)
+    check_sizes(folder, shards)
+    beside = folder if isinstance(folder, Path) else _fetched(folder, shards)
+    rows_N = _mapped(beside / index_name(shards), shards)
     if rows_N is None:
         rows_N = np.concatenate(
-            [np.empty(0, _SCANNED), *(rows_of(folder / shard.file, shard, n) for n, shard in enumerate(shards))]
+            [np.empty(0, _SCANNED), *(rows_of(tar_of(folder, shard), shard, n) for n, shard in enumerate(shards))]
         )
         with contextlib.suppress(OSError):  # a folder that may only be read: scanned again the next time
-            save_index(folder, shards, rows_N)
+            save_index(beside, shards, rows_N)
     return rows_N
+
+
+def tar_of(folder: Location, shard: Shard) -> Location:
+    """Where a tar lies; a remote one with the hash that its parts are cached by."""
+    place = folder / shard.file
+    return place if isinstance(place, Path) else replace(place, version=shard.sha256)
+
+
+def _fetched(folder: Remote, shards: Sequence[Shard]) -> Path:
+    """The local folder that holds the index of a remote set, if there is one; its name says of which tars."""
+    cache, name = Cache(), index_name(shards)
+    if not _looks_whole(cache.folder / name):
+        with contextlib.suppress(OSError):
+            cache.folder.mkdir(parents=True, exist_ok=True)
+            cache.put(name, (folder / name).read_bytes())
+    return cache.folder
 
 
 def _mapped(path: Path, shards: Sequence[Shard]) -> np.ndarray | None:
     """None when it is not there or not what it should be."""
+    if not _looks_whole(path):
+        return None
     try:
-        if not _is_whole(path):
-            return None
         rows_N = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
@@ -77,17 +94,20 @@ def _mapped(path: Path, shards: Sequence[Shard]) -> np.ndarray | None:
     return rows_N
 
 
-def _is_whole(path: Path) -> bool:
-    """Whether the hash at its end is that of what comes before."""
-    digest, left = hashlib.sha256(), os.stat(path).st_size - _DIGEST_BYTES
-    with open(path, "rb") as file:
-        while left > 0 and (part := file.read(min(left, 1 << 20))):
-            digest.update(part)
-            left -= len(part)
-        return left == 0 and file.read() == digest.digest()
+def _looks_whole(path: Path) -> bool:
+    """Whether it is there, and the hash at its end is that of what comes before."""
+    try:
+        digest, left = hashlib.sha256(), os.stat(path).st_size - _DIGEST_BYTES
+        with open(path, "rb") as file:
+            while left > 0 and (part := file.read(min(left, 1 << 20))):
+                digest.update(part)
+                left -= len(part)
+            return left == 0 and file.read() == digest.digest()
+    except OSError:
+        return False
 
 
-def rows_of(path: Path, shard: Shard, number: int) -> np.ndarray:
+def rows_of(path: Location, shard: Shard, number: int) -> np.ndarray:
     """The rows of one tar from its headers, without checksums.
 
     Raises:
@@ -96,7 +116,7 @@ def rows_of(path: Path, shard: Shard, number: int) -> np.ndarray:
     media: dict[str, tuple[int, int]] = {}
     meta: dict[str, tuple[int, int]] = {}
     try:
-        with tarfile.open(path, "r:") as tar:
+        with opened(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
                 if not member.isfile() or member.offset_data + member.size > shard.bytes:
                     continue
@@ -112,16 +132,23 @@ def rows_of(path: Path, shard: Shard, number: int) -> np.ndarray:
     return np.array(rows, dtype=_SCANNED)
 
 
-def _check_size(path: Path, shard: Shard) -> None:
+def check_sizes(folder: Location, shards: Sequence[Shard]) -> None:
+    """Every tar is there in its full size.
+
+    Raises:
+        DataError: naming the first that is not.
+    """
     try:
-        size = os.stat(path).st_size
+        for shard, (name, size) in zip(shards, sizes_in(folder, [shard.file for shard in shards]), strict=True):
+            if isinstance(size, OSError):
+                raise damaged(folder / name, f"it cannot be read ({size.strerror or size})") from size
+            if size != shard.bytes:
+                raise damaged(folder / name, f"it has {size} bytes, the manifest says {shard.bytes}")
     except OSError as error:
-        raise damaged(path, f"it cannot be read ({error.strerror or error})") from error
-    if size != shard.bytes:
-        raise damaged(path, f"it has {size} bytes, the manifest says {shard.bytes}")
+        raise DataError(f"{folder} cannot be read: {error.strerror}") from error
 
 
-def damaged(path: Path, why: str) -> DataError:
+def damaged(path: Location, why: str) -> DataError:
     """A tar that is not what its manifest says."""
     return DataError(
         f"{path} does not match its manifest: {why}",

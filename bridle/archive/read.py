@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from bridle.errors import DataError, MediaError
+from bridle.storage import Cache, Location, Remote
 
 _OPEN_FILES = 64
 _HINT = "Copy the set again; a run that was reading it goes on with bridle pretrain --resume."
@@ -20,13 +21,13 @@ _HINT = "Copy the set again; a run that was reading it goes on with bridle pretr
 class Place:
     """Where a member lies, and the CRC-32 of its bytes if that is known."""
 
-    tar: Path
+    tar: Location
     offset: int
     bytes: int
     crc: int | None
 
     @classmethod
-    def of(cls, tar: Path, row: np.void, member: str) -> Place:
+    def of(cls, tar: Location, row: np.void, member: str) -> Place:
         """Of the "media" or "meta" of a row of an index."""
         crc = int(row[f"{member}_crc"]) if f"{member}_crc" in (row.dtype.names or ()) else None
         return cls(tar, int(row[member]), int(row[f"{member}_bytes"]), crc)
@@ -37,6 +38,7 @@ class TarReader:
 
     def __init__(self) -> None:
         self._files: OrderedDict[Path, int] = OrderedDict()
+        self._cache = Cache()
 
     def read(self, place: Place) -> bytes:
         """The bytes of a member.
@@ -45,13 +47,10 @@ class TarReader:
             DataError: the tar is gone or cut. MediaError: the member is not what was written.
         """
         try:
-            if place.tar in self._files:
-                self._files.move_to_end(place.tar)
+            if isinstance(place.tar, Remote):
+                content = self._fetch(place.tar, place)
             else:
-                self._files[place.tar] = os.open(place.tar, os.O_RDONLY)
-                if len(self._files) > _OPEN_FILES:
-                    os.close(self._files.popitem(last=False)[1])
-            content = _read_at(self._files[place.tar], place.bytes, place.offset)
+                content = _read_at(self._opened(place.tar), place.bytes, place.offset)
         except OSError as error:
             raise DataError(f"{place.tar} cannot be read: {error.strerror}", _HINT) from error
         if len(content) != place.bytes:
@@ -60,6 +59,22 @@ class TarReader:
             raise MediaError(
                 f"{place.tar} was altered: the bytes from {place.offset} on are not those that were written"
             )
+        return content
+
+    def _opened(self, tar: Path) -> int:
+        if tar in self._files:
+            self._files.move_to_end(tar)
+        else:
+            self._files[tar] = os.open(tar, os.O_RDONLY)
+            if len(self._files) > _OPEN_FILES:
+                os.close(self._files.popitem(last=False)[1])
+        return self._files[tar]
+
+    def _fetch(self, tar: Remote, place: Place) -> bytes:
+        content = self._cache.read(tar, place.offset, place.bytes)
+        if len(content) != place.bytes or (place.crc is not None and zlib.crc32(content) != place.crc):
+            self._cache.forget(tar, place.offset, place.bytes)  # it may be our copy that was damaged
+            content = self._cache.read(tar, place.offset, place.bytes)
         return content
 
     def __del__(self) -> None:

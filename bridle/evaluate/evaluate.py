@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, get_args
 
 from bridle.errors import DataError, UsageError, nearest
@@ -13,6 +12,7 @@ from bridle.evaluate.probe import ProbeResult, probe, probe_attentive
 from bridle.evaluate.splits import group_names
 from bridle.infer import Failures, Pool, require_codes
 from bridle.model import Bridle
+from bridle.storage import Location
 
 TASKS = ("folder",)
 PROTOCOLS = ("knn", "linear", "attentive", "codes")
@@ -22,7 +22,7 @@ FOLDS = 5
 
 def evaluate(
     model: Bridle,
-    data: Path,
+    data: Location,
     *,
     task: str = "folder",
     protocol: str = "knn",
@@ -90,7 +90,7 @@ def evaluate(
 
 def _probe(
     model: Bridle,
-    data: Path,
+    data: Location,
     protocol: str,
     pool: str | None,
     group_by: str | None,
@@ -112,7 +112,7 @@ def _probe(
     )
 
 
-def _groups(found: Vectors | Patches, data: Path, group_by: str | None) -> list[str] | None:
+def _groups(found: Vectors | Patches, data: Location, group_by: str | None) -> list[str] | None:
     """Checks that there is something to tell apart, then names the groups."""
     classes = set(found.labels)
     if len(classes) < 2:
@@ -123,7 +123,7 @@ def _groups(found: Vectors | Patches, data: Path, group_by: str | None) -> list[
     return group_names(found.paths, group_by) if group_by else None
 
 
-def _codes(model: Bridle, data: Path, seed: int, on_event: Callable[..., None] | None) -> dict[str, Any]:
+def _codes(model: Bridle, data: Location, seed: int, on_event: Callable[..., None] | None) -> dict[str, Any]:
     """Codebook health; the value is the share of codes used by the worst level.
 
     That is a count over the whole data set and no estimate, so its interval is the value itself.

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from bridle.infer import Encoded, Failures, Pool, Source, encode, find_sources, 
 from bridle.infer.encode import Forward
 from bridle.model import Bridle
 from bridle.schema import Modality, PatchBatch
+from bridle.storage import Location
 
 OnEvent = Callable[..., None]
 
@@ -59,7 +59,7 @@ class Patches:
 
 
 def extract_vectors(
-    model: Bridle, data: Path, how: Pool = "mean", *, batch_size: int = 64, on_event: OnEvent | None = None
+    model: Bridle, data: Location, how: Pool = "mean", *, batch_size: int = 64, on_event: OnEvent | None = None
 ) -> Vectors:
     """Features of every labelled file, pooled over all of its windows.
 
@@ -78,7 +78,7 @@ def extract_vectors(
     return Vectors(torch.stack(rows), labels, paths, failures.reasons)
 
 
-def extract_patches(model: Bridle, data: Path, *, batch_size: int = 64, on_event: OnEvent | None = None) -> Patches:
+def extract_patches(model: Bridle, data: Location, *, batch_size: int = 64, on_event: OnEvent | None = None) -> Patches:
     """Features of every patch of every labelled file; arguments and errors as `extract_vectors`."""
     found: list[tuple[Any, ...]] = []
     failures = Failures(on_event)
@@ -100,7 +100,7 @@ def extract_patches(model: Bridle, data: Path, *, batch_size: int = 64, on_event
 
 def each_file(
     model: Bridle,
-    data: Path,
+    data: Location,
     forward: Forward,
     failures: Failures,
     *,
@@ -131,7 +131,7 @@ def _by_path(item: tuple[Any, ...]) -> str:
 
 
 def _labelled(
-    model: Bridle, data: Path, failures: Failures, batch_size: int, on_event: OnEvent | None
+    model: Bridle, data: Location, failures: Failures, batch_size: int, on_event: OnEvent | None
 ) -> Iterator[Encoded]:
     unlabelled = []
 

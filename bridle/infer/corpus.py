@@ -6,22 +6,22 @@ Shards bring both along; of a folder a part of the files is decoded.
 from __future__ import annotations
 
 import statistics
-from pathlib import Path
 from typing import Any
 
 from bridle.errors import DataError, MediaError
-from bridle.infer.sources import is_sharded
 from bridle.media import decode, probe
 from bridle.patches.statistics import corpus_statistics
 from bridle.schema import Clip, MediaInfo, Modality
 from bridle.sharding import find_sets, merge_extent, merge_statistics
 from bridle.sharding.discover import media_below
+from bridle.sharding.manifest import is_sharded
+from bridle.storage import Location, Remote
 
 _MEASURED = 200  # files of a folder, evenly spread
 _WINDOW_S = 10.0  # from the beginning of each
 
 
-def measure(data: Path, modality: Modality) -> tuple[dict[str, Any], dict[str, list[float]]]:
+def measure(data: Location, modality: Modality) -> tuple[dict[str, Any], dict[str, list[float]]]:
     """Corpus statistics and extent (5, 50 and 95 % quantiles) of shards or a folder of media.
 
     Raises:
@@ -48,10 +48,11 @@ def measure(data: Path, modality: Modality) -> tuple[dict[str, Any], dict[str, l
     return measured, extent
 
 
-def _decode(path: Path) -> tuple[MediaInfo, Clip] | None:
+def _decode(path: Location) -> tuple[MediaInfo, Clip] | None:
     try:
-        info = probe(path, path.name)
-        return info, decode(path, info, window=(0.0, _WINDOW_S) if info.duration_s else None, checked=False)
+        media = path.read_bytes() if isinstance(path, Remote) else path
+        info = probe(media, path.name)
+        return info, decode(media, info, window=(0.0, _WINDOW_S) if info.duration_s else None, checked=False)
     except MediaError:
         return None
 

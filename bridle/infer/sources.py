@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from torch import Tensor
 
@@ -17,8 +17,8 @@ from bridle.patches.patcher import Patcher
 from bridle.schema import Clip, MediaInfo, Modality
 from bridle.sharding import Manifest, find_sets
 from bridle.sharding.discover import media_below
-from bridle.sharding.manifest import FILE as MANIFEST
-from bridle.sharding.manifest import is_set
+from bridle.sharding.manifest import is_sharded
+from bridle.storage import Location, Remote
 from bridle.stream import SampleReader
 from bridle.stream.read import media_info
 
@@ -39,7 +39,7 @@ class Source:
     """
 
     path: str
-    data: Path | bytes | Clip | MediaError
+    data: Location | bytes | Clip | MediaError
     info: MediaInfo | None = None
     label: str | None = None
 
@@ -53,7 +53,7 @@ class View:
     step_s: float
 
 
-def find_sources(inputs: Sequence[Path], modality: Modality) -> tuple[Iterator[Source], int]:
+def find_sources(inputs: Sequence[Location], modality: Modality) -> tuple[Iterator[Source], int]:
     """Everything that `inputs` name, in order, and how many that is.
 
     Args:
@@ -66,19 +66,19 @@ def find_sources(inputs: Sequence[Path], modality: Modality) -> tuple[Iterator[S
     """
     if not inputs:
         raise UsageError("nothing to read", "name a file, a folder or a set of shards")
-    found = [_find(Path(path), modality) for path in inputs]
+    found = [_find(path, modality) for path in inputs]
     if len(inputs) > 1:  # equal names below two folders stay apart
-        found = [(_below(Path(path), part), count) for path, (part, count) in zip(inputs, found, strict=True)]
+        found = [(_below(path, part), count) for path, (part, count) in zip(inputs, found, strict=True)]
     return (source for part, _ in found for source in part), sum(count for _, count in found)
 
 
-def _below(place: Path, sources: Iterator[Source]) -> Iterator[Source]:
+def _below(place: Location, sources: Iterator[Source]) -> Iterator[Source]:
     """The same sources, called by the input they came with."""
     for source in sources:
         yield source if source.path == str(place) else replace(source, path=str(place / source.path))
 
 
-def _find(path: Path, modality: Modality) -> tuple[Iterator[Source], int]:
+def _find(path: Location, modality: Modality) -> tuple[Iterator[Source], int]:
     if not path.exists():
         raise DataError(f"{path} does not exist", "Name a file, a folder of media, or a set of shards.")
     if is_sharded(path):
@@ -97,14 +97,7 @@ def _find(path: Path, modality: Modality) -> tuple[Iterator[Source], int]:
     return (Source(file, path / file, label=PurePosixPath(file).parent.name or None) for file in files), len(files)
 
 
-def is_sharded(path: Path) -> bool:
-    """Whether a path is a set of shards, a part of one, or a folder of sets."""
-    if path.is_file():
-        return path.name == MANIFEST or (path.suffix == ".tar" and (path.parent / MANIFEST).exists())
-    return any(is_set(manifest.parent, path) for manifest in path.rglob(MANIFEST))
-
-
-def check_modality(found: set[Modality], wanted: Modality, where: Path | str) -> None:
+def check_modality(found: set[Modality], wanted: Modality, where: Location | str) -> None:
     """Raises DataError naming both when data are not what the checkpoint was trained on."""
     if wanted not in found:
         kinds = ", ".join(sorted(found))
@@ -114,7 +107,7 @@ def check_modality(found: set[Modality], wanted: Modality, where: Path | str) ->
         )
 
 
-def _media_below(folder: Path, modality: Modality) -> list[str]:
+def _media_below(folder: Location, modality: Modality) -> list[str]:
     try:
         return media_below(folder, modality)
     except DataError as error:
@@ -146,15 +139,14 @@ def windows_of(source: Source, patcher: Patcher, modality: Modality, rate_hz: in
         step_s = patcher.step_of(source.data)
         yield from (View(view, start_s, step_s) for view, start_s in patcher.windows(source.data))
         return
-    info = source.info or probe(source.data, PurePosixPath(source.path).name, modality)
+    data = _fetched(source.data) if isinstance(source.data, Remote) else source.data
+    info = source.info or probe(data, PurePosixPath(source.path).name, modality)
     if info.modality is not modality:
         raise MediaError(f"is {info.modality}, but the checkpoint was trained on {modality}")
     piece_s, start_s = _piece_s(info, patcher, rate_hz), 0.0
     while True:
         window = None if piece_s is None else (start_s, piece_s)
-        clip = decode(
-            source.data, info, source=source.path, rate_hz=rate_hz, window=window, checked=source.info is not None
-        )
+        clip = decode(data, info, source=source.path, rate_hz=rate_hz, window=window, checked=source.info is not None)
         step_s = patcher.step_of(clip)
         views = [View(view, begin_s, step_s) for view, begin_s in patcher.windows(clip)]
         if piece_s is None or start_s + piece_s >= (info.duration_s or 0.0) or len(views) < 2:
@@ -163,6 +155,13 @@ def windows_of(source: Source, patcher: Patcher, modality: Modality, rate_hz: in
         # The last window may be cut short by the end of the piece: the next piece begins with it.
         yield from views[:-1]
         start_s = views[-1].start_s
+
+
+def _fetched(file: Remote) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise MediaError(f"cannot be read: {error.strerror}") from error
 
 
 def _piece_s(info: MediaInfo, patcher: Patcher, rate_hz: int) -> float | None:

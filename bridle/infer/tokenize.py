@@ -6,7 +6,6 @@ Shapes: T, H, W grid of a file, Q levels.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
 import torch
 
@@ -15,13 +14,14 @@ from bridle.infer.encode import BATCH_SIZE, Encoded, Failures, encode
 from bridle.infer.sources import find_sources
 from bridle.model import Bridle
 from bridle.schema import Codes, Modality
+from bridle.storage import Location
 
 _INT16_MOST = 1 << 15
 
 
 def tokenize_inputs(
     model: Bridle,
-    inputs: Sequence[Path],
+    inputs: Sequence[Location],
     *,
     batch_size: int = BATCH_SIZE,
     workers: int = 0,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import shutil
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -15,16 +17,17 @@ import numpy as np
 from numpy.lib.recfunctions import repack_fields
 
 import bridle
-from bridle.archive import ROW, TarWriter, index_name, load_index, save_index
+from bridle.archive import ROW, Shard, TarWriter, index_name, load_index, save_index
 from bridle.errors import DataError, MediaError
-from bridle.media import read_bytes
+from bridle.media import MAX_BYTES, read_bytes
 from bridle.patches.statistics import summarise
 from bridle.schema import MediaInfo, Modality
 from bridle.sharding.child import Failure, Report, Task
 from bridle.sharding.journal import Entry, Journal
-from bridle.sharding.manifest import Manifest
+from bridle.sharding.manifest import FILE, Manifest
 from bridle.sharding.publish import next_number
 from bridle.sharding.workers import Workers
+from bridle.storage import Location, Remote, copies
 
 if TYPE_CHECKING:
     from bridle.sharding.shard import Options
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
 _MEASURED = 1000  # clips that the corpus statistics are taken from
 _TIMEOUT_S = 60.0  # for a file, and ...
 _TIMEOUT_S_PER_MB = 2.0  # ... for each megabyte of it
+_FETCHED = "raw"  # folder of copies of remote files
 _KEY_DIGITS = 24  # of the path's hash: among a billion files two are alike once in 10^11 corpora
 
 
@@ -40,7 +44,8 @@ class Build:
     """One set on its way.
 
     Attributes:
-        folder: where its tars are written.
+        folder: of this machine, where its tars are written.
+        out: where they go from there.
         old: the set that they are added to.
         said: of its options, what the manifest keeps.
         others: journals of the other parts, with whose files none of these should be alike.
@@ -48,7 +53,8 @@ class Build:
 
     journal: Journal
     folder: Path
-    raw: Path
+    raw: Location
+    out: Location
     name: str
     modality: Modality
     options: Options
@@ -64,10 +70,10 @@ class Build:
         """
         whole = {shard.file for shard, _ in self.journal.shards()}
         for torn in self.folder.glob("*.tar"):
-            if torn.name not in whole:
+            if torn.name not in whole or isinstance(self.out, Remote):
                 torn.unlink()
         first = len(whole) + (next_number(self.old) if self.old else 0)
-        writer = TarWriter(self.folder, self.name, self.options.max_size_bytes, first, self.journal.end_shard)
+        writer = TarWriter(self.folder, self.name, self.options.max_size_bytes, first, self._end_shard)
         counts = self.journal.counts()
         total = sum(counts.values()) - counts["old"]
         done = total - counts["todo"]
@@ -75,8 +81,10 @@ class Build:
         try:
             if counts["todo"]:
                 with Workers(self.modality, min(workers, counts["todo"])) as pool:
-                    for entry, report in self._work(pool, done):
-                        self._take(entry, report, writer)
+                    for entry, path, report in self._work(pool, done):
+                        self._take(entry, path, report, writer)
+                        if isinstance(self.raw, Remote):
+                            path.unlink(missing_ok=True)
                         done += 1
                         progress(done, total)
             writer.close()
@@ -84,28 +92,55 @@ class Build:
             writer.abandon()
         self._conclude()
 
-    def _work(self, pool: Workers, done: int) -> Iterator[tuple[Entry, Report | Failure]]:
-        under_way: deque[Entry] = deque()
+    def _work(self, pool: Workers, done: int) -> Iterator[tuple[Entry, Path, Report | Failure]]:
+        """Every file that is still to do, where it lies on this machine, and what a worker says of it."""
+        under_way: deque[tuple[Entry, Path | OSError]] = deque()
 
         def tasks() -> Iterator[Task]:
-            for number, entry in enumerate(self.journal.todo(), start=done):
-                under_way.append(entry)
+            for number, (entry, place) in enumerate(self._local(), start=done):
+                under_way.append((entry, place))
                 measure = self.old is None and number < _MEASURED
-                path, check = self.raw / entry.path, self.options.check == "full"
+                path = self.folder if isinstance(place, OSError) else place
+                check = self.options.check == "full"
                 yield Task(os.fsencode(path), self.modality, _timeout_s(path), self.options.transcode, measure, check)
 
         for report in pool.map(tasks()):
-            yield under_way.popleft(), report
+            entry, place = under_way.popleft()
+            if isinstance(place, OSError):
+                yield entry, self.folder / "none", Failure(f"cannot be read: {place.strerror}")
+            else:
+                yield entry, place, report
 
-    def _take(self, entry: Entry, report: Report | Failure, writer: TarWriter) -> None:
+    def _local(self) -> Iterator[tuple[Entry, Path | OSError]]:
+        """Files on this machine: as they are, or fetched a little ahead."""
+        raw = self.raw
+        if isinstance(raw, Path):
+            yield from ((entry, raw / entry.path) for entry in self.journal.todo())
+            return
+        shutil.rmtree(self.folder / _FETCHED, ignore_errors=True)
+        (self.folder / _FETCHED).mkdir()
+        files = ((entry, raw / entry.path) for entry in self.journal.todo())
+        yield from copies(files, self.folder / _FETCHED, MAX_BYTES)
+
+    def _end_shard(self, shard: Shard, rows_N: np.ndarray) -> None:
+        if isinstance(self.out, Remote):
+            if FILE in self.journal.noted("replaces"):
+                with contextlib.suppress(FileNotFoundError):  # one of the same name may be overwritten now
+                    (self.out / FILE).unlink()
+            (self.out / shard.file).upload(self.folder / shard.file)
+        self.journal.end_shard(shard, rows_N)
+        if isinstance(self.out, Remote):
+            (self.folder / shard.file).unlink()
+
+    def _take(self, entry: Entry, path: Path, report: Report | Failure, writer: TarWriter) -> None:
         """Write one sample, or note why not."""
-        content = _content(self.raw / entry.path, report)
+        content = _content(path, report)
         if isinstance(content, Failure):
             self.journal.reject(entry.place, content.reason)
             return
         assert isinstance(report, Report)
         journals = (self.journal, *self.others)
-        original = next((path for one in journals if (path := one.original(report.sha256))), None)
+        original = next((first for one in journals if (first := one.original(report.sha256))), None)
         if original is not None and self.options.dedup:
             self.journal.dropped(entry.place, original)
             return

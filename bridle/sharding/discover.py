@@ -6,11 +6,11 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from bridle.errors import DataError
 from bridle.media import SUFFIXES, detect
 from bridle.schema import Modality
+from bridle.storage import Location, Remote
 
 
 @dataclass(slots=True)
@@ -21,13 +21,15 @@ class Found:
         counts: candidates of each modality.
         others: files that are no candidates.
         rejects: folders and links that could not be read, with the reason.
+        bytes: of the candidates in remote storage, whose listing tells.
     """
 
     counts: Counter[Modality] = field(default_factory=Counter)
     others: int = 0
     rejects: list[dict[str, str]] = field(default_factory=list)
+    bytes: int = 0
 
-    def choose(self, raw: Path, modality: Modality | None) -> Modality:
+    def choose(self, raw: Location, modality: Modality | None) -> Modality:
         """The modality to go on with: the one asked for, or the only one there.
 
         Raises:
@@ -45,15 +47,19 @@ class Found:
         return chosen
 
 
-def check_raw(raw: Path) -> None:
+def check_raw(raw: Location) -> None:
     """Raises DataError if there is no such folder."""
-    if not raw.exists():
+    try:
+        exists, folder = raw.exists(), raw.is_dir()
+    except OSError as error:
+        raise DataError(f"{raw} cannot be read: {error.strerror}") from error
+    if not exists:
         raise DataError(f"{raw} does not exist", "Name the folder that holds the media.")
-    if not raw.is_dir():
+    if not folder:
         raise DataError(f"{raw} is a file, not a folder of media", f"Give its folder: bridle shard {raw.parent}")
 
 
-def walk(raw: Path, found: Found, *, sound_tracks: bool = False) -> Iterator[tuple[str, Modality]]:
+def walk(raw: Location, found: Found, *, sound_tracks: bool = False) -> Iterator[tuple[str, Modality]]:
     """Paths below `raw`, with `/` between parts, and what their names say they are; in no particular order.
 
     Hidden names are skipped; each real folder is entered once, through its own path rather than a link where it has
@@ -63,6 +69,9 @@ def walk(raw: Path, found: Found, *, sound_tracks: bool = False) -> Iterator[tup
         DataError: `raw` is no folder.
     """
     check_raw(raw)
+    if isinstance(raw, Remote):
+        yield from _walk_remote(raw, "", found, sound_tracks)
+        return
     seen: set[tuple[int, int]] = set()
     folders: list[str] = [""]
     links: list[str] = []
@@ -85,7 +94,23 @@ def walk(raw: Path, found: Found, *, sound_tracks: bool = False) -> Iterator[tup
             waiting.extend(sorted(names, key=os.fsencode, reverse=True))
 
 
-def media_below(raw: Path, modality: Modality) -> list[str]:
+def _walk_remote(folder: Remote, below: str, found: Found, sound_tracks: bool) -> Iterator[tuple[str, Modality]]:
+    """A folder at a time, so that no more than one of them is in memory."""
+    for entry in folder.entries():
+        if entry.name.startswith("."):
+            continue
+        path = f"{below}{entry.name}"
+        if entry.folder:
+            yield from _walk_remote(folder / entry.name, f"{path}/", found, sound_tracks)
+        elif kind := detect(path, sound_tracks=sound_tracks):
+            found.counts[kind] += 1
+            found.bytes += entry.bytes
+            yield path, kind
+        else:
+            found.others += 1
+
+
+def media_below(raw: Location, modality: Modality) -> list[str]:
     """Candidates of one modality, sorted by the bytes of their paths.
 
     Raises:

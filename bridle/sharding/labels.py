@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from bridle.errors import DataError
 from bridle.sharding.journal import Journal
+from bridle.storage import Location
 
 Labels = Literal["folder", "sidecar"] | Path | None
 Label = str | list[str] | None
@@ -21,7 +22,7 @@ _HINT = (
 )
 
 
-def labeller(labels: Labels, raw: Path) -> Callable[[str], Label]:
+def labeller(labels: Labels, raw: Location) -> Callable[[str], Label]:
     """Label of a file by its path below `raw`; None for what a table will say later."""
     if labels == "folder":
         return lambda path: PurePosixPath(path).parent.name or None
@@ -84,7 +85,7 @@ def _jsonl_rows(table: Path, file: Any) -> Iterator[tuple[int, str, Label]]:
             raise DataError(f"{table}, line {line}: no JSON object with path and label", _HINT) from error
 
 
-def _sidecar(raw: Path, path: str) -> Label:
+def _sidecar(raw: Location, path: str) -> Label:
     """From `clip.json` or `clip.wav.json` beside `clip.wav`."""
     media = raw / path
     for beside in (media.with_suffix(".json"), media.with_name(media.name + ".json")):

@@ -9,13 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bridle.archive import Place, TarReader, load_index
+from bridle.archive import Place, TarReader, load_index, tar_of
 from bridle.errors import DataError, UsageError
 from bridle.schema import MediaInfo, Modality
 from bridle.sharding.discover import Found, walk
 from bridle.sharding.journal import Journal
 from bridle.sharding.labels import Label, label_by_table, labeller
 from bridle.sharding.manifest import Manifest
+from bridle.storage import Location
 
 if TYPE_CHECKING:
     from bridle.sharding.shard import Options
@@ -24,7 +25,7 @@ _SIZES = ("duration_s", "rate_hz", "frames", "height", "width")
 
 
 def list_files(
-    journal: Journal, raw: Path, modality: Modality | None, options: Options, part: str, old: Manifest | None
+    journal: Journal, raw: Location, modality: Modality | None, options: Options, part: str, old: Manifest | None
 ) -> Modality:
     """Note every candidate below `raw` that belongs to this part and is not in `old`; the modality they have.
 
@@ -44,7 +45,7 @@ def list_files(
         raise DataError(f"no {modality} file below {raw} falls into the part {part!r}", "Other --split shares?")
     unmatched = label_by_table(journal, options.labels, todo) if isinstance(options.labels, Path) and todo else 0
     others = found.others + sum(count for kind, count in found.counts.items() if kind is not modality)
-    journal.note("found", {"others": others, "rejects": found.rejects, "unmatched": unmatched})
+    journal.note("found", {"others": others, "rejects": found.rejects, "unmatched": unmatched, "bytes": found.bytes})
     return modality
 
 
@@ -53,7 +54,7 @@ def place_of(path: str, seed: int) -> bytes:
     return hashlib.sha256(f"{seed}:".encode() + os.fsencode(path)).digest()
 
 
-def compare(before: object, now: object, out: Path) -> None:
+def compare(before: object, now: object, out: Location) -> None:
     """Refuse to go on with other options.
 
     Raises:
@@ -69,7 +70,7 @@ def compare(before: object, now: object, out: Path) -> None:
 
 
 def _candidates(
-    raw: Path, modality: Modality | None, options: Options, part: str, found: Found
+    raw: Location, modality: Modality | None, options: Options, part: str, found: Found
 ) -> Iterator[tuple[bytes, str, Label]]:
     label_of = labeller(options.labels, raw)
     for path, kind in walk(raw, found, sound_tracks=options.sound_tracks):
@@ -80,6 +81,6 @@ def _candidates(
 def _note_old(journal: Journal, old: Manifest, seed: int) -> None:
     reader = TarReader()
     for row in load_index(old.folder, old.shards):
-        meta = json.loads(reader.read(Place.of(old.folder / old.shards[int(row["tar"])].file, row, "meta")))
+        meta = json.loads(reader.read(Place.of(tar_of(old.folder, old.shards[int(row["tar"])]), row, "meta")))
         info = MediaInfo(old.modality, meta["suffix"], **{name: meta.get(name) for name in _SIZES})
         journal.add_old(place_of(meta["path"], seed), meta, info)

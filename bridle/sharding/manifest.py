@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from bridle.archive import Shard, damaged
+from bridle.archive import Shard, check_sizes
 from bridle.errors import DataError
 from bridle.patches.statistics import what_is_missing
 from bridle.schema import Modality
+from bridle.storage import Location, folders_with
 
 FILE = "manifest.json"
 FORMAT = "bridle-shards"
@@ -51,13 +53,13 @@ class Manifest:
     duplicates: list[dict[str, str]] = field(default_factory=list)
     options: dict[str, Any] = field(default_factory=dict)
     created_by: str = ""
-    folder: Path = Path()
+    folder: Location = Path()
     tar: str = ""
 
     @property
-    def place(self) -> Path:
+    def place(self) -> Location:
         """What `find_sets` finds it by."""
-        return self.folder / self.tar
+        return self.folder / self.tar if self.tar else self.folder
 
     def to_json(self) -> str:
         """The text of `manifest.json`."""
@@ -66,7 +68,7 @@ class Manifest:
         return json.dumps(content, indent=1) + "\n"
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_manifest(folder: Location) -> Manifest:
     """Read and check one set: every shard is there in its full size.
 
     Raises:
@@ -77,21 +79,19 @@ def read_manifest(folder: Path) -> Manifest:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not JSON: {error}", _HINT) from error
     manifest = parse_manifest(content, path)
-    for shard in manifest.shards:
-        _check_size(manifest, shard)
+    check_sizes(folder, manifest.shards)
     return manifest
 
 
-def find_sets(path: Path, modality: Modality | None = None) -> list[Manifest]:
+def find_sets(path: Location, modality: Modality | None = None) -> list[Manifest]:
     """Every set at or below a folder, of one modality, sorted by path. A manifest stands for its set, a tar for itself.
 
     Raises:
         DataError: no sets, sets of several modalities and none chosen, or a set that is damaged.
     """
-    path = Path(path)
     sets = _found(path, modality)
     listing = ", ".join(f"{found.folder} ({found.modality})" for found in sets)
     chosen = [found for found in sets if modality is None or found.modality is modality]
@@ -103,32 +103,28 @@ def find_sets(path: Path, modality: Modality | None = None) -> list[Manifest]:
     return [_only(manifests[0], path)] if path.suffix == ".tar" else manifests
 
 
-def find_all_sets(path: Path) -> list[Manifest]:
+def find_all_sets(path: Location) -> list[Manifest]:
     """Every set at or below a folder, of any modality, sorted by path; their tars may be damaged.
 
     Raises:
         DataError: no sets, or a manifest that is damaged.
     """
-    return _found(Path(path), None)
+    return _found(path, None)
 
 
-def _found(path: Path, modality: Modality | None) -> list[Manifest]:
-    if not path.exists():
-        raise DataError(f"{path} does not exist", _make_hint())
-    if path.is_file():
-        folders = [path.parent] if (path.parent / FILE).exists() else []
-    else:
-        walk = os.walk(path, followlinks=False)
-        folders = sorted(Path(folder) for folder, _, files in walk if FILE in files)
-        folders = [folder for folder in folders if not _is_partial(folder, path)]
-    parsed = [_parse_quietly(folder) for folder in folders]
-    sets = [found for found in parsed if found is not None]
+def _found(path: Location, modality: Modality | None) -> list[Manifest]:
+    try:
+        if not path.exists():
+            raise DataError(f"{path} does not exist", _make_hint())
+        sets = list(_sets_below(path))
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
     if not sets:
         raise DataError(f"no shards below {path}", _make_hint(modality))
     return sets
 
 
-def _only(manifest: Manifest, tar: Path) -> Manifest:
+def _only(manifest: Manifest, tar: Location) -> Manifest:
     """One tar of a set, with the set's statistics."""
     shards = [shard for shard in manifest.shards if shard.file == tar.name]
     if not shards:
@@ -137,24 +133,35 @@ def _only(manifest: Manifest, tar: Path) -> Manifest:
     return replace(manifest, shards=shards, samples=shard.samples, bytes=shard.bytes, tar=tar.name)
 
 
-def is_set(folder: Path, start: Path) -> bool:
-    """Whether the `manifest.json` there is one of ours, and not of a set that is still being written below `start`."""
-    return not _is_partial(folder, start) and _parse_quietly(folder) is not None
+def is_sharded(path: Location) -> bool:
+    """Whether a path is a set of shards, a part of one, or a folder of sets."""
+    if path.is_file():
+        return path.name == FILE or (path.suffix == ".tar" and (path.parent / FILE).exists())
+    return next(_sets_below(path), None) is not None
 
 
-def _parse_quietly(folder: Path) -> Manifest | None:
+def _sets_below(path: Location) -> Iterator[Manifest]:
+    """Sorted by path; sets that are still being written lie in hidden folders."""
+    if path.is_file():
+        folders = [path.parent] if (path.parent / FILE).exists() else []
+    else:
+        folders = sorted(folders_with(FILE, path), key=lambda folder: str(folder).split("/"))
+    yield from (found for folder in folders if (found := _parse_quietly(folder)) is not None)
+
+
+def _parse_quietly(folder: Location) -> Manifest | None:
     """None for a `manifest.json` that is somebody else's."""
     path = folder / FILE
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return read_manifest(folder)  # ours or not, say what is wrong
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         return None
     return parse_manifest(content, path)
 
 
-def parse_manifest(content: Any, path: Path) -> Manifest:
+def parse_manifest(content: Any, path: Location) -> Manifest:
     """Check what was read from `path`.
 
     Raises:
@@ -171,12 +178,13 @@ def parse_manifest(content: Any, path: Path) -> Manifest:
         known = {
             name: content[name] for name in Manifest.__slots__ if name in content and name not in ("folder", "tar")
         }
-        manifest = TypeAdapter(Manifest).validate_python({**known, "folder": path.parent})
+        manifest = TypeAdapter(Manifest).validate_python(known)
     except ValidationError as error:
         mistakes = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:3])
         raise DataError(f"{path} is damaged: {mistakes}", _HINT) from error
     if mistake := _mistake(manifest):
         raise DataError(f"{path} {mistake}", _HINT)
+    manifest.folder = path.parent
     return manifest
 
 
@@ -192,20 +200,6 @@ def _mistake(manifest: Manifest) -> str | None:
     if manifest.samples != sum(shard.samples for shard in manifest.shards):
         return f"disagrees with itself: {manifest.samples} samples, its shards hold another number"
     return what_is_missing(manifest.modality, manifest.statistics, manifest.extent)
-
-
-def _check_size(manifest: Manifest, shard: Shard) -> None:
-    try:
-        size = (manifest.folder / shard.file).stat().st_size
-    except OSError as error:
-        raise damaged(manifest.folder / shard.file, f"it cannot be read ({error.strerror})") from error
-    if size != shard.bytes:
-        raise damaged(manifest.folder / shard.file, f"it has {size} bytes, the manifest says {shard.bytes}")
-
-
-def _is_partial(folder: Path, start: Path) -> bool:
-    """Folders of a run that is still writing, or that was killed, begin with a dot."""
-    return any(part.startswith(".") for part in folder.relative_to(start).parts)
 
 
 def _make_hint(modality: Modality | None = None) -> str:

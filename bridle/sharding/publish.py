@@ -1,5 +1,8 @@
 """A set that appears whole or not at all: it is built in a hidden folder of its output, by one process at a time.
 
+On object storage, where nothing can be renamed, a set is there when its manifest is. Its tars are uploaded as they
+come; the hidden folder is one of this machine, from where alone such a run can be resumed.
+
 What a killed run leaves there is a journal and whole tars, from which `resume` goes on.
 """
 
@@ -8,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import re
@@ -22,13 +26,21 @@ from bridle.errors import EnvironmentFault, UsageError
 from bridle.sharding.journal import FILE as JOURNAL
 from bridle.sharding.journal import Journal
 from bridle.sharding.manifest import FILE, Manifest
+from bridle.storage import Location, Remote, cache_folder, names_in
 
 PARTIAL = ".partial"
 _REPLACED = ".replaced"
 _LOCK = "lock"
 
 
-def check_output(out: Path, *, overwrite: bool, resume: bool) -> None:
+def workplace(out: Location) -> Path:
+    """Where on this machine the set at `out` is built."""
+    if isinstance(out, Path):
+        return out
+    return cache_folder() / "building" / hashlib.sha256(out.url.encode()).hexdigest()[:16]
+
+
+def check_output(out: Location, *, overwrite: bool, resume: bool) -> None:
     """Refuse an output that would be lost.
 
     Raises:
@@ -36,7 +48,7 @@ def check_output(out: Path, *, overwrite: bool, resume: bool) -> None:
     """
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file, not a folder", "Choose another --out.")
-    unfinished, whole = (out / PARTIAL / JOURNAL).exists(), (out / FILE).exists()
+    unfinished, whole = (workplace(out) / PARTIAL / JOURNAL).exists(), (out / FILE).exists()
     if (resume and (unfinished or whole)) or (overwrite and whole):
         return
     if unfinished and not overwrite:
@@ -48,35 +60,37 @@ def check_output(out: Path, *, overwrite: bool, resume: bool) -> None:
             f"{out} already holds a set of shards",
             "Add files that came since with --resume, replace it with --overwrite, or choose --out.",
         )
-    others = sorted(entry.name for entry in out.iterdir() if not _is_ours(entry.name)) if out.exists() else []
+    others = [name for name in names_in(out) if not name.startswith((PARTIAL, _REPLACED))]
     if others:
         raise UsageError(
-            f"{out} holds files that are no set of shards: {', '.join(others[:3])}", "Choose another --out."
+            f"{out} holds files that are no set of shards: {', '.join(others[:3])}",
+            "Choose another --out, or remove them.",
         )
 
 
-def check_no_set(out: Path) -> None:
+def check_no_set(out: Location) -> None:
     """Refuse a folder for the parts of a split that is a set itself: its samples would be there twice."""
-    if (out / FILE).exists() or (out / PARTIAL / JOURNAL).exists():
+    if (out / FILE).exists() or (workplace(out) / PARTIAL / JOURNAL).exists():
         raise UsageError(f"{out} is a set of shards itself, not a folder for the parts of one", "Choose another --out.")
 
 
 @contextmanager
-def building(out: Path, *, resume: bool) -> Iterator[Path]:
+def building(out: Location, *, resume: bool) -> Iterator[Path]:
     """The hidden folder of the set at `out`, for this process alone.
 
-    When the work is interrupted it stays if it holds a whole tar; otherwise it goes, and `out` too if it is empty then.
+    When the work is interrupted it stays if it holds a whole tar; otherwise it goes, and its parent too if it is empty.
 
     Raises:
         UsageError: another process is at it. EnvironmentFault: no space, no permission.
     """
-    made = [folder for folder in (out, *out.parents) if not folder.exists()]
-    partial = out / PARTIAL
+    place = workplace(out)
+    made = [folder for folder in (place, *place.parents) if not folder.exists()]
+    partial = place / PARTIAL
     try:
         partial.mkdir(parents=True, exist_ok=True)
         with _only_one(partial, out):
             if not resume or _is_published(partial):
-                _start_over(partial, out)
+                _start_over(partial)
             try:
                 yield partial
             finally:
@@ -95,13 +109,16 @@ def building(out: Path, *, resume: bool) -> Iterator[Path]:
                 folder.rmdir()
 
 
-def publish(partial: Path, out: Path, journal: Journal) -> None:
+def publish(partial: Path, out: Location, journal: Journal) -> None:
     """Move a finished set into place, the manifest last; the set it replaces goes only then.
 
     Can be repeated after it was killed at any point. What the journal notes: "manifest", the text of the new one;
     "index", the name of its file; "replaces", the names of the files that must go.
     """
     manifest, index = str(journal.noted("manifest")), str(journal.noted("index"))
+    if isinstance(out, Remote):
+        _publish_remote(partial, out, journal, manifest, index)
+        return
     replaced = out / _REPLACED
     moved: list[tuple[Path, Path]] = []  # (from, to), undone backwards on failure
     try:
@@ -127,21 +144,35 @@ def publish(partial: Path, out: Path, journal: Journal) -> None:
     shutil.rmtree(partial, ignore_errors=True)
 
 
-def files_of(out: Path, name: str) -> list[str]:
+def _publish_remote(partial: Path, out: Remote, journal: Journal, manifest: str, index: str) -> None:
+    """The index, then the manifest; the tars are there, and a set that is replaced went before the first of them."""
+    if (partial / index).exists():
+        (out / index).upload(partial / index)
+    (out / FILE).write_bytes(manifest.encode())
+    kept = {FILE, index, *(shard["file"] for shard in json.loads(manifest)["shards"])}
+    for name in journal.noted("replaces"):
+        if name not in kept:
+            with contextlib.suppress(FileNotFoundError):
+                (out / name).unlink()
+    journal.note("published", True)
+    journal.commit()
+    shutil.rmtree(partial, ignore_errors=True)
+
+
+def files_of(out: Location, name: str) -> list[str]:
     """The manifest, tars and index of the set at `out`, and tars that would be in the way of a set of that name.
 
     If the manifest is unreadable, all tars there.
     """
-    tars = {path.name for path in out.glob(f"{name}-*.tar") if re.fullmatch(rf"{name}-\d{{6,}}\.tar", path.name)}
+    there = names_in(out)
+    tars = {file for file in there if re.fullmatch(rf"{name}-\d{{6,}}\.tar", file)}
     try:
-        listed = {str(shard["file"]) for shard in json.loads((out / FILE).read_text(encoding="utf-8"))["shards"]}
-        tars |= {file for file in listed if os.path.basename(file) == file and (out / file).is_file()}
+        tars |= {str(shard["file"]) for shard in json.loads((out / FILE).read_text(encoding="utf-8"))["shards"]}
     except FileNotFoundError:
         pass
     except (OSError, ValueError, KeyError, TypeError):
-        tars |= {path.name for path in out.glob("*.tar")}
-    manifest = [FILE] if (out / FILE).exists() else []
-    return [*manifest, *sorted(tars), *(path.name for path in sorted(out.glob("index-*.npy")))]
+        tars |= {file for file in there if file.endswith(".tar")}
+    return [file for file in there if file == FILE or file in tars or _is_index(file)]
 
 
 def next_number(manifest: Manifest) -> int:
@@ -151,7 +182,7 @@ def next_number(manifest: Manifest) -> int:
 
 
 @contextmanager
-def _only_one(partial: Path, out: Path) -> Iterator[None]:
+def _only_one(partial: Path, out: Location) -> Iterator[None]:
     """Held by the kernel, so that a killed process leaves no lock behind."""
     with open(partial / _LOCK, "w") as lock:
         try:
@@ -176,11 +207,13 @@ def _is_published(partial: Path) -> bool:
         return bool(journal.noted("published"))
 
 
-def _start_over(partial: Path, out: Path) -> None:
+def _start_over(partial: Path) -> None:
     """Nothing of the run before stays; a set that it was about to replace comes back."""
-    published = _is_published(partial)
+    out, published = partial.parent, _is_published(partial)
     for entry in partial.iterdir():
-        if entry.name != _LOCK:
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        elif entry.name != _LOCK:
             entry.unlink()
     if published:
         shutil.rmtree(out / _REPLACED, ignore_errors=True)
@@ -198,13 +231,20 @@ def _worth_keeping(partial: Path) -> bool:
         return bool(journal.shards())
 
 
-def _is_ours(name: str) -> bool:
-    return name.startswith((PARTIAL, _REPLACED))
+def indexes_of(out: Location) -> list[str]:
+    """Names of the indexes at `out`."""
+    return [name for name in names_in(out) if _is_index(name)]
 
 
-def _fault(out: Path, error: OSError) -> EnvironmentFault:
+def _is_index(name: str) -> bool:
+    return name.startswith("index-") and name.endswith(".npy")
+
+
+def _fault(out: Location, error: OSError) -> EnvironmentFault:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return EnvironmentFault(
             f"no space left while writing shards to {out}", "Free some space and go on with --resume, or choose --out."
         )
+    if isinstance(error, ConnectionError):
+        return EnvironmentFault(f"{error.filename}: {error.strerror}", "When the storage answers again: --resume.")
     return EnvironmentFault(f"cannot write shards to {out}: {error.strerror or error}", "Choose another --out.")

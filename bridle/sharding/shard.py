@@ -28,8 +28,9 @@ from bridle.sharding.labels import Labels
 from bridle.sharding.listing import compare, list_files
 from bridle.sharding.manifest import FILE as MANIFEST
 from bridle.sharding.manifest import Manifest, parse_manifest, read_manifest
-from bridle.sharding.publish import building, check_no_set, check_output, files_of, publish
+from bridle.sharding.publish import building, check_no_set, check_output, files_of, indexes_of, publish
 from bridle.sharding.split import Split
+from bridle.storage import Location, Remote
 
 MAX_SHARD_BYTES = 256 * 10**6
 _TAR_OVERHEAD = 2048  # of a sample: two headers, the description, padding
@@ -64,9 +65,9 @@ class Options:
 
 
 def shard(
-    raw: Path,
+    raw: Location,
     modality: Modality | None = None,
-    out: Path | None = None,
+    out: Location | None = None,
     *,
     name: str | None = None,
     options: Options | None = None,
@@ -101,9 +102,9 @@ def shard(
         nothing that decodes. EnvironmentFault: cannot write.
     """
     began = time.monotonic()
-    raw, options = Path(raw), options or Options()
-    name = _clean(name or (Path(out).resolve() if out else raw.resolve()).name)
-    out = Path(out) if out else Path("shards") / name
+    options = options or Options()
+    name = _clean(name or (out or raw).resolve().name)
+    out = out or Path("shards") / name
     parts = list(options.split.shares) if options.split else [""]
     if options.split and not dry_run:
         check_no_set(out)
@@ -136,9 +137,9 @@ def shard(
 
 def _open(
     stack: ExitStack,
-    raw: Path,
+    raw: Location,
     modality: Modality | None,
-    out: Path,
+    out: Location,
     name: str,
     options: Options,
     part: str,
@@ -161,16 +162,14 @@ def _open(
             compare(old.options, _kept(said), out)
         journal.note("modality", list_files(journal, raw, modality, options, part, old))
         journal.note("adds", adds)
-        journal.note(
-            "replaces", files_of(out, name) if old is None else [file.name for file in out.glob("index-*.npy")]
-        )
+        journal.note("replaces", files_of(out, name) if old is None else indexes_of(out))
         journal.note("options", said)
         journal.commit()
     else:
         compare(before, said, out)
         old = read_manifest(out) if journal.noted("adds") else None
     kind = Modality(journal.noted("modality"))
-    return Build(journal, folder, raw, old.name if old else name, kind, options, old, _kept(said), ())
+    return Build(journal, folder, raw, out, old.name if old else name, kind, options, old, _kept(said), ())
 
 
 def _kept(said: dict[str, Any]) -> dict[str, Any]:
@@ -215,13 +214,16 @@ def _sum(parts: Sequence[str], results: Sequence[dict[str, Any]]) -> dict[str, A
 
 def _estimate(build: Build) -> Manifest:
     """The manifest of a dry run: nothing decoded, sizes from the folder."""
-    files, size = 0, 0
-    for entry in build.journal.todo():
-        try:
-            size += (build.raw / entry.path).stat().st_size + _TAR_OVERHEAD
-        except OSError:
-            continue
-        files += 1
+    files, size = build.journal.counts()["todo"], 0
+    if isinstance(build.raw, Remote):  # whose listing has told the sizes
+        size = build.journal.noted("found")["bytes"]
+    else:
+        for entry in build.journal.todo():
+            try:
+                size += (build.raw / entry.path).stat().st_size
+            except OSError:
+                files -= 1
+    size += files * _TAR_OVERHEAD
     count = max(1, math.ceil(size / build.options.max_size_bytes))
     rejects = build.journal.noted("found")["rejects"]
     shards = [Shard("", 0, 0, "")] * count

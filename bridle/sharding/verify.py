@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import tempfile
@@ -13,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from bridle.archive import Place, TarReader, damaged, load_index, rows_of
+from bridle.archive import Place, TarReader, damaged, load_index, rows_of, tar_of
 from bridle.errors import DataError, MediaError
 from bridle.sharding.child import Failure, Task
 from bridle.sharding.manifest import Manifest
 from bridle.sharding.workers import Workers
+from bridle.storage import hashed
 
 _TIMEOUT_S = 120.0
 
@@ -82,9 +82,8 @@ def verify(
     for done, shard in enumerate(manifest.shards, start=1):
         path = manifest.folder / shard.file
         try:
-            with open(path, "rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != shard.sha256:
-                    raise damaged(path, "its content differs from the manifest's hash")
+            if hashed(path) != shard.sha256:
+                raise damaged(path, "its content differs from the manifest's hash")
             rows_of(path, shard, 0)
         except OSError as error:
             wrong.append(f"{path} cannot be read: {error.strerror}")
@@ -111,7 +110,7 @@ def _index_faults(manifest: Manifest) -> Iterator[str]:
     rows_N = load_index(manifest.folder, manifest.shards)
     reader, at = TarReader(), 0
     for number, shard in enumerate(manifest.shards):
-        path = manifest.folder / shard.file
+        path = tar_of(manifest.folder, shard)
         scanned_N, part_N = rows_of(path, shard, number), rows_N[at : at + shard.samples]
         at += shard.samples
         if any(np.any(scanned_N[name] != part_N[name]) for name in scanned_N.dtype.names or ()):
@@ -135,7 +134,7 @@ def _decode_faults(manifest: Manifest, count: int, workers: int) -> Iterator[str
         def tasks() -> Iterator[Task]:
             for number in chosen:
                 row = rows_N[number]
-                path = manifest.folder / manifest.shards[int(row["tar"])].file
+                path = tar_of(manifest.folder, manifest.shards[int(row["tar"])])
                 meta = json.loads(reader.read(Place.of(path, row, "meta")))
                 names.append(meta["path"])
                 copy = Path(folder) / f"{number}.{meta['suffix']}"
@@ -150,5 +149,5 @@ def _decode_faults(manifest: Manifest, count: int, workers: int) -> Iterator[str
 def _metas(manifest: Manifest) -> Iterator[dict[str, Any]]:
     reader = TarReader()
     for row in load_index(manifest.folder, manifest.shards):
-        path = manifest.folder / manifest.shards[int(row["tar"])].file
+        path = tar_of(manifest.folder, manifest.shards[int(row["tar"])])
         yield json.loads(reader.read(Place.of(path, row, "meta")))

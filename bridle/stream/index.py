@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from bridle.archive import Place, Shard, load_index
+from bridle.archive import Place, Shard, load_index, tar_of
 from bridle.schema import Modality
+from bridle.storage import Location, Remote
 
 
 class ShardSet(Protocol):
     """What streaming asks of `bridle.sharding.Manifest` (a package of the same layer)."""
 
     name: str
-    folder: Path
+    folder: Location
     modality: Modality
     decoded_bytes: int
 
@@ -35,12 +35,17 @@ class Index:
     def __init__(self, manifests: Sequence[ShardSet]) -> None:
         # Still mapped files, but plain arrays: numpy takes several times as long to look into its own `memmap`.
         self._rows = [np.asarray(load_index(manifest.folder, manifest.shards)) for manifest in manifests]
-        self._tars = [[manifest.folder / shard.file for shard in manifest.shards] for manifest in manifests]
+        self._tars = [[tar_of(manifest.folder, shard) for shard in manifest.shards] for manifest in manifests]
         self.starts = np.cumsum([0, *(len(rows_N) for rows_N in self._rows)])
         self._first = self.starts.tolist()
 
     def __len__(self) -> int:
         return int(self.starts[-1])
+
+    @property
+    def remote(self) -> bool:
+        """Whether some of the tars are not on this machine."""
+        return any(isinstance(tar, Remote) for tars in self._tars for tar in tars)
 
     def key(self, sample: int) -> str:
         """The name of both members."""
@@ -59,7 +64,7 @@ class Index:
         row, tars = self._row(sample)
         return Place.of(tars[int(row["tar"])], row, member)
 
-    def _row(self, sample: int) -> tuple[np.void, list[Path]]:
+    def _row(self, sample: int) -> tuple[np.void, list[Location]]:
         """A row, and the tars of its set."""
         which = bisect_right(self._first, sample) - 1
         return self._rows[which][sample - self._first[which]], self._tars[which]

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from bridle.errors import ConfigError, DataError, nearest
+from bridle.stream.ahead import fetch_ahead
 from bridle.stream.dataset import Prepare, View, ViewDataset, Window
 from bridle.stream.index import ShardSet
 from bridle.stream.order import Cursor, Epochs, Mixture, Order, Request, plan
@@ -132,7 +133,9 @@ class ClipStream:
         return plan(self._order, self.batch_size, self._cursor, self._rank, self._world)
 
     def _views(self) -> Iterator[list[View]]:
-        requests = (step for step, _ in self._plan())
+        requests: Iterator[list[Request]] = (step for step, _ in self._plan())
+        if self.reader.index.remote:
+            requests = fetch_ahead(requests, self.reader.index)
         if not self._workers:
             for step in requests:
                 yield [self._dataset[request] for request in step]

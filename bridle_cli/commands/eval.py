@@ -16,7 +16,7 @@ _SHOWN = ("checkpoint", "protocol", "pool", "metric", "value", "ci95", "chance",
 
 @click.command(name="eval")
 @click.option("--task", type=click.Choice(["folder"]), required=True, help="folder: classes are folders or labels.")
-@click.option("--data", type=options.PATH, required=True, help="A folder CLASS/file, or shards.")
+@click.option("--data", type=options.LOCATION, required=True, help="A folder CLASS/file, or shards.")
 @click.option(
     "--protocol",
     type=click.Choice(["knn", "linear", "attentive", "codes"]),

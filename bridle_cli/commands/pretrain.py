@@ -19,7 +19,7 @@ _NEWEST = "newest"
 @click.command(name="pretrain")
 @click.option(
     "--shards",
-    type=options.PATH,
+    type=options.LOCATION,
     default=None,
     help="A set, or a folder of sets of one modality; default: shards.",
 )
@@ -53,7 +53,7 @@ _NEWEST = "newest"
 @click.pass_obj
 def command(
     console: Console,
-    shards: Path | None,
+    shards: str | Path | None,
     modality: str | None,
     preset: str | None,
     config_file: Path | None,

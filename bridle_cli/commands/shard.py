@@ -39,9 +39,9 @@ def _shares(context: click.Context, parameter: click.Parameter, value: str | Non
 
 
 @click.command(name="shard", cls=_Shard)
-@click.argument("raw", type=options.PATH)
+@click.argument("raw", type=options.LOCATION)
 @options.modality
-@options.out("Folder of the shards; default: shards/NAME.")
+@options.out("Folder of the shards; default: shards/NAME.", kind=options.LOCATION)
 @click.option("--name", default=None, help="Name of the set; default: the folder's name.")
 @click.option(
     "--labels",
@@ -72,9 +72,9 @@ def _shares(context: click.Context, parameter: click.Parameter, value: str | Non
 @click.pass_obj
 def command(
     console: Console,
-    raw: Path,
+    raw: str | Path,
     modality: str | None,
-    out: Path | None,
+    out: str | Path | None,
     name: str | None,
     labels: str,
     workers: int | None,
@@ -101,6 +101,7 @@ def command(
       bridle shard clips/ --labels classes.csv --max-size 1GB --workers 8
       bridle shard recordings/ --split train=0.9,val=0.1 --group-by '^([^_]+)_'
       bridle shard recordings/ --resume
+      bridle shard s3://bucket/recordings --out s3://bucket/shards/recordings
       bridle shard info shards/recordings
       bridle shard verify shards/recordings
     """
@@ -146,10 +147,10 @@ def _by_part(result: dict[str, Any]) -> dict[str, Any]:
 
 
 @click.command()
-@click.argument("shards", type=options.PATH)
+@click.argument("shards", type=options.LOCATION)
 @options.shared
 @click.pass_obj
-def info(console: Console, shards: Path) -> None:
+def info(console: Console, shards: str | Path) -> None:
     """Show what the sets of shards at or below DIR hold.
 
     \b
@@ -168,12 +169,12 @@ def info(console: Console, shards: Path) -> None:
 
 
 @click.command()
-@click.argument("shards", type=options.PATH)
+@click.argument("shards", type=options.LOCATION)
 @click.option("--decode", type=click.IntRange(min=0), default=100, show_default=True, help="Samples to decode.")
 @options.workers
 @options.shared
 @click.pass_obj
-def verify(console: Console, shards: Path, decode: int, workers: int | None) -> None:
+def verify(console: Console, shards: str | Path, decode: int, workers: int | None) -> None:
     """Read every byte of the sets at or below DIR: hashes, counts, index, and a sample of decodes.
 
     Exit code 4 and the name of what was altered, if anything was.

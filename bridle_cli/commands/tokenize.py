@@ -16,7 +16,7 @@ _SHOWN_CODES = 16
 
 
 @click.command(name="tokenize")
-@click.argument("inputs", metavar="FILE|DIR|SHARDS...", nargs=-1, required=True, type=options.PATH)
+@click.argument("inputs", metavar="FILE|DIR|SHARDS...", nargs=-1, required=True, type=options.LOCATION)
 @options.checkpoint
 @options.out("Write the codes to this .npz or .safetensors file instead of printing them.")
 @options.workers

@@ -14,8 +14,8 @@ import soundfile
 import torch
 from PIL import Image
 from safetensors.numpy import load_file
+from standins import small
 
-from bridle.config.sections import Config
 from bridle.errors import DataError, MediaError, UsageError
 from bridle.infer import Pretrained, read_codes, sources, tokenize_inputs, write_codes
 from bridle.model import Bridle
@@ -23,31 +23,6 @@ from bridle.schema import Clip, Codes, Modality
 from bridle.sharding import Options, shard
 
 RATE_HZ = 16000
-SMALL: dict[str, Any] = {
-    "encoder": {"width": 16, "depth": 1, "heads": 2},
-    "predictor": {"width": 16, "depth": 1, "heads": 2},
-    "quantizer": {"levels": 3, "codes": 8, "width": 4},
-}
-PATCHES: dict[str, dict[str, Any]] = {
-    "audio": {"modality": "audio", "mel_bins": 32, "frames": 64, "patch_frames": 16, "patch_mels": 16},
-    "image": {"modality": "image", "size": 16, "patch": 4},
-    "video": {"modality": "video", "frames": 4, "stride": 2, "size": 16, "tubelet": 2, "patch": 8},
-}
-STATISTICS = {
-    "fbank_mean": -5.0,
-    "fbank_std": 4.0,
-    "pixel_mean": [0.5, 0.5, 0.5],
-    "pixel_std": [0.25, 0.25, 0.25],
-    "rate_hz": 10.0,
-}
-
-
-def small(modality: str, fitted: bool = True) -> Bridle:
-    torch.manual_seed(0)
-    model = Bridle(Config.model_validate({"patches": PATCHES[modality], **SMALL}), STATISTICS)
-    if fitted:
-        model.cold_tokenizer.fit(torch.randn(500, model.patcher.values))
-    return model.eval()
 
 
 @pytest.fixture(scope="module")

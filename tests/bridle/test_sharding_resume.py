@@ -11,13 +11,13 @@ import subprocess
 import sys
 import tarfile
 import time
-import wave
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from standins import content_of, write_sound
 
 from bridle.archive import load_index, save_index
 from bridle.errors import DataError, EnvironmentFault, UsageError
@@ -26,15 +26,6 @@ from bridle.sharding.child import Failure, Report, Task
 from bridle.stream import iterate
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # the tests fork
-
-
-def write_sound(path: Path, value: int) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(8000)
-        file.writeframes(np.random.default_rng(value).integers(-9000, 9000, 400, dtype="<i2").tobytes())
 
 
 @pytest.fixture
@@ -46,10 +37,6 @@ def raw(tmp_path: Path) -> Path:
     (tmp_path / "raw" / "class1" / "empty.wav").touch()
     write_sound(tmp_path / "raw" / "class2" / "copy.wav", 7)
     return tmp_path / "raw"
-
-
-def content_of(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.glob("[!.]*"))}
 
 
 def paths_in(*folders: Path) -> list[str]:

@@ -15,29 +15,21 @@ import soundfile
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from standins import prepare, same, stream_of, take, window_s
 from torch import Tensor
 
 from bridle.archive import Shard, TarWriter
 from bridle.errors import ConfigError, DataError
-from bridle.schema import Clip, MediaInfo, Modality
+from bridle.schema import Clip, Modality
 from bridle.sharding import Manifest, shard
-from bridle.stream import Batch, ClipStream, iterate
+from bridle.stream import ClipStream, iterate
 from bridle.stream.order import Cursor, Epochs, Mixture, plan
 
 COUNT = 23
 
 
-def prepare(clip: Clip, rng: torch.Generator | None) -> Tensor:
-    """The clip and one random number: shows which window and which generator it got."""
-    return torch.cat([clip.data, torch.rand(1, generator=rng)])
-
-
 def prepare_pixels(clip: Clip, rng: torch.Generator | None) -> Tensor:
     return clip.data
-
-
-def window_s(info: MediaInfo) -> float | None:
-    return 0.1
 
 
 def build(folder: Path, broken: tuple[int, ...] = (), count: int = COUNT) -> Manifest:
@@ -66,23 +58,6 @@ def build(folder: Path, broken: tuple[int, ...] = (), count: int = COUNT) -> Man
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     return build(tmp_path_factory.mktemp("stream") / "set")
-
-
-def stream_of(manifest: Manifest, **options: int | float) -> ClipStream:
-    return ClipStream([manifest], prepare, window_s, **({"batch_size": 5, "seed": 3} | options))
-
-
-def take(stream: ClipStream, batches: int) -> list[Batch]:
-    running = stream.batches()
-    taken = list(itertools.islice(running, batches))
-    running.close()
-    return taken
-
-
-def same(a: list[Batch], b: list[Batch]) -> bool:
-    return [x.keys for x in a] == [x.keys for x in b] and all(
-        torch.equal(t, u) for x, y in zip(a, b, strict=True) for t, u in zip(x.tensors, y.tensors, strict=True)
-    )
 
 
 def test_every_sample_comes_once_an_epoch_in_full_batches(manifest: Manifest) -> None:

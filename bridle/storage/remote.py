@@ -1,0 +1,215 @@
+"""An object or a folder in remote storage, with the few names of `pathlib.Path` that this project asks for.
+
+Every request is repeated with growing pauses when the network or the server fails; what comes of it in the end is an
+`OSError` whose `strerror` says why, as for a local file. Credentials are the libraries' business (environment,
+`~/.aws`, roles of the machine): none is taken, kept or shown here.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import posixpath
+import random
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from bridle.errors import EnvironmentFault
+
+_ATTEMPTS = 8  # some 40 seconds in all ...
+_FIRST_ATTEMPTS = 3  # ... but a storage that has never answered is more likely to be a wrong address
+_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 15.0
+_PART_BYTES = 8 << 20  # of a large file: what is asked for again after a broken connection
+# One policy of repetition, ours; the libraries' own would multiply with it.
+_ONCE = {"retries": {"total_max_attempts": 1}, "connect_timeout": 10, "read_timeout": 30}
+_S3: dict[str, Any] = {"config_kwargs": _ONCE}
+_FINAL = (FileNotFoundError, PermissionError, FileExistsError, IsADirectoryError, NotADirectoryError)
+_WEATHER = ("aiobotocore", "aiohttp", "botocore", "gcsfs", "google", "requests", "urllib3")  # may pass
+
+_answered: set[str] = set()  # schemes that did, in this process
+
+_Result = TypeVar("_Result")
+
+
+class Entry(NamedTuple):
+    """What a folder holds."""
+
+    name: str
+    folder: bool
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Remote:
+    """`scheme://bucket/key`.
+
+    Args:
+        url: without a slash at its end.
+        version: what tells this content from any other (a hash); files without one are never kept in a cache.
+
+    Raises:
+        OSError: from everything that asks the storage, with `strerror`. EnvironmentFault: its library is missing.
+    """
+
+    url: str
+    version: str = ""
+
+    def __str__(self) -> str:
+        return self.url
+
+    def __truediv__(self, path: str) -> Remote:
+        return Remote(f"{self.url}/{path}".rstrip("/"))
+
+    @property
+    def name(self) -> str:
+        return posixpath.basename(self.url)
+
+    @property
+    def suffix(self) -> str:
+        return posixpath.splitext(self.name)[1]
+
+    @property
+    def parent(self) -> Remote:
+        above = posixpath.dirname(self.url)
+        return self if above.endswith(":/") else Remote(above)
+
+    def resolve(self) -> Remote:
+        return self
+
+    def with_name(self, name: str) -> Remote:
+        return self.parent / name
+
+    def with_suffix(self, suffix: str) -> Remote:
+        return Remote(posixpath.splitext(self.url)[0] + suffix)
+
+    def exists(self) -> bool:
+        return bool(self._ask(lambda files: files.exists(self.url)))
+
+    def is_file(self) -> bool:
+        return bool(self._ask(lambda files: files.isfile(self.url)))
+
+    def is_dir(self) -> bool:
+        return bool(self._ask(lambda files: files.isdir(self.url)))
+
+    def size(self) -> int:
+        return int(self._ask(lambda files: files.size(self.url)))
+
+    def parts(self) -> Iterator[bytes]:
+        """The whole object; a broken connection costs a part of it."""
+        at = 0
+        while part := self.read_at(at, _PART_BYTES):
+            yield part
+            at += len(part)
+            if len(part) < _PART_BYTES:
+                return
+
+    def read_bytes(self) -> bytes:
+        return b"".join(self.parts())
+
+    def read_text(self, encoding: str = "utf-8") -> str:
+        return self.read_bytes().decode(encoding)
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        """A part of the object; less at its end."""
+        try:
+            content: bytes = self._ask(lambda files: files.cat_file(self.url, start=offset, end=offset + size))
+        except OSError as error:
+            if error.errno == errno.EINVAL and "range" in str(error.strerror):  # behind the end
+                return b""
+            raise
+        return content
+
+    def upload(self, source: Path) -> None:
+        """Make the object a copy of a local file; it appears whole or not at all."""
+        self._ask(lambda files: files.put_file(str(source), self.url))
+
+    def write_bytes(self, content: bytes) -> None:
+        self._ask(lambda files: files.pipe_file(self.url, content))
+
+    def unlink(self) -> None:
+        self._ask(lambda files: files.rm_file(self.url))
+
+    def entries(self) -> Iterator[Entry]:
+        """What lies directly in this folder, sorted by name."""
+        key = self.url.partition("://")[2]
+        found = self._ask(lambda files: files.ls(self.url, detail=True))
+        others = [one for one in found if one["name"].strip("/") not in (key, self.url)]  # not the mark of the folder
+        yield from sorted(
+            Entry(posixpath.basename(one["name"].rstrip("/")), one["type"] == "directory", one["size"] or 0)
+            for one in others
+        )
+
+    def _ask(self, request: Callable[[Any], _Result]) -> _Result:
+        scheme, attempt = self.url.partition("://")[0], 1
+        while True:
+            try:
+                answer = request(_files_of(scheme))
+                _answered.add(scheme)
+                return answer
+            except Exception as error:
+                if isinstance(error, _FINAL) or (isinstance(error, OSError) and error.errno == errno.EINVAL):
+                    raise type(error)(error.errno or errno.EIO, _reason(error), self.url) from None
+                if "Credential" in type(error).__name__:
+                    why = "no credentials for this storage were found"
+                    raise PermissionError(errno.EACCES, why, self.url) from None
+                if not isinstance(error, OSError) and type(error).__module__.split(".")[0] not in _WEATHER:
+                    raise
+                if attempt == (_ATTEMPTS if scheme in _answered else _FIRST_ATTEMPTS):
+                    why = f"tried {attempt} times, {_reason(error)}"
+                    raise ConnectionError(errno.EIO, why, self.url) from None
+            time.sleep(min(_PAUSE_S * 2**attempt, _LONGEST_PAUSE_S) * random.uniform(0.5, 1.5))
+            attempt += 1
+
+
+def _files_of(scheme: str) -> Any:
+    """The file system of a scheme; fsspec keeps one a process, and makes a new one after a fork."""
+    import fsspec
+
+    options = _S3 if scheme in ("s3", "s3a") else {}
+    try:
+        files = fsspec.filesystem(scheme, use_listings_cache=False, **options)
+    except ImportError as error:
+        extra = "pip install 'bridle[s3]'" if scheme in ("s3", "s3a") else str(error)
+        raise EnvironmentFault(f"{scheme}:// needs a library that is not installed", extra) from error
+    if hasattr(files, "retries"):
+        files.retries = 1
+    return files
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, FileNotFoundError):
+        return os.strerror(errno.ENOENT)
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+class RemoteFile(io.RawIOBase):
+    """A remote object as a file that can be read and sought in; wrap it in `io.BufferedReader`."""
+
+    def __init__(self, remote: Remote) -> None:
+        self._remote, self._size, self._at = remote, remote.size(), 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        wanted = min(len(buffer), self._size - self._at)
+        if wanted <= 0:
+            return 0
+        content = self._remote.read_at(self._at, wanted)
+        buffer[: len(content)] = content
+        self._at += len(content)
+        return len(content)

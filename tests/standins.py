@@ -1,0 +1,83 @@
+"""Small things that several test files make their tests of."""
+
+from __future__ import annotations
+
+import itertools
+import wave
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bridle.config.sections import Config
+from bridle.model import Bridle
+from bridle.schema import Clip, MediaInfo
+from bridle.sharding import Manifest
+from bridle.stream import Batch, ClipStream
+
+SMALL: dict[str, Any] = {
+    "encoder": {"width": 16, "depth": 1, "heads": 2},
+    "predictor": {"width": 16, "depth": 1, "heads": 2},
+    "quantizer": {"levels": 3, "codes": 8, "width": 4},
+}
+PATCHES: dict[str, dict[str, Any]] = {
+    "audio": {"modality": "audio", "mel_bins": 32, "frames": 64, "patch_frames": 16, "patch_mels": 16},
+    "image": {"modality": "image", "size": 16, "patch": 4},
+    "video": {"modality": "video", "frames": 4, "stride": 2, "size": 16, "tubelet": 2, "patch": 8},
+}
+STATISTICS = {
+    "fbank_mean": -5.0,
+    "fbank_std": 4.0,
+    "pixel_mean": [0.5, 0.5, 0.5],
+    "pixel_std": [0.25, 0.25, 0.25],
+    "rate_hz": 10.0,
+}
+
+
+def small(modality: str, fitted: bool = True) -> Bridle:
+    torch.manual_seed(0)
+    model = Bridle(Config.model_validate({"patches": PATCHES[modality], **SMALL}), STATISTICS)
+    if fitted:
+        model.cold_tokenizer.fit(torch.randn(500, model.patcher.values))
+    return model.eval()
+
+
+def write_sound(path: Path, value: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(8000)
+        file.writeframes(np.random.default_rng(value).integers(-9000, 9000, 400, dtype="<i2").tobytes())
+
+
+def content_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("[!.]*"))}
+
+
+def prepare(clip: Clip, rng: torch.Generator | None) -> Tensor:
+    """The clip and one random number: shows which window and which generator it got."""
+    return torch.cat([clip.data, torch.rand(1, generator=rng)])
+
+
+def window_s(info: MediaInfo) -> float | None:
+    return 0.1
+
+
+def stream_of(manifest: Manifest, **options: int | float) -> ClipStream:
+    return ClipStream([manifest], prepare, window_s, **({"batch_size": 5, "seed": 3} | options))
+
+
+def take(stream: ClipStream, batches: int) -> list[Batch]:
+    running = stream.batches()
+    taken = list(itertools.islice(running, batches))
+    running.close()
+    return taken
+
+
+def same(a: list[Batch], b: list[Batch]) -> bool:
+    return [x.keys for x in a] == [x.keys for x in b] and all(
+        torch.equal(t, u) for x, y in zip(a, b, strict=True) for t, u in zip(x.tensors, y.tensors, strict=True)
+    )
