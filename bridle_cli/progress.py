@@ -28,6 +28,7 @@ class Progress:
         self._bars: RichProgress | None = None
         self._task: Any = None
         self._spoke = time.monotonic()
+        self.done = 0  # of what is under way
 
     def __enter__(self) -> Self:
         if not self._console.quiet and self._console.err.is_terminal:
@@ -57,6 +58,7 @@ class Progress:
             handler(**fields)
 
     def _progress(self, done: int, total: int | None = None, what: str = "files", **_: Any) -> None:
+        self.done = done
         self._advance(what, done, total, f"{done}/{'?' if total is None else total}", "")
 
     def _warning(self, message: str, **_: Any) -> None:

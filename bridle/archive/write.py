@@ -42,6 +42,8 @@ class Shard:
     sha256: str
 
 
+_JOINED_BYTES = 1 << 20  # smaller samples are written at once
+
 OnClose = Callable[[Shard, np.ndarray], None]
 
 
@@ -75,19 +77,27 @@ class TarWriter:
         if self._file is None:
             self._file = open(self._folder / f"{self._name}-{self._number:06d}.tar", "wb")  # noqa: SIM115
             self._hash, self._at = hashlib.sha256(), 0
-        spans = self._append(f"{key}.{suffix}", content), self._append(f"{key}.json", text)
-        self._rows.append((key.encode(), self._number, *spans[0], *spans[1]))
+        rows = []
+        parts: list[bytes] = []
+        for name, part in ((f"{key}.{suffix}", content), (f"{key}.json", text)):
+            parts += [_header(name, len(part)), part, b"\0" * (_padded(len(part)) - len(part))]
+            rows += [self._at + tarfile.BLOCKSIZE, len(part), zlib.crc32(part)]
+            self._at += tarfile.BLOCKSIZE + _padded(len(part))
+        for piece in [b"".join(parts)] if len(content) < _JOINED_BYTES else parts:
+            self._write(piece)
+        self._rows.append((key.encode(), self._number, *rows))
 
     def close(self) -> None:
         """Finish the open tar; does nothing when there is none."""
         if self._file is None:
             return
-        end = self._at + 2 * tarfile.BLOCKSIZE  # two empty blocks, then zeros to a whole record
-        self._write(b"\0" * (-(-end // tarfile.RECORDSIZE) * tarfile.RECORDSIZE - self._at))
+        blocks = self._at + 2 * tarfile.BLOCKSIZE  # two empty ones, then zeros to a whole record
+        end = -(-blocks // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
+        self._write(b"\0" * (end - self._at))
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
-        shard = Shard(Path(self._file.name).name, len(self._rows), self._at, self._hash.hexdigest())
+        shard = Shard(Path(self._file.name).name, len(self._rows), end, self._hash.hexdigest())
         self.shards.append(shard)
         self._on_close(shard, np.array(self._rows, ROW))
         self._file, self._rows, self._number = None, [], self._number + 1
@@ -98,19 +108,10 @@ class TarWriter:
             with contextlib.suppress(OSError):
                 self._file.close()
 
-    def _append(self, name: str, content: bytes) -> tuple[int, int, int]:
-        """Offset, size and CRC-32 of the content."""
-        self._write(_header(name, len(content)))
-        offset = self._at
-        self._write(content)
-        self._write(b"\0" * (_padded(len(content)) - len(content)))
-        return offset, len(content), zlib.crc32(content)
-
     def _write(self, content: bytes) -> None:
         assert self._file is not None
         self._hash.update(content)
         self._file.write(content)
-        self._at += len(content)
 
 
 def _header(name: str, size: int) -> bytes:

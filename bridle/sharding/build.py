@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from bridle.sharding.shard import Options
 
 _MEASURED = 1000  # clips that the corpus statistics are taken from
-_TIMEOUT_S = 60.0  # for a file, and ...
-_TIMEOUT_S_PER_MB = 2.0  # ... for each megabyte of it
 _FETCHED = "raw"  # folder of copies of remote files
 _KEY_DIGITS = 24  # of the path's hash: among a billion files two are alike once in 10^11 corpora
 
@@ -101,8 +99,7 @@ class Build:
                 under_way.append((entry, place))
                 measure = self.old is None and number < _MEASURED
                 path = self.folder if isinstance(place, OSError) else place
-                check = self.options.check == "full"
-                yield Task(os.fsencode(path), self.modality, _timeout_s(path), self.options.transcode, measure, check)
+                yield Task.of(path, self.modality, self.options.transcode, measure, self.options.check == "full")
 
         for report in pool.map(tasks()):
             entry, place = under_way.popleft()
@@ -223,11 +220,3 @@ def _meta(entry: Entry, report: Report) -> dict[str, Any]:
         **({"labels": entry.label} if several else {}),
         "sha256": report.sha256.hex(),
     }
-
-
-def _timeout_s(path: Path) -> float:
-    try:
-        megabytes = path.stat().st_size / 1e6
-    except OSError:
-        megabytes = 0.0  # the worker will say why
-    return _TIMEOUT_S + _TIMEOUT_S_PER_MB * megabytes

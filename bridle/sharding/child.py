@@ -4,12 +4,13 @@ A nurse loads the libraries once and forks a process for each FD; when a decoder
 reports it and forks the next, in milliseconds. A hang is ended by the kernel: SIGALRM, left at its default,
 stops a process even while a decoder holds Python's lock.
 
-Messages on an FD: Task in; Report, Failure or Death out.
+Messages on an FD: a list of Tasks in; a list with a Report or Failure of each, or one Death, out.
 """
 
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
 import signal
 import sys
@@ -26,6 +27,9 @@ from bridle.patches.statistics import Moments, clip_moments, typical_window
 from bridle.schema import MediaInfo, Modality
 from bridle.sharding.transcode import transcode
 
+_TIMEOUT_S = 60.0  # for a file, and ...
+_TIMEOUT_S_PER_MB = 2.0  # ... for each megabyte of it
+
 
 class Task(NamedTuple):  # pickled in a fifth of a dataclass's time
     """Decode one file; all times in seconds."""
@@ -33,9 +37,22 @@ class Task(NamedTuple):  # pickled in a fifth of a dataclass's time
     path: bytes
     modality: Modality
     timeout_s: float
+    bytes: int  # of the file
     transcode: bool = False
     measure: bool = False
     check: bool = True  # decode all of it; otherwise believe its header
+
+    @classmethod
+    def of(
+        cls, path: Path, modality: Modality, transcode: bool = False, measure: bool = False, check: bool = True
+    ) -> Task:
+        """With the time that a file of its size may take."""
+        try:
+            size = path.stat().st_size
+        except OSError:
+            size = 0  # the worker will say why
+        timeout_s = _TIMEOUT_S + _TIMEOUT_S_PER_MB * size / 1e6
+        return cls(os.fsencode(path), modality, timeout_s, size, transcode, measure, check)
 
 
 class Report(NamedTuple):
@@ -91,41 +108,52 @@ def work(task: Task) -> Report | Failure:
         return Failure("cannot be decoded: not enough memory")
 
 
-def serve(connection: Connection) -> None:
-    """Answer tasks until the parent closes the connection."""
+def serve(connection: Connection, at_work: mmap.mmap) -> None:
+    """Answer tasks until the parent closes the connection; `at_work` tells the nurse when one has been taken."""
     while True:
+        at_work[0] = False
+        connection.poll(None)
+        at_work[0] = True
         try:
-            task = connection.recv()
+            tasks = connection.recv()
         except EOFError:
             return
-        signal.setitimer(signal.ITIMER_REAL, task.timeout_s)
-        try:
-            answer: Report | Failure | Bug = work(task)
-        except Exception:
-            answer = Bug(traceback.format_exc())
+        connection.send([_answer(task) for task in tasks])
+
+
+def _answer(task: Task) -> Report | Failure | Bug:
+    signal.setitimer(signal.ITIMER_REAL, task.timeout_s)
+    try:
+        return work(task)
+    except Exception:
+        return Bug(traceback.format_exc())
+    finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        connection.send(answer)
 
 
 def nurse(modality: str, connections: list[Connection]) -> None:
     """Keep one working process alive for each connection, until the parent closes them."""
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     media.preload(Modality(modality))  # once, before the forks
-    working = {_fork(connection): connection for connection in connections}
+    working: dict[int, tuple[Connection, mmap.mmap]] = {}
+    for connection in connections:
+        _fork(connection, mmap.mmap(-1, 1), working)
     while working:
         process, status = os.wait()
-        connection = working.pop(process)
+        connection, at_work = working.pop(process)
         if os.WIFSIGNALED(status):
-            connection.send(Death(os.WTERMSIG(status)))
-            working[_fork(connection)] = connection
+            if at_work[0]:  # nobody waits for an answer of one that was killed between two tasks
+                connection.send(Death(os.WTERMSIG(status)))
+            _fork(connection, at_work, working)
 
 
-def _fork(connection: Connection) -> int:
+def _fork(connection: Connection, at_work: mmap.mmap, working: dict[int, tuple[Connection, mmap.mmap]]) -> None:
     process = os.fork()
     if process:
-        return process
+        working[process] = connection, at_work
+        return
     try:
-        serve(connection)
+        serve(connection, at_work)
     except OSError:  # the parent is gone
         pass
     finally:

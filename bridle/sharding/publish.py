@@ -162,7 +162,7 @@ def _publish_remote(partial: Path, out: Remote, journal: Journal, manifest: str,
 def files_of(out: Location, name: str) -> list[str]:
     """The manifest, tars and index of the set at `out`, and tars that would be in the way of a set of that name.
 
-    If the manifest is unreadable, all tars there.
+    If the manifest is unreadable, all tars there. The manifest comes first: without the others it must not be seen.
     """
     there = names_in(out)
     tars = {file for file in there if re.fullmatch(rf"{name}-\d{{6,}}\.tar", file)}
@@ -172,7 +172,8 @@ def files_of(out: Location, name: str) -> list[str]:
         pass
     except (OSError, ValueError, KeyError, TypeError):
         tars |= {file for file in there if file.endswith(".tar")}
-    return [file for file in there if file == FILE or file in tars or _is_index(file)]
+    ours = [file for file in there if file == FILE or file in tars or _is_index(file)]
+    return sorted(ours, key=lambda file: file != FILE)
 
 
 def next_number(manifest: Manifest) -> int:

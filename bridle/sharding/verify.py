@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -18,8 +17,6 @@ from bridle.sharding.child import Failure, Task
 from bridle.sharding.manifest import Manifest
 from bridle.sharding.workers import Workers
 from bridle.storage import hashed
-
-_TIMEOUT_S = 120.0
 
 
 def describe(manifest: Manifest) -> dict[str, Any]:
@@ -139,7 +136,7 @@ def _decode_faults(manifest: Manifest, count: int, workers: int) -> Iterator[str
                 names.append(meta["path"])
                 copy = Path(folder) / f"{number}.{meta['suffix']}"
                 copy.write_bytes(reader.read(Place.of(path, row, "media")))
-                yield Task(os.fsencode(copy), manifest.modality, _TIMEOUT_S)
+                yield Task.of(copy, manifest.modality)
 
         for number, answer in enumerate(pool.map(tasks())):
             if isinstance(answer, Failure):

@@ -16,14 +16,16 @@ from collections.abc import Iterable, Iterator
 from multiprocessing.connection import Connection, Pipe, wait
 from pathlib import Path
 from types import TracebackType
+from typing import NamedTuple
 
 import bridle
 from bridle.errors import EnvironmentFault
 from bridle.schema import Modality
 from bridle.sharding.child import Bug, Death, Failure, Report, Task
 
-_QUEUE = 2  # tasks a worker has: the next one waits in its pipe while the parent writes
-_AHEAD = 16  # tasks a worker may be ahead of the slowest one: bounds what waits to be written
+_GROUP, _GROUP_BYTES = 16, 250_000  # small files travel together: a message takes as long as decoding one
+_QUEUE = 2  # groups a worker has: the next one waits in its pipe while the parent writes
+_AHEAD = 64  # tasks a worker may be ahead of the slowest one: bounds what waits to be written
 _STOP_S = 5.0
 _POLL_S = 5.0
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # a process uses one core, and forks safely
@@ -73,47 +75,59 @@ class Workers:
 
     def map(self, tasks: Iterable[Task]) -> Iterator[Report | Failure]:
         """Answers in the order of the tasks, whoever finishes first; takes a task when it can be worked on soon."""
-        waiting = enumerate(tasks)
-        coming = next(waiting, None)
-        busy: dict[Connection, deque[int]] = {connection: deque() for connection in self._connections}
+        groups = _grouped(tasks)
+        again: deque[_Group] = deque()  # whose process died on one of them: now one by one
+        coming = next(groups, None)
+        busy: dict[Connection, deque[_Group]] = {connection: deque() for connection in self._connections}
         done: dict[int, Report | Failure] = {}
         position = 0
-        while coming or any(busy.values()) or done:
+        while coming or again or any(busy.values()) or done:
             while True:
-                while coming and coming[0] < position + _AHEAD * len(self._connections):
+                while again or (coming and coming.first < position + _AHEAD * len(self._connections)):
                     connection = min(self._connections, key=lambda one: len(busy[one]))
                     if len(busy[connection]) == _QUEUE:
                         break
-                    self._send(connection, coming[1])
-                    busy[connection].append(coming[0])
-                    coming = next(waiting, None)
+                    if again:
+                        group = again.popleft()
+                    else:
+                        assert coming is not None
+                        group, coming = coming, next(groups, None)
+                    self._send(connection, group)
+                    busy[connection].append(group)
                 if position in done:
                     break
                 for ready in wait([connection for connection in busy if busy[connection]], _POLL_S):
                     assert isinstance(ready, Connection)
-                    done[busy[ready].popleft()] = self._receive(ready)
+                    group = busy[ready].popleft()
+                    answers = self._receive(ready)
+                    if isinstance(answers, Death) and len(group.tasks) > 1:
+                        again.extend(_Group(group.first + n, [task]) for n, task in enumerate(group.tasks))
+                    elif isinstance(answers, Death):
+                        done[group.first] = Failure(_cause(answers.signal))
+                    else:
+                        done.update(enumerate(answers, start=group.first))
                 if any(busy.values()) and self._nurse.poll() is not None:
                     raise self._fault()
             yield done.pop(position)
             position += 1
 
-    def _send(self, connection: Connection, task: Task) -> None:
+    def _send(self, connection: Connection, group: _Group) -> None:
         try:
-            connection.send(task)
+            connection.send(group.tasks)
         except OSError as error:
             raise self._fault() from error
 
-    def _receive(self, connection: Connection) -> Report | Failure:
+    def _receive(self, connection: Connection) -> list[Report | Failure] | Death:
         try:
-            answer = connection.recv()
+            answers = connection.recv()
         except (EOFError, OSError) as error:
             raise self._fault() from error
-        if isinstance(answer, Bug):
-            raise RuntimeError(f"a decoding process failed:\n{answer.traceback}")
-        if isinstance(answer, Death):
-            return Failure(_cause(answer.signal))
-        assert isinstance(answer, Report | Failure)
-        return answer
+        if isinstance(answers, Death):
+            return answers
+        for answer in answers:
+            if isinstance(answer, Bug):
+                raise RuntimeError(f"a decoding process failed:\n{answer.traceback}")
+        return list(answers)
 
     def _kill(self) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -128,6 +142,25 @@ class Workers:
             f"the decoding processes could not run: {last[0]}",
             "Free memory or processes on this machine, or use fewer --workers.",
         )
+
+
+class _Group(NamedTuple):
+    """Tasks that are sent together, and the number of the first."""
+
+    first: int
+    tasks: list[Task]
+
+
+def _grouped(tasks: Iterable[Task]) -> Iterator[_Group]:
+    group, size, first = list[Task](), 0, 0
+    for number, task in enumerate(tasks):
+        if group and (len(group) == _GROUP or size + task.bytes > _GROUP_BYTES):
+            yield _Group(first, group)
+            group, size, first = [], 0, number
+        group.append(task)
+        size += task.bytes
+    if group:
+        yield _Group(first, group)
 
 
 def _cause(number: int) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -105,7 +107,7 @@ def command(
       bridle shard info shards/recordings
       bridle shard verify shards/recordings
     """
-    with Progress(console) as progress:
+    with Progress(console) as progress, _told_how_to_go_on(progress, console):
         result = api.shard(
             raw,
             modality=modality,
@@ -140,6 +142,16 @@ def command(
     else:
         shown = {key: value for key, value in result.items() if key not in ("rejects", "unmatched", "splits")}
         console.result(shown | {"labels": len(result["labels"])} | _by_part(result))
+
+
+@contextlib.contextmanager
+def _told_how_to_go_on(progress: Progress, console: Console) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        if progress.done:
+            console.warn("to go on from the tars that are complete: the same command with --resume")
+        raise
 
 
 def _by_part(result: dict[str, Any]) -> dict[str, Any]:

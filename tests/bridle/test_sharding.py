@@ -6,7 +6,9 @@ import errno
 import importlib
 import json
 import os
+import signal
 import tarfile
+import time
 import wave
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +20,7 @@ from PIL import Image
 from bridle.archive import TarWriter
 from bridle.errors import DataError, EnvironmentFault, UsageError
 from bridle.schema import MediaInfo, Modality
-from bridle.sharding import Manifest, Options, child, find_sets, read_manifest, shard, verify
+from bridle.sharding import Manifest, Options, Split, child, find_sets, read_manifest, shard, verify
 from bridle.sharding.child import Failure, Report, Task
 from bridle.sharding.workers import Workers
 
@@ -159,13 +161,15 @@ def test_webdataset_reads_the_sample(sample: Path, tmp_path: Path, modality: Mod
 class Crash:
     """Ends the process that unpickles it."""
 
+    bytes = 0
+
     def __reduce__(self) -> tuple[Callable[[], None], tuple[()]]:
         return os.abort, ()
 
 
 def test_a_crash_and_a_hang_cost_one_file_each(few: Path) -> None:
     def task(name: str, timeout_s: float = 60.0) -> Task:
-        return Task(os.fsencode(few / name), Modality.AUDIO, timeout_s)
+        return Task(os.fsencode(few / name), Modality.AUDIO, timeout_s, 0)
 
     tasks = [
         task("x/a.wav"),
@@ -183,6 +187,19 @@ def test_a_crash_and_a_hang_cost_one_file_each(few: Path) -> None:
     assert hang == Failure("the decoder hung and was stopped")
     assert [type(one) for one in rest] == [Report, Failure, Report]
     assert "cannot be read" in missing.reason
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the processes of others in /proc")
+def test_a_process_killed_between_two_files_costs_none(few: Path) -> None:
+    tasks = [Task.of(few / name, Modality.AUDIO) for name in ("x/a.wav", "none.wav", "y/c.wav")]
+    with Workers(Modality.AUDIO, 1) as workers:
+        before = list(workers.map(tasks))
+        nurse = workers._nurse.pid
+        (child_of_nurse,) = Path(f"/proc/{nurse}/task/{nurse}/children").read_text().split()
+        time.sleep(0.2)  # until it waits
+        os.kill(int(child_of_nurse), signal.SIGKILL)
+        assert list(workers.map(tasks)) == before
+    assert [type(one) for one in before] == [Report, Failure, Report]
 
 
 def test_decord_crashing_on_a_cut_avi_is_one_reject(shared_data: Path, tmp_path: Path) -> None:
@@ -321,10 +338,27 @@ def test_labels_from_a_table(few: Path, tmp_path: Path) -> None:
         ("path,label\nx/a.wav\n", "line 2"),
         ("path,label\nx/a.wav,1\nx/a.wav,2\n", "line 3"),
         ("path,label\nelse.wav,1\n", "names none"),
+        ("path,label\n", "names none"),
+        ('path,label\nx/a.wav,"one\ny/c.wav,two\n', "end of data"),
+        ("path,label\nx/a.wav,v\u00f6gel\n", "line 2: the label is not in UTF-8"),
     ]:
-        table.write_text(text)
+        table.write_text(text, encoding="latin-1")
         with pytest.raises(DataError, match=said):
             shard(few, None, tmp_path / "out2", options=Options(labels=table))
+
+
+@pytest.mark.usefixtures("inline")
+def test_a_table_labels_all_parts_of_a_split(tmp_path: Path) -> None:
+    for path in ("a/one.wav", "b/one.wav", "a/two.wav", "b/three.wav", "c/four.wav"):
+        write_sound(tmp_path / "raw" / path)
+    table = tmp_path / "labels.csv"
+    table.write_text("path,label\none.wav,first\ntwo.wav,second\nc/four.wav,\nlost.wav,x\n")
+    options = Options(labels=table, split=Split({"train": 0.5, "val": 0.5}))
+    result = shard(tmp_path / "raw", None, tmp_path / "out", options=options)
+    labels = {path: meta["label"] for part in ("train", "val") for path, meta in metas(tmp_path / "out" / part).items()}
+    # `one.wav` names two files wherever they went, `four.wav` has an empty label, and one line of four names nothing
+    assert labels == dict.fromkeys(["a/one.wav", "b/one.wav", "b/three.wav", "c/four.wav"]) | {"a/two.wav": "second"}
+    assert result["unmatched"] == 2
 
 
 @pytest.mark.usefixtures("inline")
