@@ -68,6 +68,8 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self._db = sqlite3.connect(path, isolation_level=None)
         self._db.create_function("name_of", 1, lambda path: path.rpartition(b"/")[2], deterministic=True)
+        self._db.execute("CREATE TEMP TABLE elsewhere (path BLOB)")
+        self._db.execute("CREATE TEMP VIEW anywhere AS SELECT path FROM file UNION ALL SELECT path FROM elsewhere")
         self._db.execute("BEGIN IMMEDIATE")
         for statement in _SCHEMA.split(";"):
             self._db.execute(statement)
@@ -90,10 +92,14 @@ class Journal:
         row = self._db.execute("SELECT value FROM note WHERE name = ?", (name,)).fetchone()
         return json.loads(row[0]) if row else None
 
-    def add(self, files: Iterable[tuple[bytes, str, str | list[str] | None]]) -> None:
-        """Place, path and label of files to do; those that are known already stay as they are."""
-        rows = ((place, os.fsencode(path), json.dumps(label)) for place, path, label in files)
-        self._db.executemany("INSERT OR IGNORE INTO file (place, path, label) VALUES (?, ?, ?)", rows)
+    def add(self, place: bytes, path: str, label: str | list[str] | None) -> None:
+        """A file to do; one that is known already stays as it is."""
+        row = place, os.fsencode(path), json.dumps(label)
+        self._db.execute("INSERT OR IGNORE INTO file (place, path, label) VALUES (?, ?, ?)", row)
+
+    def add_elsewhere(self, path: str) -> None:
+        """A file of another part of the split: nothing to do, but a table of labels may name it."""
+        self._db.execute("INSERT INTO elsewhere VALUES (?)", (os.fsencode(path),))
 
     def add_old(self, place: bytes, meta: dict[str, Any], info: MediaInfo) -> None:
         """A sample of an earlier run: nothing to do, but part of the corpus."""
@@ -104,8 +110,8 @@ class Journal:
         )
         self._set(place, "old", sha256=bytes.fromhex(meta.get("sha256", "")) or None, info=info)
 
-    def label_by_table(self, rows: Iterable[tuple[int, str, str | list[str]]], table: Path) -> int:
-        """Labels from a table's lines (line, path, label); the number of lines that name no file.
+    def label_by_table(self, rows: Iterable[tuple[int, str, str | list[str]]], table: Path) -> tuple[int, int]:
+        """Labels from a table's lines (line, path, label); how many files it names, and how many lines name none.
 
         A bare file name will do where only one file has it.
 
@@ -125,7 +131,7 @@ class Journal:
                     "Keep one of the two lines; for several labels a file, a column `labels` with ; between them.",
                 )
         self._db.execute(
-            "CREATE TEMP TABLE called AS SELECT name_of(path) AS name, max(path) AS path FROM file"
+            "CREATE TEMP TABLE called AS SELECT name_of(path) AS name, max(path) AS path FROM anywhere"
             " GROUP BY name HAVING count(*) = 1"
         )
         self._db.execute("CREATE INDEX temp.by_name ON called (name)")
@@ -135,10 +141,11 @@ class Journal:
             " line JOIN called ON line.path = called.name WHERE called.path = file.path), 'null') WHERE state IS NULL"
         )
         (unmatched,) = self._db.execute(
-            "SELECT count(*) FROM line WHERE path NOT IN (SELECT path FROM file) AND path NOT IN"
+            "SELECT count(*) FROM line WHERE path NOT IN (SELECT path FROM anywhere) AND path NOT IN"
             " (SELECT name FROM called)"
         ).fetchone()
-        return int(unmatched)
+        (named,) = self._db.execute("SELECT count(*) FROM line").fetchone()
+        return named - unmatched, unmatched
 
     def counts(self) -> dict[str, int]:
         """Files by state; those still to do under "todo"."""

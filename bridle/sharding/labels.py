@@ -37,8 +37,8 @@ def label_by_table(journal: Journal, table: Path, files: int) -> int:
     Raises:
         DataError: naming the table and the line.
     """
-    unmatched = journal.label_by_table(_rows(table), table)
-    if files and journal.unlabelled() == files:
+    named, unmatched = journal.label_by_table(_rows(table), table)
+    if not named:
         raise DataError(f"{table} names none of the {files} files", "Its paths are relative to the raw folder.")
     return unmatched
 
@@ -49,7 +49,11 @@ def _rows(table: Path) -> Iterator[tuple[int, str, str | list[str]]]:
     try:
         with open(table, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             for line, path, label in read(table, file):
-                if label is not None:
+                try:
+                    "".join(label or "").encode()
+                except UnicodeEncodeError as error:  # read without harm, but to be shown to people
+                    raise DataError(f"{table}, line {line}: the label is not in UTF-8", "Save it as UTF-8.") from error
+                if label:
                     yield line, PurePosixPath(path).as_posix(), label
     except OSError as error:
         raise DataError(f"{table} cannot be read: {error.strerror}", _HINT) from error
@@ -57,7 +61,7 @@ def _rows(table: Path) -> Iterator[tuple[int, str, str | list[str]]]:
 
 def _csv_rows(table: Path, file: Any) -> Iterator[tuple[int, str, Label]]:
     tabs = table.suffix.lower() in (".tsv", ".tab")
-    reader = csv.DictReader(file, skipinitialspace=True, delimiter="\t" if tabs else ",")
+    reader = csv.DictReader(file, skipinitialspace=True, strict=True, delimiter="\t" if tabs else ",")
     try:
         reader.fieldnames = columns = [name.strip().lower() for name in reader.fieldnames or []]
         path_column = next((name for name in _PATH_COLUMNS if name in columns), None)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +13,7 @@ from bridle.errors import DataError, UsageError
 from bridle.schema import MediaInfo, Modality
 from bridle.sharding.discover import Found, walk
 from bridle.sharding.journal import Journal
-from bridle.sharding.labels import Label, label_by_table, labeller
+from bridle.sharding.labels import label_by_table, labeller
 from bridle.sharding.manifest import Manifest
 from bridle.storage import Location
 
@@ -36,7 +35,14 @@ def list_files(
         _note_old(journal, old, options.seed)
         modality = modality or old.modality
     found = Found()
-    journal.add(_candidates(raw, modality, options, part, found))
+    label_of = labeller(options.labels, raw)
+    for path, kind in walk(raw, found, sound_tracks=options.sound_tracks):
+        if modality not in (None, kind):
+            continue
+        if options.split is None or options.split.part_of(path) == part:
+            journal.add(place_of(path, options.seed), path, label_of(path))
+        else:
+            journal.add_elsewhere(path)
     modality = found.choose(raw, modality)
     if old is not None and modality is not old.modality:
         raise DataError(f"{old.folder} holds {old.modality}, not {modality}", "Choose another --out.")
@@ -67,15 +73,6 @@ def compare(before: object, now: object, out: Location) -> None:
                 f"{out} was begun with {name} {value!r}, now it is {now.get(name)!r}",
                 "Go on with the same options, or start again with --overwrite.",
             )
-
-
-def _candidates(
-    raw: Location, modality: Modality | None, options: Options, part: str, found: Found
-) -> Iterator[tuple[bytes, str, Label]]:
-    label_of = labeller(options.labels, raw)
-    for path, kind in walk(raw, found, sound_tracks=options.sound_tracks):
-        if modality in (None, kind) and (options.split is None or options.split.part_of(path) == part):
-            yield place_of(path, options.seed), path, label_of(path)
 
 
 def _note_old(journal: Journal, old: Manifest, seed: int) -> None:
