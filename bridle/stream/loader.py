@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from bridle.archive import index_name
 from bridle.errors import ConfigError, DataError, nearest
 from bridle.stream.ahead import fetch_ahead
 from bridle.stream.dataset import Prepare, View, ViewDataset, Window
@@ -82,6 +83,7 @@ class ClipStream:
         self._dataset = ViewDataset(self.reader, prepare, window_s, seed, self.cached)
         self._order = _order(manifests, self.reader.index.starts.tolist(), mix or {}, seed)
         self._mix = dict(mix or {})
+        self._shards = [index_name(manifest.shards) for manifest in manifests]  # names that tell their content
         self._workers, self._rank, self._world = workers, rank, world
         self._cursor = Cursor()
 
@@ -109,17 +111,22 @@ class ClipStream:
     def state(self) -> dict[str, Any]:
         """Where the stream stands, after the batch yielded last; goes into a checkpoint."""
         place = {"epoch": self._cursor.epoch, "position": self._cursor.position, "samples": self.samples}
-        return place | ({"mix": self._mix} if self._mix else {})
+        return place | {"shards": self._shards} | ({"mix": self._mix} if self._mix else {})
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on from there, with the next call of `batches`.
 
         Raises:
-            DataError: the state belongs to a corpus of another size.
+            DataError: the state belongs to another corpus.
         """
         if state["samples"] != self.samples:
             raise DataError(
                 f"the shards hold {self.samples} samples, the run to resume was reading {state['samples']}",
+                "Resume with the shards it was started on, or start a new run.",
+            )
+        if state.get("shards", self._shards) != self._shards:
+            raise DataError(
+                "the shards are others than those that the run to resume was reading, or come in another order",
                 "Resume with the shards it was started on, or start a new run.",
             )
         if state.get("mix", {}) != self._mix:

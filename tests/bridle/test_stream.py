@@ -92,14 +92,15 @@ def test_a_resumed_stream_goes_on_as_if_nothing_had_happened(manifest: Manifest,
     second = stream_of(manifest)
     second.load(state)
     assert same(take(second, 14 - stop), expected[stop:])
-    assert second.state() == {"epoch": 3, "position": 1, "samples": COUNT}
+    assert {"epoch": 3, "position": 1, "samples": COUNT}.items() <= second.state().items()
 
 
 def test_processes_and_cache_change_nothing_but_the_time(manifest: Manifest) -> None:
     expected = take(stream_of(manifest), 9)
     with_processes = stream_of(manifest, workers=2)
     assert same(take(with_processes, 9), expected)
-    assert with_processes.state() == {"epoch": 1, "position": 22, "samples": COUNT}  # not what was read ahead
+    not_what_was_read_ahead = {"epoch": 1, "position": 22, "samples": COUNT}
+    assert not_what_was_read_ahead.items() <= with_processes.state().items()
     for workers in (0, 2):
         cached = stream_of(manifest, workers=workers, cache_gb=1.0)
         assert cached.cached
@@ -241,6 +242,13 @@ def test_all_failing_is_an_error(tmp_path: Path) -> None:
 def test_a_state_of_another_corpus_is_refused(manifest: Manifest) -> None:
     with pytest.raises(DataError, match=r"23 samples, .* 24"):
         stream_of(manifest).load({"epoch": 0, "position": 0, "samples": 24})
+
+
+def test_a_state_of_other_shards_of_the_same_size_is_refused(manifest: Manifest, tmp_path: Path) -> None:
+    state = stream_of(manifest).state()
+    stream_of(build(tmp_path / "copy")).load(state)  # the same bytes at another place
+    with pytest.raises(DataError, match="are others than those"):
+        stream_of(build(tmp_path / "other", broken=(3,))).load(state)
 
 
 def cut_at(manifest: Manifest, size: int) -> Manifest:
