@@ -51,6 +51,7 @@ def _shares(context: click.Context, parameter: click.Parameter, value: str | Non
     help="Class of each file: its folder, a JSON beside it, or a CSV, TSV or JSONL with path and label.",
 )
 @options.workers
+@options.engine
 @options.max_size
 @click.option("--transcode", is_flag=True, help="Store small FLAC, JPEG or H.264 instead of the bytes as they are.")
 @click.option(
@@ -78,6 +79,7 @@ def command(
     name: str | None,
     labels: str,
     workers: int | None,
+    engine: Literal["local", "ray"],
     max_size: int,
     transcode: bool,
     check: Literal["full", "header"],
@@ -101,6 +103,7 @@ def command(
       bridle shard clips/ --labels classes.csv --max-size 1GB --workers 8
       bridle shard recordings/ --split train=0.9,val=0.1 --group-by '^([^_]+)_'
       bridle shard recordings/ --resume
+      bridle shard /shared/recordings --engine ray
       bridle shard info shards/recordings
       bridle shard verify shards/recordings
     """
@@ -112,6 +115,7 @@ def command(
             name=name,
             labels=None if labels == "none" else labels,
             workers=workers,
+            engine=engine,
             max_size_bytes=max_size,
             transcode=transcode,
             check=check,
