@@ -20,9 +20,11 @@ from bridle.errors import DataError, EnvironmentFault, UsageError
 from bridle.storage import Location, locate
 
 if TYPE_CHECKING:
+    from bridle.cluster import Engine
     from bridle.config import Config
     from bridle.infer import Pretrained
     from bridle.model import Bridle
+    from bridle.schema import Codes
     from bridle.sharding import Manifest
 
 OnEvent = Callable[..., None]  # on_event(kind, **fields): progress
@@ -37,6 +39,7 @@ def shard(
     name: str | None = None,
     labels: str | Path | None = "folder",
     workers: int | None = None,
+    engine: Engine = "local",
     max_size_bytes: int = 256_000_000,
     transcode: bool = False,
     check: Literal["full", "header"] = "full",
@@ -54,7 +57,8 @@ def shard(
 
     Args:
         labels: "folder", "sidecar", the path of a CSV, TSV or JSONL, or None.
-        workers: decoding processes; default: one a core.
+        workers: decoding processes; default: one a core, of the cluster if there is one.
+        engine: "local", or "ray": the processes run all over a Ray cluster.
         split, group_by: parts and their shares, and what stays together (see `bridle.sharding.Split`).
     """
     from bridle.schema import Modality
@@ -80,7 +84,8 @@ def shard(
         locate(out) if out else None,
         name=name,
         options=options,
-        workers=workers or os.cpu_count() or 1,
+        workers=workers,
+        engine=engine,
         overwrite=overwrite,
         resume=resume,
         dry_run=dry_run,
@@ -220,6 +225,7 @@ def tokenize(
     *,
     checkpoint: str | Path | None = None,
     workers: int = 0,
+    engine: Engine = "local",
     device: str = "auto",
     on_event: OnEvent | None = None,
 ) -> Iterator[dict[str, Any]]:
@@ -227,11 +233,11 @@ def tokenize(
 
     `codes` is nested: levels, then time, rows and columns as in `grid`; `times` are the starts of the time steps in
     seconds.
-    """
-    from bridle.infer import tokenize_inputs
 
-    model = _model(checkpoint, device)
-    for codes in tokenize_inputs(model, [locate(item) for item in inputs], workers=workers, on_event=on_event):
+    Args:
+        workers: threads that decode ahead; with `engine="ray"` (a Ray cluster), processes with the model.
+    """
+    for codes in _codes(inputs, checkpoint, workers, engine, device, on_event)[0]:
         yield {
             "file": codes.file,
             "levels": codes.levels,
@@ -247,6 +253,7 @@ def write_codes(
     *,
     checkpoint: str | Path | None = None,
     workers: int = 0,
+    engine: Engine = "local",
     device: str = "auto",
     overwrite: bool = False,
     on_event: OnEvent | None = None,
@@ -255,9 +262,25 @@ def write_codes(
     from bridle import infer
 
     infer.check_output(Path(out), overwrite=overwrite)  # before anything is loaded
-    model = _model(checkpoint, device)
-    codes = infer.tokenize_inputs(model, [locate(item) for item in inputs], workers=workers, on_event=on_event)
-    return infer.write_codes(Path(out), codes, source=str(model.source), overwrite=overwrite)
+    codes, source = _codes(inputs, checkpoint, workers, engine, device, on_event)
+    return infer.write_codes(Path(out), codes, source=source, overwrite=overwrite)
+
+
+def _codes(
+    inputs: Sequence[str | Path],
+    checkpoint: str | Path | None,
+    workers: int,
+    engine: Engine,
+    device: str,
+    on_event: OnEvent | None,
+) -> tuple[Iterator[Codes], str]:
+    """Codes as they come, and the checkpoint that they are of."""
+    from bridle.infer import tokenize_inputs
+
+    model = _model(checkpoint, device if engine == "local" else "cpu")
+    places = [locate(item) for item in inputs]
+    codes = tokenize_inputs(model, places, workers=workers, engine=engine, device=device, on_event=on_event)
+    return codes, str(model.source)
 
 
 def evaluate(

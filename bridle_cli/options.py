@@ -89,6 +89,13 @@ modality = click.option(
     "--modality", type=click.Choice(MODALITIES), default=None, help="What kind of media; default: what is there."
 )
 workers = click.option("--workers", type=click.IntRange(min=0), default=None, help="Processes that decode.")
+engine = click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="Processes of this machine, or a Ray cluster: of RAY_ADDRESS, the running one, or a new one here.",
+)
 checkpoint = click.option(
     "--checkpoint",
     metavar="RUN|FILE|random",

@@ -1,6 +1,8 @@
 """Sources -> the model, in batches of windows -> one result a file.
 
-Windows of many files share a batch, windows of one file are joined again along time.
+Windows of many files share a batch, windows of one file are joined again along time. Who decodes the windows and who
+runs the batches is left open (`join`); which windows share a batch is decided here alone, since sums round differently
+in other company.
 
 Shapes: B windows of a batch, N valid patches of a file.
 """
@@ -8,7 +10,7 @@ Shapes: B windows of a batch, N valid patches of a file.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain, islice
@@ -23,6 +25,8 @@ from bridle.model import Bridle
 from bridle.schema import Modality, PatchBatch
 
 Forward = Callable[[PatchBatch], tuple[Tensor, ...]]
+Opened = tuple[Source, Callable[[], Iterator[View]]]  # a source with a function that yields its windows
+Outputs = tuple[list[Tensor], Tensor, Tensor]  # of a batch, on the CPU: what `forward` said, valid_BN, coords_BN3
 BATCH_SIZE = 32  # windows
 
 
@@ -86,45 +90,63 @@ def encode(
         workers: threads that decode ahead; 0 decodes between batches.
     """
     model.eval()
+
+    def run(batches: Iterator[list[Any]]) -> Iterator[Outputs]:
+        return (run_batch(model, views, forward) for views in batches)
+
+    return join(_open_ahead(model, sources, workers), run, failures, batch_size)
+
+
+def join(
+    opened: Iterable[Opened],
+    run: Callable[[Iterator[list[Any]]], Iterator[Outputs]],
+    failures: Failures,
+    batch_size: int,
+) -> Iterator[Encoded]:
+    """Windows -> batches -> files.
+
+    Args:
+        run: answers to batches of `View.view`, in their order.
+    """
     files: deque[_File] = deque()
-    batch: list[tuple[_File, View]] = []
-    for file, view in _all_windows(model, sources, files, failures, workers):
-        if view is not None:
-            batch.append((file, view))
-        if len(batch) == batch_size:
-            _run(model, batch, forward)
-            batch = []
+    under_way: deque[list[tuple[_File, View]]] = deque()
+
+    def batches() -> Iterator[list[Any]]:
+        windows = _all_windows(opened, files, failures)
+        while batch := list(islice(windows, batch_size)):
+            under_way.append(batch)
+            yield [view.view for _, view in batch]
+
+    for outputs in run(batches()):
+        _take(under_way.popleft(), outputs)
         yield from _finished(files)
-    if batch:
-        _run(model, batch, forward)
     yield from _finished(files)
 
 
-def _all_windows(
-    model: Bridle, sources: Iterable[Source], files: deque[_File], failures: Failures, workers: int
-) -> Iterator[tuple[_File, View | None]]:
-    """Every window of every readable file; None at the end of a file."""
-    for source, opened in _open_ahead(model, sources, workers):
+def _all_windows(opened: Iterable[Opened], files: deque[_File], failures: Failures) -> Iterator[tuple[_File, View]]:
+    """Every window of every readable file."""
+    for source, windows in opened:
         file = _File(source)
         files.append(file)
         try:
-            for view in opened():
+            for view in windows():
                 file.waiting += 1
                 yield file, view
             file.complete = True
         except MediaError as error:
             failures.add(source.path, error.message)
             files.remove(file)
-            continue
-        yield file, None
 
 
-def _open_ahead(
-    model: Bridle, sources: Iterable[Source], workers: int
-) -> Iterator[tuple[Source, Callable[[], Iterator[View]]]]:
-    """Sources with a function that yields their windows; threads have already decoded the first piece of each."""
+def decoded_as(model: Bridle) -> tuple[Modality, int]:
+    """What the model's windows are made of, and the sampling rate of sound."""
     config: Any = model.config.patches
-    modality, rate_hz = Modality(config.modality), getattr(config, "rate_hz", 16000)
+    return Modality(config.modality), getattr(config, "rate_hz", 16000)
+
+
+def _open_ahead(model: Bridle, sources: Iterable[Source], workers: int) -> Iterator[Opened]:
+    """Every source; threads have already decoded the first piece of each."""
+    modality, rate_hz = decoded_as(model)
 
     def windows(source: Source) -> Iterator[View]:
         return windows_of(source, model.patcher, modality, rate_hz)
@@ -149,10 +171,15 @@ def _open_ahead(
 
 
 @torch.inference_mode()
-def _run(model: Bridle, batch: list[tuple[_File, View]], forward: Forward) -> None:
-    patches = model.patcher([view.view for _, view in batch])
-    outputs = [output.cpu() for output in forward(patches)]
-    valid_BN, coords_BN3 = patches.valid_BN.cpu(), patches.coords_BN3.cpu()
+def run_batch(model: Bridle, views: Sequence[Tensor], forward: Forward) -> Outputs:
+    """One batch of windows through the model."""
+    patches = model.patcher(list(views))
+    return [output.cpu() for output in forward(patches)], patches.valid_BN.cpu(), patches.coords_BN3.cpu()
+
+
+def _take(batch: list[tuple[_File, View]], answer: Outputs) -> None:
+    """Each window's part of the answer goes to its file."""
+    outputs, valid_BN, coords_BN3 = answer
     for row, (file, view) in enumerate(batch):
         keep_N = valid_BN[row]
         coords_N3 = coords_BN3[row][keep_N].clone()

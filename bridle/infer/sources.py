@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
-
-from torch import Tensor
+from typing import Any
 
 from bridle.errors import DataError, MediaError, UsageError
 from bridle.media import decode, detect, probe
@@ -48,7 +47,7 @@ class Source:
 class View:
     """One window of a file, ready for the patcher."""
 
-    view: Tensor
+    view: Any  # tensor, or where the cluster keeps it
     start_s: float
     step_s: float
 
@@ -139,27 +138,59 @@ def windows_of(source: Source, patcher: Patcher, modality: Modality, rate_hz: in
         step_s = patcher.step_of(source.data)
         yield from (View(view, start_s, step_s) for view, start_s in patcher.windows(source.data))
         return
-    data = _fetched(source.data) if isinstance(source.data, Remote) else source.data
-    info = source.info or probe(data, PurePosixPath(source.path).name, modality)
+    source = fetched(source)
+    info = info_of(source, modality)
+    start_s: float | None = 0.0
+    while start_s is not None:
+        views, start_s = piece_of(source, info, patcher, rate_hz, start_s)
+        yield from views
+
+
+def info_of(source: Source, modality: Modality) -> MediaInfo:
+    """What the shard says of a file that is not decoded yet, or its header.
+
+    Raises:
+        MediaError: the file cannot be read or is of another modality.
+    """
+    assert not isinstance(source.data, Clip | MediaError | Remote)
+    info = source.info or probe(source.data, PurePosixPath(source.path).name, modality)
     if info.modality is not modality:
         raise MediaError(f"is {info.modality}, but the checkpoint was trained on {modality}")
-    piece_s, start_s = _piece_s(info, patcher, rate_hz), 0.0
-    while True:
-        window = None if piece_s is None else (start_s, piece_s)
-        clip = decode(data, info, source=source.path, rate_hz=rate_hz, window=window, checked=source.info is not None)
-        step_s = patcher.step_of(clip)
-        views = [View(view, begin_s, step_s) for view, begin_s in patcher.windows(clip)]
-        if piece_s is None or start_s + piece_s >= (info.duration_s or 0.0) or len(views) < 2:
-            yield from views
-            return
-        # The last window may be cut short by the end of the piece: the next piece begins with it.
-        yield from views[:-1]
-        start_s = views[-1].start_s
+    return info
 
 
-def _fetched(file: Remote) -> bytes:
+def piece_of(
+    source: Source, info: MediaInfo, patcher: Patcher, rate_hz: int, start_s: float
+) -> tuple[list[View], float | None]:
+    """The windows of a part that fits into memory, and where the next part begins; None: it was the last one.
+
+    Raises:
+        MediaError: the file cannot be decoded.
+    """
+    assert not isinstance(source.data, Clip | MediaError | Remote)
+    piece_s = _piece_s(info, patcher, rate_hz)
+    window = None if piece_s is None else (start_s, piece_s)
+    clip = decode(
+        source.data, info, source=source.path, rate_hz=rate_hz, window=window, checked=source.info is not None
+    )
+    step_s = patcher.step_of(clip)
+    views = [View(view, begin_s, step_s) for view, begin_s in patcher.windows(clip)]
+    if piece_s is None or start_s + piece_s >= (info.duration_s or 0.0) or len(views) < 2:
+        return views, None
+    # The last window may be cut short by the end of the piece: the next piece begins with it.
+    return views[:-1], views[-1].start_s
+
+
+def fetched(source: Source) -> Source:
+    """The same with its bytes, if they are in remote storage.
+
+    Raises:
+        MediaError: they cannot be had.
+    """
+    if not isinstance(source.data, Remote):
+        return source
     try:
-        return file.read_bytes()
+        return replace(source, data=source.data.read_bytes())
     except OSError as error:
         raise MediaError(f"cannot be read: {error.strerror}") from error
 

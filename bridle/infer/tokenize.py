@@ -6,11 +6,14 @@ Shapes: T, H, W grid of a file, Q levels.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing
 
 import torch
 
+from bridle.cluster import Cluster, Engine
 from bridle.errors import DataError, UsageError
 from bridle.infer.encode import BATCH_SIZE, Encoded, Failures, encode
+from bridle.infer.ray_encode import tokenize_on
 from bridle.infer.sources import find_sources
 from bridle.model import Bridle
 from bridle.schema import Codes, Modality
@@ -25,6 +28,8 @@ def tokenize_inputs(
     *,
     batch_size: int = BATCH_SIZE,
     workers: int = 0,
+    engine: Engine = "local",
+    device: str = "auto",
     on_event: Callable[..., None] | None = None,
 ) -> Iterator[Codes]:
     """Codes of everything that `inputs` name, in order.
@@ -32,30 +37,43 @@ def tokenize_inputs(
     Args:
         inputs: media files, folders, sets of shards.
         batch_size: windows the model sees at once.
-        workers: threads that decode ahead.
+        workers: threads that decode ahead; with Ray, actors with the model (see `tokenize_on`).
+        engine: "local", or "ray" for a Ray cluster, whose nodes see media files under the same path; the codes are the
+            same.
+        device: with Ray, what the actors compute on; otherwise the model is there already.
         on_event: told `progress` (done, total, what) after every file, `warning` (message) for every file that is
             skipped.
 
     Raises:
         UsageError: the model is untrained and has no codes.
         DataError: inputs of another modality, or nothing that could be read.
+        EnvironmentFault: with Ray, see `Cluster` and `tokenize_on`.
     """
     require_codes(model)
     failures = Failures(on_event)
     sources, total = find_sources(inputs, Modality(model.modality))
     done = 0
-    for encoded in encode(
-        model,
-        sources,
-        lambda batch: (model.tokenize(batch),),
-        failures=failures,
-        batch_size=batch_size,
-        workers=workers,
-    ):
-        done += 1
-        if on_event:
-            on_event("progress", done=done + len(failures.reasons), total=total, what="files")
-        yield as_codes(encoded, model)
+    with ExitStack() as stack:
+        if engine == "ray":
+            cluster = stack.enter_context(Cluster())
+            on_cluster = tokenize_on(
+                cluster, model, sources, failures=failures, batch_size=batch_size, workers=workers, device=device
+            )
+            found: Iterator[Encoded] = stack.enter_context(closing(on_cluster))  # ends before the connection
+        else:
+            found = encode(
+                model,
+                sources,
+                lambda batch: (model.tokenize(batch),),
+                failures=failures,
+                batch_size=batch_size,
+                workers=workers,
+            )
+        for encoded in found:
+            done += 1
+            if on_event:
+                on_event("progress", done=done + len(failures.reasons), total=total, what="files")
+            yield as_codes(encoded, model)
     if not done:
         raise nothing_read(failures)
 

@@ -18,6 +18,7 @@ from numpy.lib.recfunctions import repack_fields
 
 import bridle
 from bridle.archive import ROW, Shard, TarWriter, index_name, load_index, save_index
+from bridle.cluster import Cluster
 from bridle.errors import DataError, MediaError
 from bridle.media import MAX_BYTES, read_bytes
 from bridle.patches.statistics import summarise
@@ -26,6 +27,7 @@ from bridle.sharding.child import Failure, Report, Task
 from bridle.sharding.journal import Entry, Journal
 from bridle.sharding.manifest import FILE, Manifest
 from bridle.sharding.publish import next_number
+from bridle.sharding.ray_workers import RayWorkers
 from bridle.sharding.workers import Workers
 from bridle.storage import Location, Remote, copies
 
@@ -60,8 +62,13 @@ class Build:
     said: dict[str, Any]
     others: Sequence[Journal]
 
-    def write(self, workers: int, progress: Callable[[int, int], None]) -> None:
+    def write(self, workers: int | None, cluster: Cluster | None, progress: Callable[[int, int], None]) -> None:
         """Tars of all files still to do, then manifest and index.
+
+        Args:
+            workers: decoding processes; None: one a core.
+            cluster: where they run; None: here.
+            progress: called with (files done, files in all).
 
         Raises:
             DataError: not one file decodes.
@@ -78,7 +85,7 @@ class Build:
         progress(done, total)
         try:
             if counts["todo"]:
-                with Workers(self.modality, min(workers, counts["todo"])) as pool:
+                with _pool(self.modality, workers, counts["todo"], cluster, isinstance(self.raw, Remote)) as pool:
                     for entry, path, report in self._work(pool, done):
                         self._take(entry, path, report, writer)
                         if isinstance(self.raw, Remote):
@@ -90,7 +97,7 @@ class Build:
             writer.abandon()
         self._conclude()
 
-    def _work(self, pool: Workers, done: int) -> Iterator[tuple[Entry, Path, Report | Failure]]:
+    def _work(self, pool: Workers | RayWorkers, done: int) -> Iterator[tuple[Entry, Path, Report | Failure]]:
         """Every file that is still to do, where it lies on this machine, and what a worker says of it."""
         under_way: deque[tuple[Entry, Path | OSError]] = deque()
 
@@ -181,6 +188,15 @@ class Build:
         self.journal.note("manifest", manifest.to_json())
         self.journal.note("index", index_name(shards))
         self.journal.commit()
+
+
+def _pool(
+    modality: Modality, workers: int | None, files: int, cluster: Cluster | None, send: bool
+) -> Workers | RayWorkers:
+    """As many processes as are wanted and can be kept busy; other machines are sent what lies on this one alone."""
+    if cluster is None:
+        return Workers(modality, min(workers or os.cpu_count() or 1, files))
+    return RayWorkers(cluster, modality, min(workers or cluster.cpus, files), files, send=send)
 
 
 def _once(duplicates: list[dict[str, str]]) -> list[dict[str, str]]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bridle.archive import Shard
+from bridle.cluster import Cluster, Engine
 from bridle.errors import UsageError
 from bridle.schema import Modality
 from bridle.sharding.build import Build
@@ -71,7 +72,8 @@ def shard(
     *,
     name: str | None = None,
     options: Options | None = None,
-    workers: int = 1,
+    workers: int | None = 1,
+    engine: Engine = "local",
     overwrite: bool = False,
     resume: bool = False,
     dry_run: bool = False,
@@ -85,7 +87,9 @@ def shard(
         out: folder of the set, with a split of its parts' folders; default `shards/NAME`.
         name: begins every tar's name; default the name of `out`, else of `raw`.
         options: what decides the bytes.
-        workers: decoding processes; the bytes do not depend on their number.
+        workers: decoding processes; None: one for each core of the machine or cluster.
+        engine: "local", or "ray" for processes all over a Ray cluster, whose nodes see `raw` under the same path. The
+            bytes depend on neither; a run that was begun with one may go on with the other.
         overwrite: replace a set at `out`; the old one stays until the new one is complete.
         resume: go on with a set that was interrupted, or add the files that came since to one that is complete (with
             `overwrite` replace that one).
@@ -99,7 +103,8 @@ def shard(
 
     Raises:
         UsageError: `out` exists, is being written, or was begun with other options. DataError: nothing to read, or
-        nothing that decodes. EnvironmentFault: cannot write.
+        nothing that decodes. EnvironmentFault: cannot write; no Ray, no such cluster, or a node that does not see a
+        file.
     """
     began = time.monotonic()
     options = options or Options()
@@ -117,10 +122,10 @@ def shard(
             builds.append(build)
         for build in builds:
             build.others = [other.journal for other in builds if other is not build]
-        if not dry_run:
-            for build in builds:
-                if not build.journal.noted("manifest"):
-                    build.write(workers, progress or (lambda done, total: None))
+        todo = [build for build in builds if not dry_run and not build.journal.noted("manifest")]
+        cluster = stack.enter_context(Cluster()) if todo and engine == "ray" else None
+        for build in todo:
+            build.write(workers, cluster, progress or (lambda done, total: None))
         results = [_result(build, dry_run) for build in builds]
         if not dry_run:
             for part, build in zip(parts, builds, strict=True):

@@ -53,6 +53,7 @@ def _shares(context: click.Context, parameter: click.Parameter, value: str | Non
     help="Class of each file: its folder, a JSON beside it, or a CSV, TSV or JSONL with path and label.",
 )
 @options.workers
+@options.engine
 @options.max_size
 @click.option("--transcode", is_flag=True, help="Store small FLAC, JPEG or H.264 instead of the bytes as they are.")
 @click.option(
@@ -80,6 +81,7 @@ def command(
     name: str | None,
     labels: str,
     workers: int | None,
+    engine: Literal["local", "ray"],
     max_size: int,
     transcode: bool,
     check: Literal["full", "header"],
@@ -104,6 +106,7 @@ def command(
       bridle shard recordings/ --split train=0.9,val=0.1 --group-by '^([^_]+)_'
       bridle shard recordings/ --resume
       bridle shard s3://bucket/recordings --out s3://bucket/shards/recordings
+      bridle shard /shared/recordings --engine ray
       bridle shard info shards/recordings
       bridle shard verify shards/recordings
     """
@@ -115,6 +118,7 @@ def command(
             name=name,
             labels=None if labels == "none" else labels,
             workers=workers,
+            engine=engine,
             max_size_bytes=max_size,
             transcode=transcode,
             check=check,

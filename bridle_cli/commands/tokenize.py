@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -20,6 +20,7 @@ _SHOWN_CODES = 16
 @options.checkpoint
 @options.out("Write the codes to this .npz or .safetensors file instead of printing them.")
 @options.workers
+@options.engine
 @options.device
 @options.overwrite
 @options.shared
@@ -30,6 +31,7 @@ def command(
     checkpoint: str | None,
     out: Path | None,
     workers: int | None,
+    engine: Literal["local", "ray"],
     device: str,
     overwrite: bool,
 ) -> None:
@@ -43,6 +45,7 @@ def command(
       bridle tokenize recordings/ --checkpoint runs/recordings-audio-tiny --out codes.npz
       bridle tokenize shards/photos --out codes.safetensors
       bridle tokenize clip.mp4 --json
+      bridle tokenize /shared/recordings --engine ray --out codes.npz
     """
     with Progress(console) as progress:
         if out is not None:
@@ -52,6 +55,7 @@ def command(
                 checkpoint=checkpoint,
                 device=device,
                 workers=workers or 0,
+                engine=engine,
                 overwrite=overwrite,
                 on_event=progress,
             )
@@ -59,7 +63,7 @@ def command(
             return
         rows = []
         for record in api.tokenize(
-            inputs, checkpoint=checkpoint, device=device, workers=workers or 0, on_event=progress
+            inputs, checkpoint=checkpoint, device=device, workers=workers or 0, engine=engine, on_event=progress
         ):
             if console.json:
                 console.record(record)
