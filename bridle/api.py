@@ -69,7 +69,7 @@ def shard(
     if group_by and not split:
         raise UsageError("--group-by says what a --split keeps together; there is no --split.")
     options = Options(
-        labels=labels if labels in ("folder", "sidecar") else Path(labels) if labels else None,  # type: ignore[arg-type]
+        labels=labels if labels in ("folder", "sidecar") else locate(labels) if labels else None,  # type: ignore[arg-type]
         max_size_bytes=max_size_bytes,
         transcode=transcode,
         check=check,

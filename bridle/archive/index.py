@@ -48,8 +48,10 @@ def load_index(folder: Location, shards: Sequence[Shard]) -> np.ndarray:
         DataError: naming the tar that is missing, cut, or has not the samples its manifest promises.
     """
     check_sizes(folder, shards)
-    beside = folder if isinstance(folder, Path) else _fetched(folder, shards)
+    beside = folder if isinstance(folder, Path) else Cache().folder
     rows_N = _mapped(beside / index_name(shards), shards)
+    if rows_N is None and isinstance(folder, Remote):
+        rows_N = _fetched(folder / index_name(shards), shards)
     if rows_N is None:
         rows_N = np.concatenate(
             [np.empty(0, _SCANNED), *(rows_of(tar_of(folder, shard), shard, n) for n, shard in enumerate(shards))]
@@ -65,22 +67,27 @@ def tar_of(folder: Location, shard: Shard) -> Location:
     return place if isinstance(place, Path) else replace(place, version=shard.sha256)
 
 
-def _fetched(folder: Remote, shards: Sequence[Shard]) -> Path:
-    """The local folder that holds the index of a remote set, if there is one; its name says of which tars."""
-    cache, name = Cache(), index_name(shards)
-    if not _looks_whole(cache.folder / name):
-        with contextlib.suppress(OSError):
-            cache.folder.mkdir(parents=True, exist_ok=True)
-            cache.put(name, (folder / name).read_bytes())
-    return cache.folder
+def _fetched(index: Remote, shards: Sequence[Shard]) -> np.ndarray | None:
+    """The index of a remote set, if it has one, from the cache or, where there is no place for it, from memory."""
+    try:
+        content = index.read_bytes()
+    except OSError:
+        return None
+    with contextlib.suppress(OSError):
+        return _mapped(Cache().put(index.name, content), shards)
+    body, digest = content[:-_DIGEST_BYTES], content[-_DIGEST_BYTES:]
+    return _parsed(io.BytesIO(body), shards) if hashlib.sha256(body).digest() == digest else None
 
 
 def _mapped(path: Path, shards: Sequence[Shard]) -> np.ndarray | None:
     """None when it is not there or not what it should be."""
-    if not _looks_whole(path):
-        return None
+    return _parsed(path, shards) if _is_whole(path) else None
+
+
+def _parsed(source: Path | io.BytesIO, shards: Sequence[Shard]) -> np.ndarray | None:
+    """None when it does not fit to these tars."""
     try:
-        rows_N = np.load(path, mmap_mode="r", allow_pickle=False)
+        rows_N = np.load(source, mmap_mode="r" if isinstance(source, Path) else None, allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
     if rows_N.ndim != 1 or rows_N.dtype not in (ROW, _SCANNED) or len(rows_N) != sum(s.samples for s in shards):
@@ -94,7 +101,7 @@ def _mapped(path: Path, shards: Sequence[Shard]) -> np.ndarray | None:
     return rows_N
 
 
-def _looks_whole(path: Path) -> bool:
+def _is_whole(path: Path) -> bool:
     """Whether it is there, and the hash at its end is that of what comes before."""
     try:
         digest, left = hashlib.sha256(), os.stat(path).st_size - _DIGEST_BYTES

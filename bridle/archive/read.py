@@ -6,6 +6,7 @@ import os
 import zlib
 from collections import OrderedDict
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -38,13 +39,13 @@ class TarReader:
 
     def __init__(self) -> None:
         self._files: OrderedDict[Path, int] = OrderedDict()
-        self._cache = Cache()
 
     def read(self, place: Place) -> bytes:
         """The bytes of a member.
 
         Raises:
-            DataError: the tar is gone or cut. MediaError: the member is not what was written.
+            DataError: the tar is gone or cut. MediaError: the member is not what was written. EnvironmentFault: its
+                storage does not answer.
         """
         try:
             if isinstance(place.tar, Remote):
@@ -69,6 +70,10 @@ class TarReader:
             if len(self._files) > _OPEN_FILES:
                 os.close(self._files.popitem(last=False)[1])
         return self._files[tar]
+
+    @cached_property
+    def _cache(self) -> Cache:
+        return Cache()
 
     def _fetch(self, tar: Remote, place: Place) -> bytes:
         content = self._cache.read(tar, place.offset, place.bytes)

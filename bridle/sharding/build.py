@@ -26,7 +26,7 @@ from bridle.schema import MediaInfo, Modality
 from bridle.sharding.child import Failure, Report, Task
 from bridle.sharding.journal import Entry, Journal
 from bridle.sharding.manifest import FILE, Manifest
-from bridle.sharding.publish import next_number
+from bridle.sharding.publish import BEGUN, next_number
 from bridle.sharding.ray_workers import RayWorkers
 from bridle.sharding.workers import Workers
 from bridle.storage import Location, Remote, copies
@@ -128,8 +128,10 @@ class Build:
 
     def _end_shard(self, shard: Shard, rows_N: np.ndarray) -> None:
         if isinstance(self.out, Remote):
-            if FILE in self.journal.noted("replaces"):
-                with contextlib.suppress(FileNotFoundError):  # one of the same name may be overwritten now
+            begun = self.folder / BEGUN
+            if FILE in self.journal.noted("replaces") and not begun.exists():
+                begun.touch()  # not in the journal, which would keep samples whose tar is not there yet
+                with contextlib.suppress(FileNotFoundError):  # tars of the same names will be overwritten
                     (self.out / FILE).unlink()
             (self.out / shard.file).upload(self.folder / shard.file)
         self.journal.end_shard(shard, rows_N)

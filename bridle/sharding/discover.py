@@ -100,6 +100,9 @@ def _walk_remote(folder: Remote, below: str, found: Found, sound_tracks: bool) -
         if entry.name.startswith("."):
             continue
         path = f"{below}{entry.name}"
+        if not entry.name:
+            found.rejects.append({"file": f"{below}/", "reason": "keys with // in them name no files below a folder"})
+            continue
         if entry.folder:
             yield from _walk_remote(folder / entry.name, f"{path}/", found, sound_tracks)
         elif kind := detect(path, sound_tracks=sound_tracks):

@@ -21,6 +21,7 @@ from bridle.errors import DataError
 from bridle.media import decoded_bytes
 from bridle.patches.statistics import Moments
 from bridle.schema import MediaInfo
+from bridle.storage import Location
 
 FILE = "journal.sqlite"
 _PAGE = 1000
@@ -110,7 +111,7 @@ class Journal:
         )
         self._set(place, "old", sha256=bytes.fromhex(meta.get("sha256", "")) or None, info=info)
 
-    def label_by_table(self, rows: Iterable[tuple[int, str, str | list[str]]], table: Path) -> tuple[int, int]:
+    def label_by_table(self, rows: Iterable[tuple[int, str, str | list[str]]], table: Location) -> tuple[int, int]:
         """Labels from a table's lines (line, path, label); how many files it names, and how many lines name none.
 
         A bare file name will do where only one file has it.

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 from collections.abc import Callable, Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from bridle.errors import DataError
 from bridle.sharding.journal import Journal
-from bridle.storage import Location
+from bridle.storage import Location, opened
 
-Labels = Literal["folder", "sidecar"] | Path | None
+Labels = Literal["folder", "sidecar"] | Location | None
 Label = str | list[str] | None
 _PATH_COLUMNS = ("path", "file", "filename", "name")
 _HINT = (
@@ -31,7 +32,7 @@ def labeller(labels: Labels, raw: Location) -> Callable[[str], Label]:
     return lambda path: None
 
 
-def label_by_table(journal: Journal, table: Path, files: int) -> int:
+def label_by_table(journal: Journal, table: Location, files: int) -> int:
     """Labels from a CSV, TSV or JSONL file; how many of its lines name no file.
 
     Raises:
@@ -43,11 +44,11 @@ def label_by_table(journal: Journal, table: Path, files: int) -> int:
     return unmatched
 
 
-def _rows(table: Path) -> Iterator[tuple[int, str, str | list[str]]]:
+def _rows(table: Location) -> Iterator[tuple[int, str, str | list[str]]]:
     """Line number, path and label."""
     read = _jsonl_rows if table.suffix.lower() in (".jsonl", ".ndjson") else _csv_rows
     try:
-        with open(table, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        with io.TextIOWrapper(opened(table), "utf-8-sig", errors="surrogateescape", newline="") as file:
             for line, path, label in read(table, file):
                 try:
                     "".join(label or "").encode()
@@ -59,7 +60,7 @@ def _rows(table: Path) -> Iterator[tuple[int, str, str | list[str]]]:
         raise DataError(f"{table} cannot be read: {error.strerror}", _HINT) from error
 
 
-def _csv_rows(table: Path, file: Any) -> Iterator[tuple[int, str, Label]]:
+def _csv_rows(table: Location, file: Any) -> Iterator[tuple[int, str, Label]]:
     tabs = table.suffix.lower() in (".tsv", ".tab")
     reader = csv.DictReader(file, skipinitialspace=True, strict=True, delimiter="\t" if tabs else ",")
     try:
@@ -77,7 +78,7 @@ def _csv_rows(table: Path, file: Any) -> Iterator[tuple[int, str, Label]]:
         raise DataError(f"{table}, line {reader.line_num}: {error}", _HINT) from error
 
 
-def _jsonl_rows(table: Path, file: Any) -> Iterator[tuple[int, str, Label]]:
+def _jsonl_rows(table: Location, file: Any) -> Iterator[tuple[int, str, Label]]:
     for line, text in enumerate(file, start=1):
         if not text.strip():
             continue

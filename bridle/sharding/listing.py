@@ -15,7 +15,7 @@ from bridle.sharding.discover import Found, walk
 from bridle.sharding.journal import Journal
 from bridle.sharding.labels import label_by_table, labeller
 from bridle.sharding.manifest import Manifest
-from bridle.storage import Location
+from bridle.storage import Location, Remote
 
 if TYPE_CHECKING:
     from bridle.sharding.shard import Options
@@ -49,7 +49,8 @@ def list_files(
     todo = journal.counts()["todo"]
     if not todo and old is None:
         raise DataError(f"no {modality} file below {raw} falls into the part {part!r}", "Other --split shares?")
-    unmatched = label_by_table(journal, options.labels, todo) if isinstance(options.labels, Path) and todo else 0
+    table = options.labels if isinstance(options.labels, Path | Remote) else None
+    unmatched = label_by_table(journal, table, todo) if table and todo else 0
     others = found.others + sum(count for kind, count in found.counts.items() if kind is not modality)
     journal.note("found", {"others": others, "rejects": found.rejects, "unmatched": unmatched, "bytes": found.bytes})
     return modality

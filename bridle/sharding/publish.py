@@ -22,13 +22,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bridle.archive import write_durably
-from bridle.errors import EnvironmentFault, UsageError
+from bridle.errors import DataError, EnvironmentFault, UsageError
 from bridle.sharding.journal import FILE as JOURNAL
 from bridle.sharding.journal import Journal
 from bridle.sharding.manifest import FILE, Manifest
 from bridle.storage import Location, Remote, cache_folder, names_in
 
 PARTIAL = ".partial"
+BEGUN = "begun"  # from here on there is a run to go on with, though no tar is whole
 _REPLACED = ".replaced"
 _LOCK = "lock"
 
@@ -60,6 +61,8 @@ def check_output(out: Location, *, overwrite: bool, resume: bool) -> None:
             f"{out} already holds a set of shards",
             "Add files that came since with --resume, replace it with --overwrite, or choose --out.",
         )
+    if isinstance(out, Remote) and out.url.startswith("s3://") and not out.bucket.exists():
+        raise DataError(f"there is no bucket {out.bucket}", "Make it first, or choose another --out.")
     others = [name for name in names_in(out) if not name.startswith((PARTIAL, _REPLACED))]
     if others:
         raise UsageError(
@@ -225,11 +228,11 @@ def _start_over(partial: Path) -> None:
 
 
 def _worth_keeping(partial: Path) -> bool:
-    """Whether there is a whole tar to go on from."""
+    """Whether there is a whole tar to go on from, or an old set that was taken away for the first one."""
     if not (partial / JOURNAL).exists():
         return False
     with contextlib.closing(Journal(partial / JOURNAL)) as journal:
-        return bool(journal.shards())
+        return (partial / BEGUN).exists() or bool(journal.shards())
 
 
 def indexes_of(out: Location) -> list[str]:
@@ -246,6 +249,4 @@ def _fault(out: Location, error: OSError) -> EnvironmentFault:
         return EnvironmentFault(
             f"no space left while writing shards to {out}", "Free some space and go on with --resume, or choose --out."
         )
-    if isinstance(error, ConnectionError):
-        return EnvironmentFault(f"{error.filename}: {error.strerror}", "When the storage answers again: --resume.")
     return EnvironmentFault(f"cannot write shards to {out}: {error.strerror or error}", "Choose another --out.")

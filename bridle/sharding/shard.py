@@ -90,7 +90,8 @@ def shard(
         workers: decoding processes; None: one for each core of the machine or cluster.
         engine: "local", or "ray" for processes all over a Ray cluster, whose nodes see `raw` under the same path. The
             bytes depend on neither; a run that was begun with one may go on with the other.
-        overwrite: replace a set at `out`; the old one stays until the new one is complete.
+        overwrite: replace a set at `out`; the old one stays until the new one is complete, in object storage until its
+            first tar is.
         resume: go on with a set that was interrupted, or add the files that came since to one that is complete (with
             `overwrite` replace that one).
         dry_run: look for files and report the plan; decode and write nothing.

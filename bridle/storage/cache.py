@@ -8,10 +8,11 @@ be removed at any time.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from bridle.errors import EnvironmentFault
@@ -23,22 +24,26 @@ _GIGABYTE = 10**9
 
 def cache_folder() -> Path:
     """Where what can be fetched again lies."""
-    named = os.environ.get("BRIDLE_CACHE")
-    return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bridle"
+    if named := os.environ.get("BRIDLE_CACHE"):
+        return Path(named)
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bridle"
+    except RuntimeError:
+        raise EnvironmentFault("there is no home folder for the cache", "Name a folder: BRIDLE_CACHE=...") from None
 
 
 class Cache:
     """Blocks and small files of remote storage.
 
     Raises:
-        EnvironmentFault: `$BRIDLE_CACHE_GB` is no number.
+        EnvironmentFault: `$BRIDLE_CACHE_GB` is no number, or there is no home folder.
     """
 
     def __init__(self) -> None:
         self.folder = cache_folder() / "remote"
         said = os.environ.get("BRIDLE_CACHE_GB", "20")
         try:
-            self._limit = float(said) * _GIGABYTE
+            self.limit_bytes = float(said) * _GIGABYTE
         except ValueError:
             raise EnvironmentFault(f"BRIDLE_CACHE_GB={said} is no number of gigabytes") from None
 
@@ -46,14 +51,25 @@ class Cache:
         """A part of a file that has a version, from whole blocks; less at its end."""
         parts = []
         for number in blocks_of(offset, size):
-            content = self.block(file, number)
             start = max(0, offset - number * BLOCK_BYTES)
-            parts.append(content[start : offset + size - number * BLOCK_BYTES])
+            stop = min(BLOCK_BYTES, offset + size - number * BLOCK_BYTES)
+            part = self._part(_name(file, number), start, stop)
+            parts.append(self.block(file, number)[start:stop] if part is None else part)
         return b"".join(parts)
 
     def block(self, file: Remote, number: int) -> bytes:
-        """One block, from here or from there."""
-        return self.get(_name(file, number), lambda: file.read_at(number * BLOCK_BYTES, BLOCK_BYTES))
+        """One block, from here or from there; whoever wants one that is on its way waits for it.
+
+        A disk that takes nothing more costs speed alone.
+        """
+        name = _name(file, number)
+        with self._alone(name):
+            content = self._part(name, 0, BLOCK_BYTES)
+            if content is None:
+                content = file.read_at(number * BLOCK_BYTES, BLOCK_BYTES)
+                with contextlib.suppress(OSError):
+                    self.put(name, content)
+        return content
 
     def has(self, file: Remote, number: int) -> bool:
         """Whether a block need not be fetched."""
@@ -65,19 +81,27 @@ class Cache:
             with contextlib.suppress(OSError):
                 (self.folder / _name(file, number)).unlink()
 
-    def get(self, name: str, fetch: Callable[[], bytes]) -> bytes:
-        """A small file under its name; fetched if it is not here. A disk that takes nothing more costs speed alone."""
-        path = self.folder / name
+    def _part(self, name: str, start: int, stop: int) -> bytes | None:
+        """Of a block that is here."""
         try:
-            content = path.read_bytes()
-            with contextlib.suppress(OSError):
-                os.utime(path)  # used last now
-            return content
+            with open(self.folder / name, "rb", buffering=0) as file:
+                os.utime(file.fileno())  # used last now
+                return os.pread(file.fileno(), stop - start, start)
         except OSError:
-            content = fetch()
-        with contextlib.suppress(OSError):
-            self.put(name, content)
-        return content
+            return None
+
+    @contextlib.contextmanager
+    def _alone(self, name: str) -> Iterator[None]:
+        """One thread of one process at a time for this name, as far as the folder allows."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = open(self.folder / f".lock-{name[:2]}", "w")  # noqa: SIM115
+        except OSError:
+            yield
+            return
+        with lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def put(self, name: str, content: bytes) -> Path:
         """Keep a file; the least used ones go when there are too many.
@@ -93,14 +117,15 @@ class Cache:
                 file.write(content)
             os.replace(partial, path)
         except BaseException:
-            os.unlink(partial)
+            with contextlib.suppress(OSError):
+                os.unlink(partial)
             raise
         self._make_room()
         return path
 
     def _make_room(self) -> None:
         found = sorted(self._files())
-        excess = sum(size for _, size, _ in found) - self._limit
+        excess = sum(size for _, size, _ in found) - self.limit_bytes
         for _, size, path in found[:-1]:  # what came last is wanted now
             if excess <= 0:
                 return
@@ -112,6 +137,8 @@ class Cache:
         """When it was used last, size, path."""
         with os.scandir(self.folder) as entries:
             for entry in entries:
+                if entry.name.startswith("."):  # locks, and what is being written
+                    continue
                 with contextlib.suppress(OSError):
                     status = entry.stat()
                     yield status.st_mtime, status.st_size, entry.path

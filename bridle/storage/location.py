@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
+from urllib.request import url2pathname
 
 from bridle.errors import UsageError
 from bridle.storage.remote import Remote, RemoteFile
@@ -32,12 +33,14 @@ def locate(place: str | Path | Remote) -> Location:
         return Path(place)
     scheme = match[1].lower()
     if scheme == "file":
-        return Path(place[match.end() :])
+        return Path(url2pathname(place[match.end() :].removeprefix("localhost")))
     rest = place[match.end() :].rstrip("/")
     from fsspec import available_protocols
 
     if scheme not in available_protocols():
-        raise UsageError(f"{scheme}:// is no storage that can be read here", "Known: s3://, gs://, https:// and so on.")
+        raise UsageError(
+            f"{scheme}:// is no storage that can be read here", "Known: s3://, gs:// and what else fsspec reads."
+        )
     if "@" in rest.partition("/")[0] or "?" in rest:
         raise UsageError(
             f"the {scheme}:// address carries credentials or a query; it would be stored with the results",
@@ -51,7 +54,11 @@ def locate(place: str | Path | Remote) -> Location:
 def names_in(folder: Location) -> list[str]:
     """What lies directly in a folder, sorted; nothing where there is none."""
     try:
-        return [entry.name for entry in folder.entries()] if isinstance(folder, Remote) else sorted(os.listdir(folder))
+        return (
+            [entry.name for entry in folder.entries() if entry.name]
+            if isinstance(folder, Remote)
+            else sorted(os.listdir(folder))
+        )
     except FileNotFoundError:
         return []
 
@@ -82,7 +89,7 @@ def folders_with(name: str, below: Location) -> Iterator[Location]:
     if any(entry.name == name for entry in entries):
         yield below
     for entry in entries:
-        if entry.folder and not entry.name.startswith("."):
+        if entry.folder and entry.name and not entry.name.startswith("."):
             yield from folders_with(name, below / entry.name)
 
 

@@ -1,8 +1,8 @@
 """An object or a folder in remote storage, with the few names of `pathlib.Path` that this project asks for.
 
-Every request is repeated with growing pauses when the network or the server fails; what comes of it in the end is an
-`OSError` whose `strerror` says why, as for a local file. Credentials are the libraries' business (environment,
-`~/.aws`, roles of the machine): none is taken, kept or shown here.
+Every request is repeated with growing pauses when the network or the server fails. A storage that cannot be used is the
+environment's fault; what is wrong with one object is an `OSError` whose `strerror` says what, as for a local file.
+Credentials are the libraries' business (environment, `~/.aws`, roles of the machine): none is taken, kept, or shown.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import io
 import os
 import posixpath
 import random
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,13 +21,14 @@ from typing import Any, NamedTuple, TypeVar
 
 from bridle.errors import EnvironmentFault
 
-_ATTEMPTS = 8  # some 40 seconds in all ...
+_ATTEMPTS = 8  # some 40 seconds in all, if the answer is a quick no ...
 _FIRST_ATTEMPTS = 3  # ... but a storage that has never answered is more likely to be a wrong address
 _PAUSE_S, _LONGEST_PAUSE_S = 0.2, 15.0
 _PART_BYTES = 8 << 20  # of a large file: what is asked for again after a broken connection
 # One policy of repetition, ours; the libraries' own would multiply with it.
 _ONCE = {"retries": {"total_max_attempts": 1}, "connect_timeout": 10, "read_timeout": 30}
 _S3: dict[str, Any] = {"config_kwargs": _ONCE}
+_DENIED = re.compile("denied|forbidden", re.IGNORECASE)
 _FINAL = (FileNotFoundError, PermissionError, FileExistsError, IsADirectoryError, NotADirectoryError)
 _WEATHER = ("aiobotocore", "aiohttp", "botocore", "gcsfs", "google", "requests", "urllib3")  # may pass
 
@@ -52,7 +54,8 @@ class Remote:
         version: what tells this content from any other (a hash); files without one are never kept in a cache.
 
     Raises:
-        OSError: from everything that asks the storage, with `strerror`. EnvironmentFault: its library is missing.
+        OSError: from everything that asks the storage, about this object. EnvironmentFault: the storage does not
+            answer, or not to these credentials, or its library is missing.
     """
 
     url: str
@@ -78,7 +81,13 @@ class Remote:
         return self if above.endswith(":/") else Remote(above)
 
     def resolve(self) -> Remote:
+        """Itself; a path of this machine may be relative."""
         return self
+
+    @property
+    def bucket(self) -> Remote:
+        """The first part of the address."""
+        return Remote("/".join(self.url.split("/")[:3]))
 
     def with_name(self, name: str) -> Remote:
         return self.parent / name
@@ -87,25 +96,28 @@ class Remote:
         return Remote(posixpath.splitext(self.url)[0] + suffix)
 
     def exists(self) -> bool:
-        return bool(self._ask(lambda files: files.exists(self.url)))
+        return self._kind() is not None
 
     def is_file(self) -> bool:
-        return bool(self._ask(lambda files: files.isfile(self.url)))
+        return self._kind() == "file"
 
     def is_dir(self) -> bool:
-        return bool(self._ask(lambda files: files.isdir(self.url)))
+        return self._kind() == "directory"
 
     def size(self) -> int:
-        return int(self._ask(lambda files: files.size(self.url)))
+        return int(self._info()["size"])
 
     def parts(self) -> Iterator[bytes]:
-        """The whole object; a broken connection costs a part of it."""
-        at = 0
-        while part := self.read_at(at, _PART_BYTES):
-            yield part
-            at += len(part)
-            if len(part) < _PART_BYTES:
-                return
+        """The whole object; a broken connection costs a part of it.
+
+        Raises:
+            OSError: also when it was replaced meanwhile.
+        """
+        before = self._info()
+        for at in range(0, int(before["size"]), _PART_BYTES):
+            yield self.read_at(at, _PART_BYTES)
+        if before["size"] > _PART_BYTES and _identity(before) != _identity(self._info()):
+            raise OSError(errno.EIO, "it changed while it was read", self.url)
 
     def read_bytes(self) -> bytes:
         return b"".join(self.parts())
@@ -121,6 +133,8 @@ class Remote:
             if error.errno == errno.EINVAL and "range" in str(error.strerror):  # behind the end
                 return b""
             raise
+        if len(content) > size:
+            raise OSError(errno.ENOTSUP, "this server cannot send a part of a file", self.url)
         return content
 
     def upload(self, source: Path) -> None:
@@ -134,14 +148,26 @@ class Remote:
         self._ask(lambda files: files.rm_file(self.url))
 
     def entries(self) -> Iterator[Entry]:
-        """What lies directly in this folder, sorted by name."""
-        key = self.url.partition("://")[2]
-        found = self._ask(lambda files: files.ls(self.url, detail=True))
-        others = [one for one in found if one["name"].strip("/") not in (key, self.url)]  # not the mark of the folder
-        yield from sorted(
-            Entry(posixpath.basename(one["name"].rstrip("/")), one["type"] == "directory", one["size"] or 0)
-            for one in others
-        )
+        """What lies directly in this folder, sorted by name; a folder without a name is that of keys with `//`."""
+        key, found = self.url.partition("://")[2], list[Entry]()
+        for one in self._ask(lambda files: files.ls(self.url, detail=True)):
+            nameless, folder = one["name"].strip("/") in (key, self.url), one["type"] == "directory"
+            if folder or not nameless:  # not the mark of the folder itself
+                name = "" if nameless else posixpath.basename(one["name"].rstrip("/"))
+                found.append(Entry(name, folder, one["size"] or 0))
+        yield from sorted(found)
+
+    def _kind(self) -> str | None:
+        """ "file", "directory", or None for nothing."""
+        try:
+            return str(self._info()["type"])
+        except FileNotFoundError:
+            return None
+
+    def _info(self) -> dict[str, Any]:
+        # Not fsspec's `exists` and `isfile`: they take a connection that breaks for a no.
+        known: dict[str, Any] = self._ask(lambda files: files.info(self.url))
+        return known
 
     def _ask(self, request: Callable[[Any], _Result]) -> _Result:
         scheme, attempt = self.url.partition("://")[0], 1
@@ -151,18 +177,29 @@ class Remote:
                 _answered.add(scheme)
                 return answer
             except Exception as error:
-                if isinstance(error, _FINAL) or (isinstance(error, OSError) and error.errno == errno.EINVAL):
-                    raise type(error)(error.errno or errno.EIO, _reason(error), self.url) from None
                 if "Credential" in type(error).__name__:
-                    why = "no credentials for this storage were found"
-                    raise PermissionError(errno.EACCES, why, self.url) from None
+                    raise self._fault("no credentials for this storage were found") from None
+                if isinstance(error, PermissionError) and not _DENIED.search(_reason(error)):
+                    raise self._fault(_reason(error)) from None  # of the token or the clock, not of this object
+                if isinstance(error, _FINAL) or (isinstance(error, OSError) and error.errno == errno.EINVAL):
+                    _answered.add(scheme)
+                    raise type(error)(error.errno or errno.EIO, _reason(error), self.url) from None
                 if not isinstance(error, OSError) and type(error).__module__.split(".")[0] not in _WEATHER:
                     raise
                 if attempt == (_ATTEMPTS if scheme in _answered else _FIRST_ATTEMPTS):
-                    why = f"tried {attempt} times, {_reason(error)}"
-                    raise ConnectionError(errno.EIO, why, self.url) from None
+                    raise self._fault(f"tried {attempt} times, {_reason(error)}") from None
             time.sleep(min(_PAUSE_S * 2**attempt, _LONGEST_PAUSE_S) * random.uniform(0.5, 1.5))
             attempt += 1
+
+    def _fault(self, why: str) -> EnvironmentFault:
+        return EnvironmentFault(
+            f"{self.url} cannot be reached: {why}",
+            "Look at the address, the network and the credentials; sharding and training go on with --resume.",
+        )
+
+
+def _identity(info: dict[str, Any]) -> list[str]:
+    return [str(info.get(name)) for name in ("size", "ETag", "etag", "LastModified", "mtime", "created")]
 
 
 def _files_of(scheme: str) -> Any:

@@ -8,14 +8,15 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from bridle.archive import Place
+from bridle.errors import EnvironmentFault
 from bridle.storage import Cache, Remote, blocks_of
+from bridle.storage.cache import BLOCK_BYTES
 from bridle.stream.index import Index
 from bridle.stream.order import Request
 
 _THREADS = 8
 _BLOCKS = 64  # of 8 MiB, asked for beyond the step that is read
 _SAMPLES = 8192  # looked at beyond the step that is read
-_REMEMBERED = 4096  # blocks that need not be asked for again
 
 
 def fetch_ahead(steps: Iterator[list[Request]], index: Index) -> Iterator[list[Request]]:
@@ -26,11 +27,12 @@ def fetch_ahead(steps: Iterator[list[Request]], index: Index) -> Iterator[list[R
     """
     cache, asked = Cache(), OrderedDict[tuple[Remote, int], None]()
     waiting = deque[tuple[list[Request], int]]()
+    remembered = max(_BLOCKS, int(cache.limit_bytes / BLOCK_BYTES / 2))  # those will be here still
     blocks = samples = 0
     pool = ThreadPoolExecutor(_THREADS)
 
     def fetch(tar: Remote, number: int) -> None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, EnvironmentFault):
             if not cache.has(tar, number):
                 cache.block(tar, number)
 
@@ -44,7 +46,7 @@ def fetch_ahead(steps: Iterator[list[Request]], index: Index) -> Iterator[list[R
                     asked[place.tar, number] = None
                     pool.submit(fetch, place.tar, number)
                     count += 1
-        while len(asked) > _REMEMBERED:
+        while len(asked) > remembered:
             asked.popitem(last=False)
         return count
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from bridle.errors import DataError, MediaError
+from bridle.errors import DataError, EnvironmentFault, MediaError
 from bridle.media import decoded_bytes, decoded_rate_hz
 from bridle.schema import Clip, MediaInfo
 from bridle.stream.cache import ClipCache
@@ -35,7 +35,7 @@ class View:
     data: Tensor | None
     path: str = ""
     reason: str = ""
-    fault: DataError | None = None
+    fault: DataError | EnvironmentFault | None = None
 
 
 class ViewDataset(Dataset[View]):
@@ -60,7 +60,7 @@ class ViewDataset(Dataset[View]):
                 clip = _cut(self._whole(request.index, meta, info), window)
         except MediaError as error:
             return View(key, None, path, error.message)
-        except DataError as error:
+        except (DataError, EnvironmentFault) as error:
             return View(key, None, path, error.message, error)
         return View(key, self._prepare(clip, rng), path)
 
