@@ -52,7 +52,8 @@ def list_files(
     table = options.labels if isinstance(options.labels, Path | Remote) else None
     unmatched = label_by_table(journal, table, todo) if table and todo else 0
     others = found.others + sum(count for kind, count in found.counts.items() if kind is not modality)
-    journal.note("found", {"others": others, "rejects": found.rejects, "unmatched": unmatched, "bytes": found.bytes})
+    size = found.bytes * todo // max(1, found.counts.total())  # about that of the files in this part
+    journal.note("found", {"others": others, "rejects": found.rejects, "unmatched": unmatched, "bytes": size})
     return modality
 
 

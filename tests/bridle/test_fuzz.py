@@ -186,7 +186,7 @@ def test_damaged_files_are_read_or_rejected(
     raw, out = tmp_path / "raw", tmp_path / "set"
     raw.mkdir()
     names = damage(sample, modality, raw)
-    monkeypatch.setattr(importlib.import_module("bridle.sharding.build"), "_TIMEOUT_S", HANG_S)
+    monkeypatch.setattr(importlib.import_module("bridle.sharding.child"), "_TIMEOUT_S", HANG_S)
     result = shard(raw, modality, out, workers=1)
 
     rejected = {reject["file"]: reject["reason"] for reject in result["rejects"]}
