@@ -85,7 +85,8 @@ class Cache:
         """Of a block that is here."""
         try:
             with open(self.folder / name, "rb", buffering=0) as file:
-                os.utime(file.fileno())  # used last now
+                with contextlib.suppress(OSError):  # of another user
+                    os.utime(file.fileno())  # used last now
                 return os.pread(file.fileno(), stop - start, start)
         except OSError:
             return None
