@@ -50,10 +50,10 @@ def measure(data: Location, modality: Modality) -> tuple[dict[str, Any], dict[st
 
 def _decode(path: Location) -> tuple[MediaInfo, Clip] | None:
     try:
-        media = path.read_bytes() if isinstance(path, Remote) else path
+        media = path.read_bytes() if isinstance(path, Remote) else path  # the decoders read local files themselves
         info = probe(media, path.name)
         return info, decode(media, info, window=(0.0, _WINDOW_S) if info.duration_s else None, checked=False)
-    except MediaError:
+    except (MediaError, OSError):
         return None
 
 

@@ -105,7 +105,7 @@ class Build:
             for number, (entry, place) in enumerate(self._local(), start=done):
                 under_way.append((entry, place))
                 measure = self.old is None and number < _MEASURED
-                path = self.folder if isinstance(place, OSError) else place
+                path = self.folder if isinstance(place, OSError) else place  # a folder fails at once: order is kept
                 yield Task.of(path, self.modality, self.options.transcode, measure, self.options.check == "full")
 
         for report in pool.map(tasks()):

@@ -45,12 +45,14 @@ def check_output(out: Location, *, overwrite: bool, resume: bool) -> None:
     """Refuse an output that would be lost.
 
     Raises:
-        UsageError: a set is there, whole or unfinished, and may not be replaced, or other files are.
+        UsageError: a set is there, whole or unfinished, and may not be replaced, or other files are. DataError: there
+            is no such bucket.
     """
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file, not a folder", "Choose another --out.")
     unfinished, whole = (workplace(out) / PARTIAL / JOURNAL).exists(), (out / FILE).exists()
-    if (resume and (unfinished or whole)) or (overwrite and whole):
+    begun = unfinished and isinstance(out, Remote)  # with tars of its own there
+    if (resume and (unfinished or whole)) or (overwrite and (whole or begun)):
         return
     if unfinished and not overwrite:
         raise UsageError(

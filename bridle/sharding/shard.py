@@ -159,7 +159,8 @@ def _open(
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
     else:
         folder = stack.enter_context(building(out, resume=resume))
-        check_output(out, overwrite=overwrite, resume=resume)  # another process may have ended just before
+        if not (overwrite or resume):
+            check_output(out, overwrite=False, resume=False)  # another process may have ended just before
     journal = stack.enter_context(closing(Journal(folder / JOURNAL)))
     said = json.loads(json.dumps({"raw": raw.resolve(), "name": name, **asdict(options)}, default=str))
     if (before := journal.noted("options")) is None:
