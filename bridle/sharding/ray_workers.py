@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -17,9 +18,10 @@ from bridle.cluster import Cluster, node, unseen
 from bridle.errors import EnvironmentFault
 from bridle.schema import Modality
 from bridle.sharding.child import Failure, Report, Task
-from bridle.sharding.workers import Workers
+from bridle.sharding.workers import KILLED, Workers
 
 _CHUNK = 8  # tasks in one message at most: it costs the driver about as much as a short sound costs a worker ...
+_DYING_S = 3.0  # what takes a node down may take the decoder a moment before the actor: then its verdict is never told
 _SHARE = 4  # ... and messages for each actor at least, so that all end at about the same time
 
 
@@ -44,7 +46,10 @@ class Decoder:
                 here = tasks if contents is None else _copies(tasks, contents, Path(folder))
                 answers = list(self._workers.map(here))
         except EnvironmentFault as error:
+            time.sleep(_DYING_S)
             raise EnvironmentFault(f"{node()}, a node of the cluster: {error.message}", error.hint) from None
+        if Failure(KILLED) in answers:
+            time.sleep(_DYING_S)
         if contents is not None:
             return list(answers)
         return [

@@ -10,6 +10,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,11 @@ from standins import content_of, small
 from bridle.cluster import Cluster, unseen
 from bridle.errors import EnvironmentFault
 from bridle.infer import tokenize_inputs
-from bridle.schema import Codes
-from bridle.sharding import Options, shard
-from bridle.sharding.child import Failure
-from bridle.sharding.ray_workers import Unseen, _judged
+from bridle.schema import Codes, Modality
+from bridle.sharding import Options, ray_workers, shard
+from bridle.sharding.child import Failure, Task
+from bridle.sharding.ray_workers import Decoder, Unseen, _judged
+from bridle.sharding.workers import KILLED
 from bridle.storage import Remote
 
 pytestmark = pytest.mark.timeout(600)  # nodes start slowly on a busy machine
@@ -93,7 +95,7 @@ def raw(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def expected(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+def expected(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The set as this machine alone makes it."""
     out = tmp_path_factory.mktemp("local") / "set"
     assert shard(raw, None, out, options=OPTIONS)["rejected"] == 2
@@ -101,7 +103,7 @@ def expected(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, b
 
 
 def test_sharding_with_every_worker_killed_on_the_way(
-    nodes: Nodes, raw: Path, expected: dict[str, bytes], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    nodes: Nodes, raw: Path, expected: dict[str, str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     killed: list[int] = []
 
@@ -122,7 +124,7 @@ def test_sharding_with_every_worker_killed_on_the_way(
 
 
 def test_files_of_object_storage_are_sent_along(
-    nodes: Nodes, raw: Path, expected: dict[str, bytes], tmp_path: Path
+    nodes: Nodes, raw: Path, expected: dict[str, str], tmp_path: Path
 ) -> None:
     there = Remote("memory://sounds")
     for path in raw.rglob("*.wav"):
@@ -161,13 +163,37 @@ def test_tokens_are_the_same_and_so_are_warnings(
         assert (there.codes_THWQ == here.codes_THWQ).all()
 
 
-def test_sharding_goes_on_without_a_node(nodes: Nodes, raw: Path, expected: dict[str, bytes], tmp_path: Path) -> None:
+def test_sharding_goes_on_without_a_node(nodes: Nodes, raw: Path, expected: dict[str, str], tmp_path: Path) -> None:
     def kill(done: int, total: int) -> None:
         if done == 3:
             nodes.kill_second()
 
     shard(raw, None, tmp_path / "set", options=OPTIONS, workers=2, engine="ray", progress=kill)
     assert content_of(tmp_path / "set") == expected
+
+
+def test_the_verdict_of_a_decoder_that_was_killed_waits_for_its_node(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_workers, "_DYING_S", 1.0)
+    os.mkfifo(tmp_path / "endless.wav")
+    decoder = Decoder(Modality.AUDIO)
+    with ThreadPoolExecutor() as pool:
+        answers = pool.submit(decoder.work, [Task.of(tmp_path / "endless.wav", Modality.AUDIO)], None)
+        while True:
+            try:
+                held = os.open(tmp_path / "endless.wav", os.O_WRONLY | os.O_NONBLOCK)
+                break
+            except OSError:  # nobody reads it yet
+                time.sleep(0.05)
+        nurse = decoder._workers._nurse.pid
+        (reading,) = Path(f"/proc/{nurse}/task/{nurse}/children").read_text().split()
+        os.kill(int(reading), signal.SIGKILL)
+        killed = time.monotonic()
+        assert answers.result() == [Failure(KILLED)]
+        assert time.monotonic() - killed >= 1.0  # a node that is going down would have taken the actor by now
+    os.close(held)
+    decoder._workers.__exit__(None, None, None)
 
 
 def test_a_file_that_a_node_does_not_see_is_not_rejected(raw: Path) -> None:

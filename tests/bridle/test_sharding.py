@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from standins import content_of
 
 from bridle.archive import TarWriter
 from bridle.errors import DataError, EnvironmentFault, UsageError
@@ -230,10 +231,6 @@ def test_outputs_are_replaced_only_on_request_and_only_our_own(few: Path, tmp_pa
         shard(few, None, few, overwrite=True)
     with pytest.raises(UsageError, match="is a file"):
         shard(few, None, out / "mine.txt")
-
-
-def content_of(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.glob("[!.]*"))}
 
 
 def no_space(*_: object) -> int:

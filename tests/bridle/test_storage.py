@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from standins import content_of, same, small, stream_of, take, write_sound
+from standins import content_of, same, small, stream_of, take, told, write_sound
 
 from bridle import api
 from bridle.archive import Place, TarReader, load_index, tar_of
@@ -94,8 +94,8 @@ def put(folder: Path, to: Remote) -> None:
             (to / path.relative_to(folder).as_posix()).upload(path)
 
 
-def content_in(folder: Remote) -> dict[str, bytes]:
-    return {entry.name: (folder / entry.name).read_bytes() for entry in folder.entries()}
+def content_in(folder: Remote) -> dict[str, str]:
+    return {entry.name: told(entry.name, (folder / entry.name).read_bytes()) for entry in folder.entries()}
 
 
 @pytest.fixture
