@@ -73,7 +73,7 @@ def decode(raw: bytes, info: MediaInfo, max_pixels: int) -> Tensor:
         if picture.size[0] * picture.size[1] > max_pixels:
             raise MediaError(f"{picture.size[0]}x{picture.size[1]} is larger than {max_pixels} pixels")
         array_HW3 = np.array(_rgb(ImageOps.exif_transpose(picture)))
-    return torch.from_numpy(array_HW3).permute(2, 0, 1).contiguous()
+    return torch.from_numpy(array_HW3).permute(2, 0, 1)
 
 
 def _for_torchvision(info: MediaInfo) -> bool:

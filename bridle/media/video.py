@@ -74,7 +74,10 @@ def measure(raw: bytes, info: MediaInfo) -> MediaInfo:
 
 
 def decode(raw: bytes, window: tuple[float, float] | None, *, with_decord: bool = True) -> tuple[Tensor, float, float]:
-    """The frames of the window as uint8 `(T, 3, H, W)`, frames a second, and where the first one lies in seconds."""
+    """The frames of the window as uint8 `(T, 3, H, W)`, frames a second, and where the first one lies in seconds.
+
+    In memory the three channels of a pixel stay together, as they are decoded: resizing reads them so in half the time.
+    """
     pieces, fps, size = [], 1.0, 0
     for batch_THW3, fps in batches(raw, window, with_decord=with_decord):  # noqa: B007
         pieces.append(batch_THW3)
@@ -83,7 +86,7 @@ def decode(raw: bytes, window: tuple[float, float] | None, *, with_decord: bool 
     if not pieces:
         raise MediaError("holds no frames" if window is None else f"holds no frames at {window[0]:.2f} s")
     clip_THW3 = torch.from_numpy(np.concatenate(pieces) if len(pieces) > 1 else pieces[0])
-    return clip_THW3.permute(0, 3, 1, 2).contiguous(), fps, _span(window, fps)[0] / fps
+    return clip_THW3.permute(0, 3, 1, 2), fps, _span(window, fps)[0] / fps
 
 
 def batches(

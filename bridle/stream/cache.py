@@ -38,8 +38,7 @@ class ClipCache:
         start = int(self._offset_N[sample])
         stored = self._data[start : start + int(np.prod(shape)) * dtype.itemsize].view(dtype).reshape(shape)
         data = torch.from_numpy(stored)
-        if data.dtype is torch.int16:
-            data = data.float() / _PEAK
+        data = data.float() / _PEAK if data.dtype is torch.int16 else data.movedim(-1, -3)
         return Clip(like.key, like.modality, data, like.rate_hz, 0.0, like.source)
 
     def put(self, sample: int, clip: Clip) -> None:
@@ -47,6 +46,8 @@ class ClipCache:
         data = clip.data
         if data.is_floating_point():
             data = (data * _PEAK).round().clamp(-32768, 32767).to(torch.int16)
+        else:
+            data = data.movedim(-3, -1)  # as decoders give it: the channels of a pixel together
         flat = data.contiguous().view(-1).numpy().view(np.uint8)
         start, end = int(self._offset_N[sample]), int(self._offset_N[sample + 1])
         if len(flat) > end - start or not len(flat):

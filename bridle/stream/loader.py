@@ -94,8 +94,9 @@ class ClipStream:
             DataError: a shard is gone or cut, or not one sample of a whole epoch can be decoded.
         """
         failed_in_a_row = 0
-        cursors = (cursor for _, cursor in self._plan())
-        for views, cursor in zip(self._views(), cursors, strict=True):
+        running = self._views()
+        for _, cursor in self._plan():
+            views = next(running)
             for view in views:
                 if view.fault:
                     raise view.fault
@@ -105,8 +106,11 @@ class ClipStream:
             failed_in_a_row = 0 if good else failed_in_a_row + len(views)
             if failed_in_a_row * self._world >= self.samples:
                 raise all_failed(self.failures)
-            if good:
-                yield Batch([view.data for view in good if view.data is not None], [view.key for view in good])
+            batch = Batch([view.data for view in good if view.data is not None], [view.key for view in good])
+            del views, view, good  # or they would be in memory beside the next batch
+            if batch.keys:
+                yield batch
+            del batch
 
     def state(self) -> dict[str, Any]:
         """Where the stream stands, after the batch yielded last; goes into a checkpoint."""
