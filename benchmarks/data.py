@@ -217,7 +217,7 @@ def decode_row(case: str, files: list[Path], bare: Callable[[bytes], Any], folde
     raw.mkdir(parents=True)
     for number, path in enumerate(files):
         os.symlink(path.resolve(), raw / f"{number:05d}{path.suffix}")
-    shard_all(raw, folder / "set", "header", 2)
+    shard_all(raw, folder / "set", "full", 2)
     contents = [path.read_bytes() for path in files]
     stream = ClipStream(find_sets(folder / "set"), lambda clip, rng: clip.data, lambda info: None, batch_size=50)
     assert stream.samples == len(contents)

@@ -116,10 +116,14 @@ def main() -> None:
         for experiment in experiments:
             print(f"{experiment.name:12} {experiment.question}")
         return
+    chosen = [one for one in experiments if one.name in arguments.names or "all" in arguments.names]
+    arms = {arm for one in chosen for arm in (*FLOORS, *one.arms)}
+    if unknown := set(arguments.arm or ()) - arms:
+        parser.error(f"no arm {', '.join(sorted(unknown))}: choose from {', '.join(sorted(arms))}")
+    if (most := max(one.seeds for one in chosen)) <= max(arguments.seed or [0]):
+        parser.error(f"seeds are 0 to {most - 1}")
     arguments.out.mkdir(parents=True, exist_ok=True)
-    for experiment in experiments:
-        if experiment.name not in arguments.names and "all" not in arguments.names:
-            continue
+    for experiment in chosen:
         rows = rows_of(experiment)
         for row in rows:
             asked = ((arguments.only, row.modality), (arguments.arm, row.arm), (arguments.seed, row.seed))

@@ -1,6 +1,15 @@
 """Tars of samples: writing them, and the index that says where each sample lies. The format: shards/README.md."""
 
-from bridle.archive.index import check_sizes, damaged, index_name, load_index, rows_of, save_index, tar_of
+from bridle.archive.index import (
+    check_sizes,
+    damaged,
+    describe_sample,
+    index_name,
+    load_index,
+    rows_of,
+    save_index,
+    tar_of,
+)
 from bridle.archive.read import Place, TarReader
 from bridle.archive.write import ROW, Shard, TarWriter, write_durably
 
@@ -12,6 +21,7 @@ __all__ = [
     "TarWriter",
     "check_sizes",
     "damaged",
+    "describe_sample",
     "index_name",
     "load_index",
     "rows_of",

@@ -10,19 +10,23 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import json
 import os
 import tarfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from bridle.archive.read import Place, TarReader
 from bridle.archive.write import ROW, Shard, write_durably
-from bridle.errors import DataError
+from bridle.errors import DataError, MediaError
 from bridle.storage import Cache, Location, Remote, opened, sizes_in
 
 _DIGEST_BYTES = 32
+_HINT = "Copy the set again, or write it again with bridle shard --overwrite."
 _SCANNED = np.dtype([(name, ROW[name]) for name in ROW.names or () if not name.endswith("crc")])
 
 
@@ -120,23 +124,39 @@ def rows_of(path: Location, shard: Shard, number: int) -> np.ndarray:
     Raises:
         DataError: naming the tar.
     """
-    media: dict[str, tuple[int, int]] = {}
-    meta: dict[str, tuple[int, int]] = {}
+    media: dict[bytes, tuple[int, int]] = {}
+    meta: dict[bytes, tuple[int, int]] = {}
     try:
         with opened(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
                 if not member.isfile() or member.offset_data + member.size > shard.bytes:
                     continue
                 key, _, suffix = member.name.partition(".")
-                (meta if suffix == "json" else media)[key] = member.offset_data, member.size
+                (meta if suffix == "json" else media)[os.fsencode(key)] = member.offset_data, member.size
     except OSError as error:
         raise damaged(path, f"it cannot be read ({error.strerror or error})") from error
-    except tarfile.TarError as error:
+    except (tarfile.TarError, ValueError, OverflowError) as error:
         raise damaged(path, f"it is no whole tar ({error})") from error
-    rows = [(key.encode(), number, *span, *meta[key]) for key, span in media.items() if key in meta]
+    rows = [(key, number, *span, *meta[key]) for key, span in media.items() if key in meta]
     if len(rows) != shard.samples:
         raise damaged(path, f"it holds {len(rows)} whole samples, the manifest says {shard.samples}")
     return np.array(rows, dtype=_SCANNED)
+
+
+def describe_sample(reader: TarReader, tar: Location, row: np.void) -> dict[str, Any]:
+    """The JSON of a sample.
+
+    Raises:
+        DataError: naming the tar, where it is damaged.
+    """
+    try:
+        meta: dict[str, Any] = json.loads(reader.read(Place.of(tar, row, "meta")))
+        meta["path"], meta["suffix"]
+    except MediaError as error:
+        raise DataError(error.message, _HINT) from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise damaged(tar, f"a description in it is damaged ({error})") from error
+    return meta
 
 
 def check_sizes(folder: Location, shards: Sequence[Shard]) -> None:
@@ -157,7 +177,4 @@ def check_sizes(folder: Location, shards: Sequence[Shard]) -> None:
 
 def damaged(path: Location, why: str) -> DataError:
     """A tar that is not what its manifest says."""
-    return DataError(
-        f"{path} does not match its manifest: {why}",
-        "Copy the set again, or write it again with bridle shard --overwrite.",
-    )
+    return DataError(f"{path} does not match its manifest: {why}", _HINT)

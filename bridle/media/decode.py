@@ -36,8 +36,9 @@ def decode(
         window: (start_s, length_s): decode only this part (a part that reaches over the end is cut there); None
             decodes everything. Images have no time and ignore it.
         max_pixels: refuse larger images.
-        checked: `check` has passed in a process that may be lost, as for every sample of a shard; for other files
-            say False, and decoders that can crash or hang are left alone. The result is the same.
+        checked: `check` has passed in a process that may be lost, as for every sample of a set made with
+            `--check full`; for other files say False, and decoders that can crash or hang are left alone. The result
+            is the same.
 
     Returns:
         Audio: float32 `(S,)`, channels averaged. Image: uint8 `(3, H, W)`, upright, over white where transparent.
@@ -53,7 +54,7 @@ def decode(
             return Clip(key, Modality.AUDIO, audio.decode(raw, info, rate_hz, window), rate_hz, _start(window), source)
         if info.modality is Modality.IMAGE:
             return Clip(key, Modality.IMAGE, image.decode(raw, info, max_pixels), source=source)
-        frames, fps, start_s = video.decode(raw, window, with_decord=checked)
+        frames, fps, start_s = video.decode(raw, info, window, with_decord=checked)
         return Clip(key, Modality.VIDEO, frames, fps, start_s, source)
     except MediaError:
         raise

@@ -33,7 +33,7 @@ _FAMILIES = {  # FFmpeg's demuxer -> suffixes that are true for it, the default 
     "mpegvideo": "mpg mpeg m1v m2v", "mpegts": "ts mts m2ts", "flv": "flv", "ogg": "ogv ogg oga opus", "aac": "aac",
     "amr": "amr", "ac3": "ac3", "wav": "wav", "mp3": "mp3", "gsm": "gsm", "caf": "caf",
 }  # fmt: skip
-_BATCH, _BATCH_BYTES = 16, 64_000_000  # frames decoded at once, fewer when they are large
+_BATCH, _BATCH_BYTES = 32, 64_000_000  # frames decoded at once, fewer when they are large
 _SEEK_S = 5.0  # shorter ways are decoded, which needs no trust in an index
 _HEAD = 65536  # bytes in which a container says what it is
 
@@ -73,13 +73,16 @@ def measure(raw: bytes, info: MediaInfo) -> MediaInfo:
     return replace(info, duration_s=frames / fps, rate_hz=fps, frames=frames, height=height, width=width)
 
 
-def decode(raw: bytes, window: tuple[float, float] | None, *, with_decord: bool = True) -> tuple[Tensor, float, float]:
+def decode(
+    raw: bytes, info: MediaInfo, window: tuple[float, float] | None, *, with_decord: bool = True
+) -> tuple[Tensor, float, float]:
     """The frames of the window as uint8 `(T, 3, H, W)`, frames a second, and where the first one lies in seconds.
 
     In memory the three channels of a pixel stay together, as they are decoded: resizing reads them so in half the time.
     """
     pieces, fps, size = [], 1.0, 0
-    for batch_THW3, fps in batches(raw, window, with_decord=with_decord):  # noqa: B007
+    first = 3 * (info.height or 0) * (info.width or 0)
+    for batch_THW3, fps in batches(raw, window, picture_bytes=first, with_decord=with_decord):  # noqa: B007
         pieces.append(batch_THW3)
         size += batch_THW3.nbytes
         refuse_giant(size)
@@ -90,13 +93,13 @@ def decode(raw: bytes, window: tuple[float, float] | None, *, with_decord: bool 
 
 
 def batches(
-    raw: bytes, window: tuple[float, float] | None, *, with_decord: bool = True
+    raw: bytes, window: tuple[float, float] | None, *, picture_bytes: int = 0, with_decord: bool = True
 ) -> Iterator[tuple[np.ndarray, float]]:
-    """uint8 `(T, H, W, 3)` pieces of the window and frames a second."""
+    """uint8 `(T, H, W, 3)` pieces of the window and frames a second; one picture first if its size is not known."""
     done = 0
     if with_decord and decord is not None and _suits_decord(raw):
         try:
-            for batch_THW3, fps in _decord_batches(raw, window):
+            for batch_THW3, fps in _decord_batches(raw, window, picture_bytes):
                 yield batch_THW3, fps
                 done += len(batch_THW3)
             return
@@ -117,7 +120,9 @@ def _suits_decord(raw: bytes) -> bool:
     return head[8:12] == b"AVI " or head[4:8] in {b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"}
 
 
-def _decord_batches(raw: bytes, window: tuple[float, float] | None) -> Iterator[tuple[np.ndarray, float]]:
+def _decord_batches(
+    raw: bytes, window: tuple[float, float] | None, picture_bytes: int
+) -> Iterator[tuple[np.ndarray, float]]:
     reader = decord.VideoReader(io.BytesIO(raw), num_threads=1)
     header_fps = float(reader.get_avg_fps())
     times_T = reader.get_frame_timestamp(range(len(reader)))[:, 0]
@@ -126,11 +131,11 @@ def _decord_batches(raw: bytes, window: tuple[float, float] | None) -> Iterator[
     fps, shown_T = even_clock(times_T, header_fps)
     first, last = _span(window, fps)
     shown_T = shown_T[first:last]
-    at, step = 0, 1
+    at, step = 0, _batch(picture_bytes) if picture_bytes else 1
     while at < len(shown_T):
         batch_THW3 = reader.get_batch(shown_T[at : at + step].tolist()).asnumpy()
         yield batch_THW3, fps
-        at, step = at + len(batch_THW3), _batch(batch_THW3[0])
+        at, step = at + len(batch_THW3), _batch(batch_THW3[0].nbytes)
 
 
 def _ffmpeg_batches(raw: bytes, window: tuple[float, float] | None, done: int) -> Iterator[tuple[np.ndarray, float]]:
@@ -149,7 +154,7 @@ def _ffmpeg_batches(raw: bytes, window: tuple[float, float] | None, done: int) -
             gap, end = np.searchsorted(shown_T, number, "left"), np.searchsorted(shown_T, number, "right")
             for ticking in range(tick, end):  # where a frame is missing, the one before stays on the screen
                 pieces.append(_upright(frame if ticking >= gap or before is None else before, width, height))
-                if len(pieces) >= _batch(pieces[0]):
+                if len(pieces) >= _batch(pieces[0].nbytes):
                     yield np.stack(pieces), fps
                     pieces = []
             tick, before = max(tick, int(end)), frame
@@ -212,9 +217,9 @@ def _pictures(container: av.container.InputContainer) -> av.VideoStream:
     raise MediaError("holds no moving pictures")
 
 
-def _batch(picture_HW3: np.ndarray) -> int:
+def _batch(picture_bytes: int) -> int:
     """Frames of this size to decode at once."""
-    return max(1, min(_BATCH, _BATCH_BYTES // picture_HW3.nbytes))
+    return max(1, min(_BATCH, _BATCH_BYTES // picture_bytes))
 
 
 def _span(window: tuple[float, float] | None, fps: float) -> tuple[int, int | None]:

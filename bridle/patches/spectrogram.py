@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -44,7 +45,6 @@ class MelFilterbank(nn.Module):
         banks_MF = nn.functional.pad(banks_MF, (0, 1))  # Kaldi ignores the Nyquist bin
         self.register_buffer("window_W", torch.hann_window(self.window, periodic=False), persistent=False)
         self.register_buffer("mel_FM", banks_MF.T.contiguous(), persistent=False)
-        self._groups = [_group(banks_MF.T, slice(m, m + _GROUP)) for m in range(0, mel_bins, _GROUP)]
 
     def frames(self, samples: int) -> int:
         """Number of whole frames in that many samples (Kaldi's `snip_edges`)."""
@@ -83,8 +83,12 @@ class MelFilterbank(nn.Module):
         parts = [power_BTF[..., bins] @ self.mel_FM[bins, bands] for bins, bands in self._groups]
         return torch.cat(parts, dim=-1).clamp_(min=_LOG_FLOOR).log_()
 
-
-def _group(mel_FM: Tensor, bands: slice) -> tuple[slice, slice]:
-    """The bins that these bands look at, and the bands."""
-    used = mel_FM[:, bands].any(1).nonzero()[:, 0].tolist() or [0]
-    return slice(used[0], used[-1] + 1), bands
+    @cached_property
+    def _groups(self) -> list[tuple[slice, slice]]:
+        """Some neighbouring bands, and the bins that they look at."""
+        groups = []
+        for first in range(0, self.mel_FM.shape[1], _GROUP):
+            bands = slice(first, first + _GROUP)
+            used = self.mel_FM[:, bands].any(1).nonzero()[:, 0].tolist() or [0]
+            groups.append((slice(used[0], used[-1] + 1), bands))
+        return groups

@@ -112,6 +112,8 @@ class ResidualQuantizer(nn.Module):
             buffer.zero_()
         self.initialised.fill_(False)
         self.frozen.fill_(False)
+        if self.learn == "gradient":
+            self.codebook_QKC.requires_grad_(True)
 
     def forward(self, z_NC: Tensor) -> Quantized:
         """Quantizes N vectors; in training mode moves the codebooks afterwards."""
@@ -155,7 +157,7 @@ class ResidualQuantizer(nn.Module):
         """K-means level by level on the vectors of all ranks, once they are all finite."""
         generator = self._generator(0)
         rows_NC = distributed.gather_rows(z_NC)
-        if not rows_NC.sum().isfinite():
+        if not len(rows_NC) or not rows_NC.sum().isfinite():
             return
         most = _KMEANS_ROWS * self.codes
         if len(rows_NC) > most:
@@ -171,12 +173,13 @@ class ResidualQuantizer(nn.Module):
     def _update(self, tally: _Tally) -> None:
         """Moving averages of counts and sums; a code used too rarely becomes a random input of its level.
 
-        The newcomer gets the usage that an average code has. A batch with a vector that is not finite changes nothing.
+        The newcomer gets the usage that an average code has. An empty batch, or one with a vector that is not finite,
+        changes nothing.
         """
         count_QK, sum_QKC, candidate_QKC = tally.over_ranks()
         # One vector that is not finite would stay in the averages for good. Asked of the joined sums, so that all ranks
         # say the same.
-        if not sum_QKC.sum().isfinite():
+        if not count_QK.sum() or not sum_QKC.sum().isfinite():
             return
         # Young codebooks forget faster: z turns most in the first steps, and codes that lag behind die in numbers.
         step = 1 - ((1 + self.updates) / (10 + self.updates)).clamp(max=self.decay)
@@ -203,7 +206,7 @@ class _Tally:
         q, k, c = quantizer.codebook_QKC.shape
         first, total = distributed.row_span(rows, quantizer.codebook_QKC.device)
         # Drawn alike on every rank from the rows of all ranks; each rank brings those that are its own.
-        pick_QK = torch.randint(total, (q, k), generator=quantizer._generator(1)) - first
+        pick_QK = torch.randint(max(total, 1), (q, k), generator=quantizer._generator(1)) - first
         self.own_QK = ((pick_QK >= 0) & (pick_QK < rows)).to(quantizer.codebook_QKC.device)
         self.pick_QK = pick_QK.clamp(0, max(rows - 1, 0)).to(quantizer.codebook_QKC.device)
         self.all_X = torch.zeros(q * k * (2 * c + 1), device=quantizer.codebook_QKC.device)

@@ -26,7 +26,7 @@ from bridle.schema import MediaInfo, Modality
 from bridle.sharding.child import Failure, Report, Task
 from bridle.sharding.journal import Entry, Journal
 from bridle.sharding.manifest import FILE, Manifest
-from bridle.sharding.publish import BEGUN, next_number
+from bridle.sharding.publish import BEGUN, check_alone, check_tars, next_number
 from bridle.sharding.ray_workers import RayWorkers
 from bridle.sharding.workers import Workers
 from bridle.storage import Location, Remote, copies
@@ -74,6 +74,8 @@ class Build:
             DataError: not one file decodes.
         """
         whole = {shard.file for shard, _ in self.journal.shards()}
+        if isinstance(self.out, Path):
+            check_tars(self.folder, self.out, self.journal)
         for torn in self.folder.glob("*.tar"):
             if torn.name not in whole or isinstance(self.out, Remote):
                 torn.unlink()
@@ -133,6 +135,7 @@ class Build:
                 begun.touch()  # not in the journal, which would keep samples whose tar is not there yet
                 with contextlib.suppress(FileNotFoundError):  # tars of the same names will be overwritten
                     (self.out / FILE).unlink()
+            check_alone(self.out, self.journal)
             (self.out / shard.file).upload(self.folder / shard.file)
         self.journal.end_shard(shard, rows_N)
         if isinstance(self.out, Remote):
@@ -165,6 +168,11 @@ class Build:
         rejects = sorted(
             self.journal.noted("found")["rejects"] + self.journal.rejects(), key=lambda one: os.fsencode(one["file"])
         )
+        if not shards and not rejects:
+            raise DataError(
+                f"all {self.journal.counts()['copy']} files of {self.name} are copies of others: nothing is left of it",
+                "Leave out --dedup, or give --split other shares; --overwrite starts again.",
+            )
         if not shards:
             first = rejects[0]
             raise DataError(

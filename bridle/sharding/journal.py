@@ -238,7 +238,7 @@ class Journal:
         return dict(sorted(counts.items()))
 
     def unlabelled(self) -> int:
-        query = "SELECT count(*) FROM file WHERE label IN ('null', '[]') AND state IS NOT 'old'"
+        query = "SELECT count(*) FROM file WHERE label IN ('null', '[]') AND (state IS NULL OR state = 'sample')"
         return int(self._db.execute(query).fetchone()[0])
 
     def moments(self) -> Iterator[Moments]:

@@ -67,6 +67,8 @@ def _csv_rows(table: Location, file: Any) -> Iterator[tuple[int, str, Label]]:
         reader.fieldnames = columns = [name.strip().lower() for name in reader.fieldnames or []]
         path_column = next((name for name in _PATH_COLUMNS if name in columns), None)
         label_column = next((name for name in ("label", "labels") if name in columns), None)
+        if len({*columns}) < len(columns):
+            raise DataError(f"{table} has two columns of one name: {','.join(columns)!r}", _HINT)
         if path_column is None or label_column is None:
             raise DataError(f"{table} needs a header with the columns path,label; it has {','.join(columns)!r}", _HINT)
         for row in reader:
@@ -75,7 +77,8 @@ def _csv_rows(table: Location, file: Any) -> Iterator[tuple[int, str, Label]]:
             text = row[label_column].strip()
             yield reader.line_num, row[path_column], text if label_column == "label" else _several(text)
     except csv.Error as error:
-        raise DataError(f"{table}, line {reader.line_num}: {error}", _HINT) from error
+        line = reader.line_num + ("unexpected end" not in str(error))  # the line at fault is not counted yet
+        raise DataError(f"{table}, line {line}: {error}", _HINT) from error
 
 
 def _jsonl_rows(table: Location, file: Any) -> Iterator[tuple[int, str, Label]]:
@@ -86,7 +89,7 @@ def _jsonl_rows(table: Location, file: Any) -> Iterator[tuple[int, str, Label]]:
             row = json.loads(text)
             path = next(row[name] for name in _PATH_COLUMNS if name in row)
             yield line, str(path), _label_in(row)
-        except (ValueError, TypeError, StopIteration) as error:
+        except (ValueError, TypeError, StopIteration, RecursionError) as error:
             raise DataError(f"{table}, line {line}: no JSON object with path and label", _HINT) from error
 
 
@@ -95,10 +98,12 @@ def _sidecar(raw: Location, path: str) -> Label:
     media = raw / path
     for beside in (media.with_suffix(".json"), media.with_name(media.name + ".json")):
         try:
-            return _label_in(json.loads(beside.read_text("utf-8")))
+            label = _label_in(json.loads(beside.read_text("utf-8-sig")))
+            "".join(label or "").encode()  # half a surrogate pair is no text
+            return label
         except FileNotFoundError:
             continue
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError, RecursionError) as error:
             raise DataError(
                 f"{beside} is no JSON object with a label: {error}", "Mend or remove it, or use --labels folder."
             ) from error
@@ -108,9 +113,15 @@ def _sidecar(raw: Location, path: str) -> Label:
 def _label_in(row: Any) -> Label:
     if not isinstance(row, dict):
         raise TypeError("not an object")
-    if isinstance(several := row.get("labels", row.get("label")), list):
-        return sorted({str(one) for one in several})
-    return None if several is None else str(several)
+    said = row.get("labels", row.get("label"))
+    several = said if isinstance(said, list) else [said]
+    if any(isinstance(one, dict | list | bool) or one != one for one in several):  # NaN is not itself
+        raise TypeError(f"{said!r} is no label")
+    if isinstance(said, list):
+        return sorted({str(one) for one in said})
+    if said is None:
+        return None
+    return _several(str(said)) if "labels" in row else str(said)
 
 
 def _several(text: str) -> list[str]:

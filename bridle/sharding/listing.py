@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bridle.archive import Place, TarReader, load_index, tar_of
+from bridle.archive import TarReader, describe_sample, load_index, tar_of
 from bridle.errors import DataError, UsageError
 from bridle.schema import MediaInfo, Modality
 from bridle.sharding.discover import Found, walk
@@ -34,16 +33,22 @@ def list_files(
     if old is not None:
         _note_old(journal, old, options.seed)
         modality = modality or old.modality
-    found = Found()
+    found, grouped = Found(), 0
     label_of = labeller(options.labels, raw)
     for path, kind in walk(raw, found, sound_tracks=options.sound_tracks):
         if modality not in (None, kind):
             continue
+        grouped += options.split is not None and options.split.groups(path)
         if options.split is None or options.split.part_of(path) == part:
             journal.add(place_of(path, options.seed), path, label_of(path))
         else:
             journal.add_elsewhere(path)
     modality = found.choose(raw, modality)
+    if options.split and options.split.group_by and not grouped:
+        raise UsageError(
+            f"--group-by {options.split.group_by!r} matches none of the {found.counts[modality]} files",
+            "It is searched for in the path below the raw folder, 'speaker/clip.wav' for instance.",
+        )
     if old is not None and modality is not old.modality:
         raise DataError(f"{old.folder} holds {old.modality}, not {modality}", "Choose another --out.")
     todo = journal.counts()["todo"]
@@ -53,7 +58,9 @@ def list_files(
     unmatched = label_by_table(journal, table, todo) if table and todo else 0
     others = found.others + sum(count for kind, count in found.counts.items() if kind is not modality)
     size = found.bytes * todo // max(1, found.counts.total())  # about that of the files in this part
-    journal.note("found", {"others": others, "rejects": found.rejects, "unmatched": unmatched, "bytes": size})
+    ungrouped = found.counts[modality] - grouped if options.split and options.split.group_by else 0
+    told = {"others": others, "rejects": found.rejects, "unmatched": unmatched, "bytes": size, "ungrouped": ungrouped}
+    journal.note("found", told)
     return modality
 
 
@@ -80,6 +87,6 @@ def compare(before: object, now: object, out: Location) -> None:
 def _note_old(journal: Journal, old: Manifest, seed: int) -> None:
     reader = TarReader()
     for row in load_index(old.folder, old.shards):
-        meta = json.loads(reader.read(Place.of(tar_of(old.folder, old.shards[int(row["tar"])]), row, "meta")))
+        meta = describe_sample(reader, tar_of(old.folder, old.shards[int(row["tar"])]), row)
         info = MediaInfo(old.modality, meta["suffix"], **{name: meta.get(name) for name in _SIZES})
         journal.add_old(place_of(meta["path"], seed), meta, info)

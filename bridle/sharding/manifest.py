@@ -61,6 +61,11 @@ class Manifest:
         """What `find_sets` finds it by."""
         return self.folder / self.tar if self.tar else self.folder
 
+    @property
+    def checked(self) -> bool:
+        """Whether every file was decoded from beginning to end (`--check full`, the default)."""
+        return bool(self.options.get("check", "full") == "full")
+
     def to_json(self) -> str:
         """The text of `manifest.json`."""
         content = {"format": FORMAT, "version": VERSION, **asdict(self)}

@@ -50,11 +50,14 @@ def check_output(out: Location, *, overwrite: bool, resume: bool) -> None:
     """
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file, not a folder", "Choose another --out.")
-    unfinished, whole = (workplace(out) / PARTIAL / JOURNAL).exists(), (out / FILE).exists()
+    partial = workplace(out) / PARTIAL
+    unfinished, whole = (partial / JOURNAL).exists(), (out / FILE).exists()
     begun = unfinished and isinstance(out, Remote)  # with tars of its own there
     if (resume and (unfinished or whole)) or (overwrite and (whole or begun)):
         return
     if unfinished and not overwrite:
+        with contextlib.suppress(OSError), _only_one(partial, out):
+            pass  # or it says that the other process is still at work
         raise UsageError(
             f"{out} holds a set that was interrupted", "Go on with it: --resume. Or start again: --overwrite."
         )
@@ -124,6 +127,7 @@ def publish(partial: Path, out: Location, journal: Journal) -> None:
     if isinstance(out, Remote):
         _publish_remote(partial, out, journal, manifest, index)
         return
+    check_tars(partial, out, journal)
     replaced = out / _REPLACED
     moved: list[tuple[Path, Path]] = []  # (from, to), undone backwards on failure
     try:
@@ -149,8 +153,40 @@ def publish(partial: Path, out: Location, journal: Journal) -> None:
     shutil.rmtree(partial, ignore_errors=True)
 
 
+def check_tars(partial: Path, out: Path, journal: Journal) -> None:
+    """Every tar that the journal has is there in its full size, still hidden or in place already.
+
+    Raises:
+        DataError: naming the first that is not.
+    """
+    for shard, _ in journal.shards():
+        places = [place for place in (partial / shard.file, out / shard.file) if place.exists()]
+        if not places or places[0].stat().st_size != shard.bytes:
+            raise DataError(
+                f"{partial / shard.file}, a finished tar, was {'cut' if places else 'removed'} by somebody else",
+                "Start again: --overwrite.",
+            )
+
+
+def check_alone(out: Remote, journal: Journal, manifest: str = "") -> None:
+    """Nobody else has published a set at `out` since this run began; the lock is one of this machine alone.
+
+    Args:
+        manifest: our own, which may be there when publishing is repeated.
+
+    Raises:
+        UsageError: somebody has.
+    """
+    if journal.noted("adds"):
+        return
+    with contextlib.suppress(FileNotFoundError):
+        if (out / FILE).read_bytes() != manifest.encode():
+            raise UsageError(f"another process has written a set to {out} meanwhile", "Choose another --out.")
+
+
 def _publish_remote(partial: Path, out: Remote, journal: Journal, manifest: str, index: str) -> None:
     """The index, then the manifest; the tars are there, and a set that is replaced went before the first of them."""
+    check_alone(out, journal, manifest)
     if (partial / index).exists():
         (out / index).upload(partial / index)
     (out / FILE).write_bytes(manifest.encode())

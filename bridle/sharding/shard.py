@@ -99,8 +99,8 @@ def shard(
 
     Returns:
         name, modality, samples, shards, bytes, rejected, seconds, out, candidates, ignored, labels, unlabelled,
-        unmatched (lines of the table without a file), rejects, duplicates, dropped, dry_run; with a split also
-        `splits`, the same of each part.
+        unmatched (lines of the table without a file), ungrouped (files without a match of `group_by`), rejects,
+        duplicates, dropped, dry_run; with a split also `splits`, the same of each part.
 
     Raises:
         UsageError: `out` exists, is being written, or was begun with other options. DataError: nothing to read, or
@@ -202,6 +202,7 @@ def _result(build: Build, dry_run: bool) -> dict[str, Any]:
         "labels": manifest.labels,
         "unlabelled": journal.unlabelled(),
         "unmatched": found["unmatched"],
+        "ungrouped": found.get("ungrouped", 0),
         "rejects": manifest.rejects,
         "duplicates": len(manifest.duplicates),
         "dropped": counts["copy"],

@@ -17,8 +17,8 @@ class Split:
 
     Args:
         shares: part -> share of the groups; they sum to 1.
-        group_by: regular expression; files whose match (its first group, if it has one) is the same are on one side.
-            None: every file is a group of its own.
+        group_by: regular expression; files whose match (its first group, if that takes part) is the same are on one
+            side. None: every file is a group of its own.
 
     Raises:
         UsageError: shares that are not positive or do not sum to 1, an expression that cannot be read.
@@ -28,7 +28,7 @@ class Split:
     group_by: str | None = None
 
     def __post_init__(self) -> None:
-        if any(share <= 0 for share in self.shares.values()) or abs(sum(self.shares.values()) - 1) > 1e-6:
+        if any(not share > 0 for share in self.shares.values()) or abs(sum(self.shares.values()) - 1) > 1e-6:
             said = ",".join(f"{name}={share:g}" for name, share in self.shares.items())
             raise UsageError(f"the shares of --split {said} are not positive or do not sum to 1")
         if any(not re.fullmatch("[A-Za-z0-9_-]+", name) for name in self.shares):
@@ -48,7 +48,13 @@ class Split:
                 return name
         return name
 
+    def groups(self, path: str) -> bool:
+        """Whether the expression finds the group of this file."""
+        return bool(self.group_by and re.search(self.group_by, path))
+
     def group_of(self, path: str) -> str:
         """What must stay on one side with this file; the whole path where the expression does not match."""
         match = re.search(self.group_by, path) if self.group_by else None
-        return path if match is None else str(match[1 if match.re.groups else 0])
+        if match is None:
+            return path
+        return match[1] if match.re.groups and match[1] is not None else match[0]

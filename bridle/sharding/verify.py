@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -11,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from bridle.archive import Place, TarReader, damaged, load_index, rows_of, tar_of
+from bridle.archive import Place, TarReader, damaged, describe_sample, load_index, rows_of, tar_of
 from bridle.errors import DataError, MediaError
 from bridle.sharding.child import Failure, Task
 from bridle.sharding.manifest import Manifest
@@ -132,9 +131,10 @@ def _decode_faults(manifest: Manifest, count: int, workers: int) -> Iterator[str
             for number in chosen:
                 row = rows_N[number]
                 path = tar_of(manifest.folder, manifest.shards[int(row["tar"])])
-                meta = json.loads(reader.read(Place.of(path, row, "meta")))
+                meta = describe_sample(reader, path, row)
                 names.append(meta["path"])
-                copy = Path(folder) / f"{number}.{meta['suffix']}"
+                suffix = "".join(filter(str.isalnum, str(meta["suffix"])))  # what a shard says is never a path
+                copy = Path(folder) / f"{number}.{suffix}"
                 copy.write_bytes(reader.read(Place.of(path, row, "media")))
                 yield Task.of(copy, manifest.modality)
 
@@ -147,4 +147,4 @@ def _metas(manifest: Manifest) -> Iterator[dict[str, Any]]:
     reader = TarReader()
     for row in load_index(manifest.folder, manifest.shards):
         path = tar_of(manifest.folder, manifest.shards[int(row["tar"])])
-        yield json.loads(reader.read(Place.of(path, row, "meta")))
+        yield describe_sample(reader, path, row)

@@ -22,6 +22,9 @@ class ShardSet(Protocol):
     decoded_bytes: int
 
     @property
+    def checked(self) -> bool: ...
+
+    @property
     def shards(self) -> Sequence[Shard]: ...
 
 
@@ -36,6 +39,7 @@ class Index:
         # Still mapped files, but plain arrays: numpy takes several times as long to look into its own `memmap`.
         self._rows = [np.asarray(load_index(manifest.folder, manifest.shards)) for manifest in manifests]
         self._tars = [[tar_of(manifest.folder, shard) for shard in manifest.shards] for manifest in manifests]
+        self._checked = [manifest.checked for manifest in manifests]
         self.starts = np.cumsum([0, *(len(rows_N) for rows_N in self._rows)])
         self._first = self.starts.tolist()
 
@@ -47,10 +51,14 @@ class Index:
         """Whether some of the tars are not on this machine."""
         return any(isinstance(tar, Remote) for tars in self._tars for tar in tars)
 
+    def checked(self, sample: int) -> bool:
+        """Whether it was decoded from beginning to end when its set was made."""
+        return self._checked[bisect_right(self._first, sample) - 1]
+
     def key(self, sample: int) -> str:
         """The name of both members."""
         row, _ = self._row(sample)
-        return bytes(row["key"]).decode()
+        return bytes(row["key"]).decode(errors="replace")
 
     def media(self, sample: int) -> Place:
         """The clip as stored."""

@@ -82,13 +82,13 @@ class ClipStream:
         self.failures: dict[str, str] = {}
         self._dataset = ViewDataset(self.reader, prepare, window_s, seed, self.cached)
         self._order = _order(manifests, self.reader.index.starts.tolist(), mix or {}, seed)
-        self._mix = dict(mix or {})
+        self._mix, self._seed = dict(mix or {}), seed
         self._shards = [index_name(manifest.shards) for manifest in manifests]  # names that tell their content
         self._workers, self._rank, self._world = workers, rank, world
         self._cursor = Cursor()
 
     def batches(self) -> Iterator[Batch]:
-        """Endless, from the cursor on.
+        """Endless, from the cursor on. With several ranks a batch may be empty: all take the same number of steps.
 
         Raises:
             DataError: a shard is gone or cut, or not one sample of a whole epoch can be decoded.
@@ -108,14 +108,14 @@ class ClipStream:
                 raise all_failed(self.failures)
             batch = Batch([view.data for view in good if view.data is not None], [view.key for view in good])
             del views, view, good  # or they would be in memory beside the next batch
-            if batch.keys:
+            if batch.keys or self._world > 1:
                 yield batch
             del batch
 
     def state(self) -> dict[str, Any]:
         """Where the stream stands, after the batch yielded last; goes into a checkpoint."""
         place = {"epoch": self._cursor.epoch, "position": self._cursor.position, "samples": self.samples}
-        return place | {"shards": self._shards} | ({"mix": self._mix} if self._mix else {})
+        return place | {"seed": self._seed, "shards": self._shards} | ({"mix": self._mix} if self._mix else {})
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on from there, with the next call of `batches`.
@@ -132,6 +132,11 @@ class ClipStream:
             raise DataError(
                 "the shards are others than those that the run to resume was reading, or come in another order",
                 "Resume with the shards it was started on, or start a new run.",
+            )
+        if state.get("seed", self._seed) != self._seed:
+            raise DataError(
+                f"the run to resume was reading in the order of seed {state['seed']}, now it is {self._seed}",
+                "Resume with the same seed, or start a new run.",
             )
         if state.get("mix", {}) != self._mix:
             raise DataError(

@@ -20,6 +20,8 @@ from typing import Protocol
 
 import numpy as np
 
+from bridle.errors import ConfigError
+
 _BLOCK = 128  # samples
 _POOL = 128  # blocks; a corpus of one pool is shuffled as a whole
 _ROUND = 1000  # draws of a mixture in which each set has exactly its share
@@ -140,6 +142,8 @@ class Mixture:
 
 def _shares(weights: Sequence[float]) -> np.ndarray:
     """Draws of each set in a round, at least one; largest remainders make the sum exact."""
+    if len(weights) > _ROUND:
+        raise ConfigError(f"data.mix: {len(weights)} sets; at most {_ROUND} can be mixed", "Join some of them.")
     exact = np.asarray(weights, dtype=float) / sum(weights) * _ROUND
     counts = np.maximum(np.floor(exact), 1).astype(int)
     for number in np.argsort(counts - exact, kind="stable"):

@@ -56,8 +56,14 @@ class SampleReader:
         Raises:
             MediaError: it cannot be decoded.
         """
-        key = self.index.key(sample)
-        return media.decode(self.content(sample), media_info(meta), key=key, source=meta["path"], window=window)
+        return media.decode(
+            self.content(sample),
+            media_info(meta),
+            key=self.index.key(sample),
+            source=meta["path"],
+            window=window,
+            checked=self.index.checked(sample),
+        )
 
 
 def media_info(meta: dict[str, Any]) -> MediaInfo:

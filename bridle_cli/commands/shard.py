@@ -34,8 +34,12 @@ def _shares(context: click.Context, parameter: click.Parameter, value: str | Non
     """`train=0.9,val=0.1` -> shares."""
     if value is None:
         return None
+    parts = [part.partition("=") for part in value.split(",")]
     try:
-        return {name.strip(): float(share) for name, _, share in (part.partition("=") for part in value.split(","))}
+        shares = {name.strip(): float(share) for name, _, share in parts}
+        if len(shares) == len(parts):
+            return shares
+        raise click.BadParameter(f"'{value}' names a part twice.", context, parameter)
     except ValueError:
         raise click.BadParameter(f"'{value}' is not like train=0.9,val=0.1.", context, parameter) from None
 
@@ -66,7 +70,12 @@ def _shares(context: click.Context, parameter: click.Parameter, value: str | Non
 @click.option("--dedup", is_flag=True, help="Leave out files with the same bytes as another.")
 @click.option("--sound-tracks", is_flag=True, help="Videos are sound: take their sound tracks.")
 @click.option("--split", metavar="NAME=SHARE,...", default=None, callback=_shares, help="Parts, each a set of its own.")
-@click.option("--group-by", metavar="REGEX", default=None, help="Files with the same match stay in one part.")
+@click.option(
+    "--group-by",
+    metavar="REGEX",
+    default=None,
+    help="Files with the same match stay in one part (matches none: exit 2).",
+)
 @options.seed
 @options.dry_run
 @options.overwrite
@@ -139,12 +148,16 @@ def command(
         console.warn(f"... and {len(rejects) - _SHOWN_REJECTS} more; all are listed in {result['out']}/manifest.json")
     if result["unmatched"]:
         console.warn(f"{result['unmatched']} rows of {labels} name no file that was found")
+    if result["ungrouped"]:
+        console.warn(f"{result['ungrouped']} files do not match --group-by: each of them is a group of its own")
     if result["duplicates"] > result["dropped"]:
         console.warn(f"{result['duplicates']} files have the same bytes as another; --dedup leaves them out")
     if console.json:
         console.record(result)
     else:
-        shown = {key: value for key, value in result.items() if key not in ("rejects", "unmatched", "splits")}
+        shown = {
+            key: value for key, value in result.items() if key not in ("rejects", "unmatched", "ungrouped", "splits")
+        }
         console.result(shown | {"labels": len(result["labels"])} | _by_part(result))
 
 
@@ -167,7 +180,7 @@ def _by_part(result: dict[str, Any]) -> dict[str, Any]:
 @options.shared
 @click.pass_obj
 def info(console: Console, shards: str | Path) -> None:
-    """Show what the sets of shards at or below DIR hold.
+    """Show what the sets of shards at or below SHARDS hold.
 
     \b
     Examples:
@@ -191,7 +204,7 @@ def info(console: Console, shards: str | Path) -> None:
 @options.shared
 @click.pass_obj
 def verify(console: Console, shards: str | Path, decode: int, workers: int | None) -> None:
-    """Read every byte of the sets at or below DIR: hashes, counts, index, and a sample of decodes.
+    """Read every byte of the sets at or below SHARDS: hashes, counts, index, and a sample of decodes.
 
     Exit code 4 and the name of what was altered, if anything was.
 

@@ -285,3 +285,22 @@ def test_one_bad_vector_does_not_poison_the_codebooks() -> None:
     quantizer(z)
     assert quantizer.codebook_QKC.isfinite().all()
     assert quantizer.sum_QKC.isfinite().all()
+
+
+def test_an_empty_batch_changes_nothing() -> None:
+    quantizer = ResidualQuantizer(2, 8, 4).train()
+    assert quantizer(torch.zeros(0, 4)).codes_NQ.shape == (0, 2) and not quantizer.initialised
+    quantizer(torch.randn(100, 4, generator=torch.Generator().manual_seed(0)))
+    before = {name: value.clone() for name, value in quantizer.state_dict().items()}
+    assert quantizer(torch.zeros(0, 4)).z_q_NC.shape == (0, 4)
+    assert all(torch.equal(value, before[name]) for name, value in quantizer.state_dict().items())
+
+
+def test_codebooks_that_learn_by_gradient_learn_again_after_a_reset() -> None:
+    quantizer = ResidualQuantizer(2, 8, 4, learn="gradient").train()
+    z_NC = torch.randn(100, 4, generator=torch.Generator().manual_seed(0))
+    quantizer(z_NC)
+    quantizer.freeze()
+    quantizer.reset()
+    quantizer(z_NC)
+    assert quantizer(z_NC).codebook_loss.requires_grad

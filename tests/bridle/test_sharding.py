@@ -6,6 +6,7 @@ import errno
 import importlib
 import json
 import os
+import random
 import signal
 import tarfile
 import time
@@ -18,10 +19,11 @@ import pytest
 from PIL import Image
 from standins import content_of
 
+from bridle import media
 from bridle.archive import TarWriter
 from bridle.errors import DataError, EnvironmentFault, UsageError
 from bridle.schema import MediaInfo, Modality
-from bridle.sharding import Manifest, Options, Split, child, find_sets, read_manifest, shard, verify
+from bridle.sharding import Manifest, Options, Split, child, find_sets, read_manifest, shard, transcode, verify
 from bridle.sharding.child import Failure, Report, Task
 from bridle.sharding.workers import Workers
 
@@ -467,3 +469,33 @@ def test_a_tar_stands_for_itself(few: Path, tmp_path: Path) -> None:
     (tmp_path / "set" / "other.tar").touch()
     with pytest.raises(DataError, match="not one of the tars"):
         find_sets(tmp_path / "set" / "other.tar")
+
+
+@pytest.mark.usefixtures("inline")
+def test_what_cannot_be_stored_smaller_is_rejected(tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    Image.new("RGB", (70_000, 10)).save(tmp_path / "raw" / "long.png")
+    Image.new("RGB", (30, 20)).save(tmp_path / "raw" / "good.png")
+    result = shard(tmp_path / "raw", None, tmp_path / "set", options=Options(transcode=True))
+    assert result["samples"] == 1
+    (reject,) = result["rejects"]
+    assert reject["file"] == "long.png" and "transcoded" in reject["reason"]
+
+
+def test_a_split_that_is_not_a_number_is_refused() -> None:
+    with pytest.raises(UsageError, match="not positive"):
+        Split({"a": float("nan"), "b": 0.5})
+    split = Split({"a": 0.5, "b": 0.5}, r"spk(\d+)|solo")
+    assert [split.group_of(name) for name in ("spk7_1", "solo_3", "other")] == ["7", "solo", "other"]
+
+
+def test_transcoded_videos_have_the_same_bytes_each_time(shared_data: Path) -> None:
+    path = sorted((shared_data / "video_motion").rglob("*.mp4"))[900]  # one of which x264's macroblock tree made many
+    raw = path.read_bytes()
+    info = media.check(raw, path.name, Modality.VIDEO)
+    rng = random.Random(0)
+    litter, made = [], set()
+    for _ in range(30):
+        litter.append(rng.randbytes(rng.randrange(200_000)))  # what x264 read was what lay in memory
+        made.add(transcode.transcode(raw, info)[1])
+    assert len(made) == 1

@@ -324,7 +324,7 @@ def test_labels_in_every_form(raw: Path, tmp_path: Path) -> None:
         (tmp_path / table).write_text(text)
         result = shard(raw, None, tmp_path / f"set-{table[0]}", options=Options(labels=tmp_path / table))
         metas = {meta["path"]: meta for meta, _ in iterate(find_sets(tmp_path / f"set-{table[0]}"))}
-        assert result["unlabelled"] == 41
+        assert result["unlabelled"] == 39
         if table == "a.tsv":
             assert [metas[name]["label"] for name in names] == ["x, y"] * 2 and result["labels"] == ["x, y"]
         else:
@@ -333,7 +333,7 @@ def test_labels_in_every_form(raw: Path, tmp_path: Path) -> None:
     (raw / "class0" / "0_speaker_0.json").write_text('{"label": "beside"}')
     (raw / "class1" / "1_speaker_1.wav.json").write_text('{"labels": ["p", "q"]}')
     result = shard(raw, None, tmp_path / "set-d", options=Options(labels="sidecar"))
-    assert result["labels"] == ["beside", "p", "q"] and result["unlabelled"] == 41
+    assert result["labels"] == ["beside", "p", "q"] and result["unlabelled"] == 39
     (raw / "class0" / "0_speaker_0.json").write_text("[1")
     with pytest.raises(DataError, match=r"0_speaker_0\.json"):
         shard(raw, None, tmp_path / "set-e", options=Options(labels="sidecar"))
@@ -401,3 +401,64 @@ def test_verify_names_what_was_altered_and_info_adds_up(raw: Path, tmp_path: Pat
         verify(manifest)
     index.unlink()
     assert len(list(iterate([manifest]))) == 41 and index.exists()  # made again from the tars
+
+
+@pytest.mark.usefixtures("inline")
+@pytest.mark.parametrize("harm", ["removed", "cut"])
+@pytest.mark.parametrize("when", ["while it runs", "before it is resumed"])
+def test_a_finished_tar_that_somebody_harms_is_named(raw: Path, tmp_path: Path, harm: str, when: str) -> None:
+    options, out = Options(max_size_bytes=12_000), tmp_path / "set"
+
+    def do(done: int, total: int) -> None:
+        tars = sorted((out / ".partial").glob("*.tar"))
+        if done == 30 and harm == "removed":
+            tars[0].unlink()
+        elif done == 30:
+            os.truncate(tars[0], 1000)
+        if done == 30 and when != "while it runs":
+            raise KeyboardInterrupt
+
+    with pytest.raises(DataError if when == "while it runs" else KeyboardInterrupt) as caught:
+        shard(raw, None, out, options=options, progress=do)
+    if when != "while it runs":
+        with pytest.raises(DataError) as caught:
+            shard(raw, None, out, options=options, resume=True)
+    assert harm in caught.value.message and "000000.tar" in caught.value.message  # type: ignore[union-attr]
+    assert not (out / "manifest.json").exists()
+    shard(raw, None, out, options=options, overwrite=True)
+    verify(read_manifest(out))
+
+
+@pytest.mark.usefixtures("inline")
+def test_a_part_of_nothing_but_copies_is_told(tmp_path: Path) -> None:
+    for number in range(12):
+        write_sound(tmp_path / "copies" / f"{number}.wav", 1)
+    split = Split({"train": 0.5, "val": 0.5})
+    assert len({split.part_of(f"{number}.wav") for number in range(12)}) == 2
+    with pytest.raises(DataError, match="copies of others"):
+        shard(tmp_path / "copies", None, tmp_path / "set", options=Options(dedup=True, split=split))
+
+
+def test_a_description_that_is_damaged_names_its_tar(raw: Path, tmp_path: Path, inline: None) -> None:
+    shard(raw, None, tmp_path / "set")
+    (tar,) = (tmp_path / "set").glob("*.tar")
+    content = tar.read_bytes()
+    at = content.index(b'{"path"')
+    tar.write_bytes(content[:at] + b"[" + content[at + 1 :])
+    for look in (lambda manifest: describe(manifest), lambda manifest: shard(raw, None, tmp_path / "set", resume=True)):
+        next((tmp_path / "set").glob("index-*"), tar.parent / "none").unlink(missing_ok=True)
+        write_sound(raw / "new.wav", 99)
+        with pytest.raises(DataError, match=r"000000\.tar") as caught:
+            look(read_manifest(tmp_path / "set"))
+        assert "Copy the set again" in caught.value.hint
+
+
+@pytest.mark.usefixtures("inline")
+def test_an_expression_that_groups_nothing_is_refused(raw: Path, tmp_path: Path) -> None:
+    def split(expression: str) -> Options:
+        return Options(split=Split({"train": 0.5, "val": 0.5}, expression))
+
+    with pytest.raises(UsageError, match="matches none of the 43 files"):
+        shard(raw, None, tmp_path / "none", options=split("zzz"))
+    assert not (tmp_path / "none").exists()
+    assert shard(raw, None, tmp_path / "set", options=split(r"(\d)_speaker"))["ungrouped"] == 3

@@ -339,6 +339,22 @@ def test_an_overwrite_that_fails_goes_on(
 
 
 @pytest.mark.usefixtures("inline")
+def test_a_set_that_another_machine_writes_meanwhile_is_kept(
+    raw: Path, tmp_path: Path, bucket: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = Options(max_size_bytes=12_000)
+
+    def meanwhile(done: int, total: int) -> None:
+        if done == 1:  # before the first tar is there
+            monkeypatch.setenv("BRIDLE_CACHE", str(tmp_path / "cache of the other"))
+            shard(raw / "class1", None, bucket / "set", options=options)
+
+    with pytest.raises(UsageError, match="another process has written"):
+        shard(raw, None, bucket / "set", options=options, progress=meanwhile)
+    assert find_sets(bucket / "set")[0].samples == 10
+
+
+@pytest.mark.usefixtures("inline")
 def test_a_token_that_ends_rejects_no_file(raw: Path, bucket: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
     put(raw, bucket / "raw")
 

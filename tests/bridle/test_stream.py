@@ -5,6 +5,10 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import os
+import random
+import signal
+import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -21,11 +25,12 @@ from torch import Tensor
 from bridle.archive import Shard, TarWriter
 from bridle.errors import ConfigError, DataError
 from bridle.schema import Clip, Modality
-from bridle.sharding import Manifest, shard
+from bridle.sharding import Manifest, Options, find_sets, shard
 from bridle.stream import ClipStream, iterate
 from bridle.stream.order import Cursor, Epochs, Mixture, plan
 
 COUNT = 23
+STEPS = 200
 
 
 def prepare_pixels(clip: Clip, rng: torch.Generator | None) -> Tensor:
@@ -293,3 +298,58 @@ def test_pixels_are_the_same_from_cache(sample: Path, tmp_path: Path, modality: 
     assert same(take(cached, 4), plain)
     cached.load({"epoch": 0, "position": 0, "samples": cached.samples})
     assert cached.cached and same(take(cached, 4), plain)
+
+
+def test_a_rank_without_a_good_sample_keeps_in_step(tmp_path: Path) -> None:
+    manifest = build(tmp_path / "set", broken=(3,), count=24)
+    ranks = [stream_of(manifest, batch_size=1, rank=rank, world=2) for rank in range(2)]
+    taken = [take(rank, 24) for rank in ranks]  # two epochs
+    assert ranks[0].state() == ranks[1].state()
+    assert sorted(len(batch.keys) for batches in taken for batch in batches) == [0] * 2 + [1] * 46
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_reader_killed_at_random_moments_repeats_and_loses_nothing(
+    manifest: Manifest, tmp_path: Path, workers: int, one_thread: None
+) -> None:
+    log, rng, kills = tmp_path / "log", random.Random(0), 0
+    log.touch()
+    expected = [batch.keys for batch in take(stream_of(manifest), STEPS)]
+    while len(lines := log.read_text().splitlines()) < STEPS:
+        process = os.fork()
+        if process == 0:
+            try:
+                stream = stream_of(manifest, workers=workers)
+                if lines:
+                    stream.load(json.loads(lines[-1])["state"])
+                for batch in itertools.islice(stream.batches(), STEPS - len(lines)):
+                    line = json.dumps({"keys": batch.keys, "state": stream.state()}) + "\n"
+                    with open(log, "a") as file:  # as a checkpoint after each step
+                        file.write(line)
+                    time.sleep(0.01)
+            finally:
+                os._exit(0)
+        time.sleep(rng.uniform(0.02, 0.15) + 0.1 * (workers > 0))
+        os.kill(process, signal.SIGKILL)
+        kills += os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGKILL
+    assert kills >= 10
+    assert [json.loads(line)["keys"] for line in lines] == expected
+
+
+@pytest.mark.parametrize(("world", "workers"), [(1, 0), (2, 3)])
+def test_one_epoch_has_every_sample_for_any_ranks_and_workers(manifest: Manifest, world: int, workers: int) -> None:
+    whole = [stream_of(manifest, batch_size=1, rank=rank, world=world, workers=workers) for rank in range(world)]
+    keys = [batch.keys[0] for batches in (take(one, COUNT * 2 // world) for one in whole) for batch in batches]
+    assert Counter(keys) == {f"key{number:02d}": 2 for number in range(COUNT)}
+
+
+def test_what_only_its_header_was_looked_at_of_cannot_take_the_reader_along(shared_data: Path, tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "good.avi").symlink_to(shared_data / "odd" / "cinepak.avi")
+    options = Options(check="header")
+    shard(tmp_path / "raw", Modality.VIDEO, tmp_path / "set", options=options)
+    (tmp_path / "raw" / "truncated.avi").symlink_to(shared_data / "odd" / "truncated.avi")  # decord crashes on it
+    shard(tmp_path / "raw", Modality.VIDEO, tmp_path / "set", options=options, resume=True)
+    (manifest,) = find_sets(tmp_path / "set")
+    failures: dict[str, str] = {}
+    assert len(list(iterate([manifest], failures))) + len(failures) == 2
