@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,23 +95,23 @@ class ClipStream:
             DataError: a shard is gone or cut, or not one sample of a whole epoch can be decoded.
         """
         failed_in_a_row = 0
-        running = self._views()
-        for _, cursor in self._plan():
-            views = next(running)
-            for view in views:
-                if view.fault:
-                    raise view.fault
-            good = [view for view in views if view.data is not None]
-            self.failures.update({view.path: view.reason for view in views if view.data is None})
-            self._cursor = cursor
-            failed_in_a_row = 0 if good else failed_in_a_row + len(views)
-            if failed_in_a_row * self._world >= self.samples:
-                raise all_failed(self.failures)
-            batch = Batch([view.data for view in good if view.data is not None], [view.key for view in good])
-            del views, view, good  # or they would be in memory beside the next batch
-            if batch.keys or self._world > 1:
-                yield batch
-            del batch
+        with closing(self._views()) as running:  # an error keeps this frame alive, but not the processes
+            for _, cursor in self._plan():
+                views = next(running)
+                for view in views:
+                    if view.fault:
+                        raise view.fault
+                good = [view for view in views if view.data is not None]
+                self.failures.update({view.path: view.reason for view in views if view.data is None})
+                self._cursor = cursor
+                failed_in_a_row = 0 if good else failed_in_a_row + len(views)
+                if failed_in_a_row * self._world >= self.samples:
+                    raise all_failed(self.failures)
+                batch = Batch([view.data for view in good if view.data is not None], [view.key for view in good])
+                del views, view, good  # or they would be in memory beside the next batch
+                if batch.keys or self._world > 1:
+                    yield batch
+                del batch
 
     def state(self) -> dict[str, Any]:
         """Where the stream stands, after the batch yielded last; goes into a checkpoint."""
@@ -148,7 +149,7 @@ class ClipStream:
     def _plan(self) -> Iterator[tuple[list[Request], Cursor]]:
         return plan(self._order, self.batch_size, self._cursor, self._rank, self._world)
 
-    def _views(self) -> Iterator[list[View]]:
+    def _views(self) -> Generator[list[View]]:
         requests: Iterator[list[Request]] = (step for step, _ in self._plan())
         if self.reader.index.remote:
             requests = fetch_ahead(requests, self.reader.index)
