@@ -21,7 +21,8 @@ lint: $(READY)
 bench: $(BENCH_READY)
 	$(BIN)/python benchmarks/quantizer.py
 	$(BIN)/python benchmarks/targets.py
-	$(BIN)/python benchmarks/learning/run.py presets --only audio --seed 0
+	$(BIN)/python benchmarks/learning/run.py presets --only audio --seed 0 --again
+	$(BIN)/python benchmarks/learning/run.py recipe --arm 'tiny preset' --arm 'levels weigh the same' --seed 0 --again
 
 # What others publish and the benchmarks compare with.
 $(BENCH_READY): $(READY)

@@ -6,8 +6,9 @@
 
 An experiment trains each arm (a list of settings) on a labelled set with some seeds, and probes it beside the same
 network untrained and the raw values. What `--out` holds already with the same settings is not done again, so an
-interrupted experiment goes on; each result names the commit of its code. `NAME.json` and `NAME.md` in `--out` have all
-that is there. A run takes one core; start several to use more.
+interrupted experiment goes on (`--again` does it all again, after the code has changed); each result names the commit
+of its code. `NAME.json` and `NAME.md` in `--out` have all that is there. A run takes one core; start several to use
+more.
 """
 
 from __future__ import annotations
@@ -110,6 +111,7 @@ def main() -> None:
     parser.add_argument("--only", choices=SETS, action="append", help="one modality")
     parser.add_argument("--arm", action="append", help="one row of the table")
     parser.add_argument("--seed", type=int, action="append", help="one seed")
+    parser.add_argument("--again", action="store_true", help="also what --out holds already")
     arguments = parser.parse_args()
     experiments = [Experiment(name, **yaml.safe_load(path.read_text())) for name, path in known.items()]
     if not arguments.names:
@@ -128,7 +130,8 @@ def main() -> None:
         for row in rows:
             asked = ((arguments.only, row.modality), (arguments.arm, row.arm), (arguments.seed, row.seed))
             file = arguments.out / f"{row.name}.json"
-            if all(wanted is None or own in wanted for wanted, own in asked) and not is_done(file, row):
+            here = all(wanted is None or own in wanted for wanted, own in asked)
+            if here and (arguments.again or not is_done(file, row)):
                 file.write_text(json.dumps(work_out(row, arguments.data, arguments.out)) + "\n")
         files = [arguments.out / f"{row.name}.json" for row in rows]
         found = [json.loads(file.read_text()) for file, row in zip(files, rows, strict=True) if is_done(file, row)]

@@ -161,7 +161,8 @@ class Trainer:
             return encoder_objective(self.model, batch, rng)
         schedule = self.config.schedule
         extra: Tensor | float = 0.0
-        if self.phase_step % schedule.joint_every == 0:
+        # A first step that was skipped leaves no codebooks behind, and all codes would be alike.
+        if self.phase_step % schedule.joint_every == 0 or not self.model.ready:
             extra = schedule.joint_weight * tokenizer_objective(self.model, batch).loss
         self.model.tokenizer.eval()  # making targets must not move codebooks a second time
         objective = encoder_objective(self.model, batch, rng)

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import standins
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,7 +22,7 @@ from safetensors.torch import load_file
 
 from bridle import api
 from bridle.checkpoint import RunFolder, load_model, newest_run, read_state
-from bridle.config.sections import ScheduleSection
+from bridle.config.sections import Config, ScheduleSection
 from bridle.errors import DataError, NumericalError, UsageError
 from bridle.model import Bridle
 from bridle.schema import PatchBatch
@@ -490,3 +491,39 @@ def test_level_weights_by_hand() -> None:
     weight = level_weights(torch.tensor([[0.6, 0.5]]), "energy")
     assert weight.tolist() == pytest.approx([0.64 / 0.75, 0.11 / 0.75])
     assert level_weights(torch.tensor([[0.6, 0.5]]), "uniform").tolist() == [0.5, 0.5]
+
+
+def test_masks_of_a_clip_share_one_pass_of_the_tokenizer_and_hidden_patches_are_not_encoded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sections = {
+        "patches": standins.PATCHES["image"],
+        **standins.SMALL,
+        "mask": {"shape": "random", "ratio": 0.75, "per_clip": 3},
+    }
+    model = Bridle(Config.model_validate(sections), standins.STATISTICS)
+    model.cold_tokenizer.fit(torch.randn(500, model.patcher.values))
+    batch = model.patcher([torch.randint(0, 256, (3, 16, 16), dtype=torch.uint8) for _ in range(2)])
+    tokenized, encoded = list[int](), list[tuple[int, ...]]()
+    model.cold_tokenizer.register_forward_hook(lambda *_: tokenized.append(1))
+    model.encoder.register_forward_pre_hook(lambda module, inputs: encoded.append(tuple(inputs[0].shape[:2])))
+    encoder_objective(model, batch, torch.Generator().manual_seed(0)).loss.backward()
+    assert len(tokenized) == 1
+    assert encoded == [(2 * 3, 4)]  # three masks of two clips, four of sixteen patches to be seen
+
+
+def test_a_joint_run_whose_first_step_is_skipped_starts_its_codebooks_with_the_next(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[bool] = []
+
+    def objective(model: Bridle, batch: PatchBatch) -> Objective:
+        started.append(bool(model.tokenizer.quantizer.initialised))
+        found = tokenizer_objective(model, batch)
+        if len(started) == 1:
+            found.loss = found.loss * float("nan")
+        return found
+
+    monkeypatch.setattr(trainer, "tokenizer_objective", objective)
+    api.pretrain(shards, recipe=recipe("schedule.mode=joint", "schedule.joint_every=4"), out=tmp_path / "run", steps=8)
+    assert started == [False, False, True]  # at steps 0, 1 and 4
