@@ -86,7 +86,9 @@ def split(score_BN: Tensor, valid_BN: Tensor, ratio: float, *, dense: bool, tube
     n_B = torch.tensor([patches]) if dense else valid_BN.sum(1)  # dense: known without asking the device
     whole_B = (n_B // tubes).clamp(min=1) if tubes > 1 else torch.ones_like(n_B)  # patches that stay or go together
     units_B = n_B // whole_B
-    visible_B = (units_B * (1 - ratio)).round().long().clamp(min=1).minimum((units_B - 1).clamp(min=1)) * whole_B
+    visible_B = (units_B.double() * (1 - ratio)).round().long().clamp(min=1).minimum(
+        (units_B - 1).clamp(min=1)
+    ) * whole_B
     if dense:
         visible = int(visible_B[0])
         return Mask(order_BN[:, :visible], None, order_BN[:, visible:], None)

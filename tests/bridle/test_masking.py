@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bridle.model import draw_mask
@@ -19,14 +19,15 @@ def batch_of(grid: tuple[int, int, int], steps: list[int]) -> PatchBatch:
 
 
 @settings(max_examples=60, deadline=None)
+@example(shape="random", grid=(3, 3, 5), ratio=0.3, steps=[3])  # 31.5 in float32, a little less in float64
 @given(
     shape=st.sampled_from(["random", "tube", "block"]),
     grid=st.tuples(st.integers(1, 6), st.integers(1, 5), st.integers(1, 5)),
     ratio=st.floats(0.05, 0.95),
-    data=st.data(),
+    steps=st.lists(st.integers(1, 6), min_size=1, max_size=4),
 )
-def test_every_valid_patch_is_either_visible_or_masked(shape, grid, ratio, data) -> None:  # type: ignore[no-untyped-def]
-    steps = data.draw(st.lists(st.integers(1, grid[0]), min_size=1, max_size=4))
+def test_every_valid_patch_is_either_visible_or_masked(shape, grid, ratio, steps) -> None:  # type: ignore[no-untyped-def]
+    steps = [min(step, grid[0]) for step in steps]
     batch = batch_of(grid, steps)
     if int(batch.valid_BN.sum(1).max()) < 2:
         return  # a single patch cannot be split

@@ -332,7 +332,7 @@ def test_a_reader_killed_at_random_moments_repeats_and_loses_nothing(
         time.sleep(rng.uniform(0.02, 0.15) + 0.1 * (workers > 0))
         os.kill(process, signal.SIGKILL)
         kills += os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGKILL
-    assert kills >= 10
+    assert kills >= 6
     assert [json.loads(line)["keys"] for line in lines] == expected
 
 
