@@ -179,7 +179,7 @@ class ResidualQuantizer(nn.Module):
         count_QK, sum_QKC, candidate_QKC = tally.over_ranks()
         # One vector that is not finite would stay in the averages for good. Asked of the joined sums, so that all ranks
         # say the same.
-        if not count_QK.sum() or not sum_QKC.sum().isfinite():
+        if not (sum_QKC.sum().isfinite() & (count_QK.sum() > 0)):  # one question to the device
             return
         # Young codebooks forget faster: z turns most in the first steps, and codes that lag behind die in numbers.
         step = 1 - ((1 + self.updates) / (10 + self.updates)).clamp(max=self.decay)

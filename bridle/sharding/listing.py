@@ -38,7 +38,7 @@ def list_files(
     for path, kind in walk(raw, found, sound_tracks=options.sound_tracks):
         if modality not in (None, kind):
             continue
-        grouped += options.split is not None and options.split.groups(path)
+        grouped += options.split is not None and options.split.has_group(path)
         if options.split is None or options.split.part_of(path) == part:
             journal.add(place_of(path, options.seed), path, label_of(path))
         else:

@@ -48,7 +48,7 @@ class Split:
                 return name
         return name
 
-    def groups(self, path: str) -> bool:
+    def has_group(self, path: str) -> bool:
         """Whether the expression finds the group of this file."""
         return bool(self.group_by and re.search(self.group_by, path))
 
