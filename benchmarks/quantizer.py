@@ -107,6 +107,7 @@ def steps(size: tuple[int, int, int, int], device: str) -> dict[str, Step]:
     def step_ours() -> None:
         out = ours(leaf := z_NC.clone().requires_grad_())
         _backward(out.z_q_NC, out.commitment, leaf)
+        ours.update()
 
     def step_theirs() -> None:
         z_q_BNC, _, commitment_BQ = theirs((leaf := z_NC.clone().requires_grad_())[None])

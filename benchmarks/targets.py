@@ -22,8 +22,7 @@ from bridle import config as configs
 from bridle.model import Bridle
 from bridle.sharding import find_sets, merge_extent, merge_statistics
 from bridle.stream import ClipStream
-from bridle.train.objectives import encoder_objective
-from bridle.train.trainer import autocast_dtype, build_optimizer, set_trainable
+from bridle.train.step import Stepper, autocast_dtype
 
 MEDIA = Path(__file__).parent.parent / "tests" / "media"
 
@@ -58,18 +57,14 @@ def measure(preset: str, masks: int, clips: int, rounds: int) -> tuple[float, fl
         stream = ClipStream(manifests, model.patcher.prepare, model.patcher.window_s, batch_size=clips)
         views = next(stream.batches()).tensors
     batch = model.patcher(views)
-    model.cold_tokenizer.fit(batch.x_BNP[batch.valid_BN])
-    model.tokenizer(batch)  # k-means
-    optimizer = build_optimizer(set_trainable(model, "encoder"), config.optim)
+    model.cold_tokenizer.fit(batch.rows(batch.x_BNP))
+    model.tokenizer.train().start([batch])
     precision = autocast_dtype(config.train.precision, torch.device("cpu"))
+    stepper = Stepper(model, "encoder", clips, precision)
+    stepper.set_rate(1.0)
 
     def step() -> None:
-        with torch.autocast("cpu", precision, enabled=precision is not None):
-            rng = torch.Generator().manual_seed(0)
-            objective = encoder_objective(model, model.patcher(views, rng), rng)
-        optimizer.zero_grad(set_to_none=True)
-        objective.loss.backward()
-        optimizer.step()
+        stepper.step(views, range(len(views)), 0, len(views))
 
     def targets(learned: bool) -> None:
         model.learned.fill_(learned)

@@ -136,35 +136,55 @@ def pretrain(
     device: str = "auto",
     overwrite: bool = False,
     dry_run: bool = False,
+    restarted: bool = False,
     on_event: OnEvent | None = None,
 ) -> dict[str, Any]:
     """Pretrain an encoder and its codebooks on every set below `shards`; see `bridle.train.pretrain`.
+
+    Processes that `torchrun` started train together.
 
     Args:
         shards: a set, or a folder of sets.
         recipe: where the configuration comes from, or the configuration itself; default: MODALITY-tiny.
         out: run folder; default: `runs/SET-PRESET`, numbered when that exists.
         steps, epochs, max_minutes: length of the run; at most one of them.
+        restarted: another process began with the same call and was lost: go on with its run, if it left one.
     """
+    from bridle import distributed
     from bridle.train import pretrain as run
 
     config, preset, manifests = _prepare(locate(shards), recipe or Recipe())
-    report = on_event or _silent
-    folder = Path(out) if out else _free_run(f"{_set_name(manifests, locate(shards))}-{preset or 'custom'}")
-    report("run", path=str(folder))
-    return run(
-        config,
-        manifests,
-        folder,
-        preset=preset,
-        steps=steps,
-        epochs=epochs,
-        max_minutes=max_minutes,
-        device=pick_device(device),
-        overwrite=overwrite,
-        dry_run=dry_run,
-        on_event=report,
-    )
+    name = f"{_set_name(manifests, locate(shards))}-{preset or 'custom'}"
+    with distributed.group(picked := pick_device(device)):
+        begun = distributed.first_decides(lambda: _begun(out) if restarted else None)
+        if begun:
+            return resume(begun, shards=shards, device=device, on_event=on_event)
+        folder = distributed.first_decides(lambda: Path(out) if out else _free_run(name))
+        report = _report(on_event)
+        report("run", path=str(folder))
+        return run(
+            config,
+            manifests,
+            folder,
+            preset=preset,
+            steps=steps,
+            epochs=epochs,
+            max_minutes=max_minutes,
+            device=picked,
+            overwrite=overwrite,
+            dry_run=dry_run,
+            on_event=report,
+        )
+
+
+def launch(command: Sequence[str], devices: int, *, restarts: int = 3) -> int:
+    """Run a command of the command line as several processes of this machine that train together; its exit code.
+
+    Processes that are killed or lost are started again, all of them, with `--restarted`.
+    """
+    from bridle import distributed
+
+    return distributed.launch(command, devices, restarts)
 
 
 def resume(
@@ -181,32 +201,33 @@ def resume(
         run: run folder; default: the newest that is not complete.
         shards: where the shards lie now, if they moved.
     """
-    from bridle import config
+    from bridle import config, distributed
     from bridle.checkpoint import newest_run, read_state
     from bridle.schema import Modality
     from bridle.sharding import find_sets
     from bridle.train import pretrain as train
 
-    folder = Path(run) if run else newest_run(RUNS, unfinished=True)
-    report = on_event or _silent
-    report("run", path=str(folder))
-    state = read_state(folder)
-    loaded = config.load(file=folder / "config.yaml")
-    places = [locate(shards)] if shards else [locate(place) for place in state["shards"]]
-    for place in places:
-        if not place.exists():
-            raise DataError(f"The shards of {folder} are gone: {place}", "Say where they are now with --shards.")
-    manifests = [found for place in places for found in find_sets(place, Modality(loaded.patches.modality))]
-    return train(
-        loaded,
-        manifests,
-        folder,
-        preset=state["preset"],
-        resume=True,
-        device=pick_device(device),
-        dry_run=dry_run,
-        on_event=report,
-    )
+    with distributed.group(picked := pick_device(device)):
+        folder = distributed.first_decides(lambda: Path(run) if run else newest_run(RUNS, unfinished=True))
+        report = _report(on_event)
+        report("run", path=str(folder))
+        state = read_state(folder)
+        loaded = config.load(file=folder / "config.yaml")
+        places = [locate(shards)] if shards else [locate(place) for place in state["shards"]]
+        for place in places:
+            if not place.exists():
+                raise DataError(f"The shards of {folder} are gone: {place}", "Say where they are now with --shards.")
+        manifests = [found for place in places for found in find_sets(place, Modality(loaded.patches.modality))]
+        return train(
+            loaded,
+            manifests,
+            folder,
+            preset=state["preset"],
+            resume=True,
+            device=picked,
+            dry_run=dry_run,
+            on_event=report,
+        )
 
 
 def load(checkpoint: str | Path | None = None, *, device: str = "auto") -> Pretrained:
@@ -344,10 +365,17 @@ def pick_device(name: str) -> str:
     """
     import torch
 
+    from bridle import distributed
+
+    number = distributed.local_rank()
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
         raise EnvironmentFault("--device cuda: PyTorch sees no CUDA device here.", "Use --device cpu or auto.")
-    return ("cuda" if available else "cpu") if name == "auto" else name
+    if not available or name == "cpu":
+        return "cpu"
+    if number >= (there := torch.cuda.device_count()):
+        raise EnvironmentFault(f"{number + 1} processes, and {there} CUDA devices on this machine.", "Fewer --devices.")
+    return f"cuda:{number}"
 
 
 def _model(checkpoint: str | Path | None, device: str) -> Bridle:
@@ -397,6 +425,24 @@ def _free_run(name: str) -> Path:
     while candidate.exists():
         candidate, number = RUNS / f"{name}-{number}", number + 1
     return candidate
+
+
+def _begun(out: str | Path | None) -> Path | None:
+    """The run that a lost process of the same command left, if it came that far."""
+    from bridle.checkpoint import RunFolder, newest_run
+
+    try:
+        run = Path(out) if out else newest_run(RUNS, unfinished=True)
+    except DataError:
+        return None
+    return run if RunFolder(run).checkpoints() else None
+
+
+def _report(on_event: OnEvent | None) -> OnEvent:
+    """Of several processes the first speaks for all."""
+    from bridle import distributed
+
+    return on_event if on_event and distributed.rank() == 0 else _silent
 
 
 def _silent(kind: str, **fields: Any) -> None:

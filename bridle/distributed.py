@@ -5,9 +5,97 @@ A run of one process needs no process group: every function is then the identity
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import os
+import sys
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import TypeVar
+
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce as functional_all_reduce
+from torch.nn.parallel import DistributedDataParallel
+
+T = TypeVar("T")
+
+
+def launched() -> bool:
+    """Whether `torchrun` (or what sets the same variables) started this process beside others."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def local_rank() -> int:
+    """This process's number on its machine."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def local_world() -> int:
+    """How many processes train together on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def launch(command: Sequence[str], devices: int, restarts: int) -> int:
+    """Runs `python -m bridle_cli COMMAND` in that many processes of this machine, as `torchrun` does.
+
+    Args:
+        command: arguments.
+        devices: processes, each with a GPU of its own where there are any.
+        restarts: how often they are all started again, with `--restarted`, when one was killed.
+
+    Returns:
+        the exit code of the process that failed first, else 0.
+    """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the processes speak for themselves
+    extra: list[str] = []
+    while True:
+        # Its own restarts would repeat what a user got wrong, too: only what was killed from outside is worth it.
+        settings = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=devices,
+            rdzv_backend="c10d",
+            rdzv_endpoint="localhost:0",
+            run_id=uuid.uuid4().hex,
+            max_restarts=0,
+            monitor_interval=0.1,
+        )
+        try:
+            elastic_launch(settings, sys.executable)("-m", "bridle_cli", *command, *extra)
+            return 0
+        except SignalException as stopped:
+            return 128 + int(stopped.sigval)
+        except ChildFailedError as failed:
+            code = failed.get_first_failure()[1].exitcode
+        if code >= 0 or not restarts:
+            return code if code >= 0 else 128 - code
+        restarts, extra = restarts - 1, ["--restarted"]
+
+
+@contextmanager
+def group(device: str) -> Iterator[None]:
+    """A process group while the `with` lasts, if this process was started beside others and has none yet."""
+    if not launched() or dist.is_initialized():
+        yield
+        return
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // local_world()))
+    if device.startswith("cuda"):
+        torch.cuda.set_device(torch.device(device))
+        dist.init_process_group("nccl", device_id=torch.device(device))
+    else:
+        dist.init_process_group("gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()  # or the threads of gloo may abort the process at its end
 
 
 def _active() -> bool:
@@ -24,11 +112,83 @@ def world() -> int:
     return dist.get_world_size() if _active() else 1
 
 
+def _device() -> torch.device:
+    """Where collectives want their tensors."""
+    return torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
+
+
+def first_decides(decide: Callable[[], T]) -> T:
+    """What `decide` returns or raises on rank 0, on every rank; the others do not call it."""
+    if not _active():
+        return decide()
+    said: list[tuple[T | None, Exception | None]] = [(None, None)]
+    if rank() == 0:
+        try:
+            said = [(decide(), None)]
+        except Exception as error:  # raised below, on all of them
+            said = [(None, error)]
+    dist.broadcast_object_list(said, 0, device=_device())
+    result, failure = said[0]
+    if failure and rank() == 0:
+        raise failure
+    if failure:
+        raise SystemExit(getattr(failure, "exit_code", 1))  # rank 0 says why, once
+    return result  # type: ignore[return-value]
+
+
+def is_loss_of_a_rank(error: Exception) -> bool:
+    """Whether a collective failed because another process is gone."""
+    # Gloo raises plain `RuntimeError`s; its name is in their text.
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
+
+
+def gather_objects(item: T) -> list[T]:
+    """Everybody's item, by rank, on every rank."""
+    if not _active():
+        return [item]
+    items: list[T | None] = [None] * world()
+    dist.all_gather_object(items, item)
+    return items  # type: ignore[return-value]
+
+
+def join_gradients(module: nn.Module, *, some_unused: bool = False) -> nn.Module:
+    """`module`; in a run of several processes one whose backward pass leaves the mean of all gradients.
+
+    Args:
+        some_unused: a step may leave parameters without a gradient.
+    """
+    if not _active():
+        return module
+    # All ranks build the model from one seed or one file, and buffers are ours to keep equal.
+    return DistributedDataParallel(
+        module,
+        init_sync=False,
+        broadcast_buffers=False,
+        gradient_as_bucket_view=True,
+        find_unused_parameters=some_unused,
+    )
+
+
+def without_joining(module: nn.Module, wanted: bool) -> AbstractContextManager[None]:
+    """Backward passes in it only add up: the last one of a step joins for all."""
+    return module.no_sync() if wanted and isinstance(module, DistributedDataParallel) else contextlib.nullcontext()
+
+
 def sum_over_ranks(x: Tensor) -> Tensor:
     """Adds `x` up over all ranks, in place."""
     if _active():
         dist.all_reduce(x)
     return x
+
+
+def differentiable_sum(x: Tensor) -> Tensor:
+    """The sum of `x` over all ranks; its gradient is summed over them too."""
+    return functional_all_reduce(x) if _active() else x
+
+
+def number_of_first(x: float) -> float:
+    """What rank 0 says."""
+    return float(from_first(torch.tensor(x, dtype=torch.float64, device=_device()))) if _active() else x
 
 
 def from_first(x: Tensor) -> Tensor:
@@ -38,12 +198,15 @@ def from_first(x: Tensor) -> Tensor:
     return x
 
 
-def row_span(rows: int, device: torch.device) -> tuple[int, int]:
-    """Where this rank's rows begin among the rows of all ranks one after the other, and how many those are."""
+def row_span(rows: int, device: torch.device) -> tuple[Tensor | int, Tensor | int]:
+    """Where this rank's rows begin among the rows of all ranks one after the other, and how many those are.
+
+    Numbers on the device when there are several ranks: to read them here would wait for it.
+    """
     if not _active():
         return 0, rows
     counts = _row_counts(rows, device)
-    return int(counts[: rank()].sum()), int(counts.sum())
+    return counts[: rank()].sum(), counts.sum()
 
 
 def _row_counts(rows: int, device: torch.device) -> Tensor:

@@ -8,6 +8,7 @@ S audio samples.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -66,25 +67,49 @@ class PatchBatch:
         x_BNP: float32 patch values, normalised; padding is zero.
         coords_BN3: integer (time, row, column) of each patch in its grid.
         valid_BN: False where a patch is padding; such patches are never encoded, masked or learned.
+        lengths: how many patches of each clip are valid; they come first. Known without asking the device.
         grid: patches along time, rows and columns, `T * H * W = N`, time slowest.
-        dense: no patch is padding, known without asking the device.
     """
 
     x_BNP: Tensor
     coords_BN3: Tensor
     valid_BN: Tensor
+    lengths: Sequence[int]
     grid: tuple[int, int, int]
-    dense: bool = False
+    _row_R: Tensor | None = field(default=None, repr=False)
 
-    def to(self, device: str) -> PatchBatch:
-        """The same batch on another device."""
-        return PatchBatch(
-            self.x_BNP.to(device, non_blocking=True),
-            self.coords_BN3.to(device, non_blocking=True),
-            self.valid_BN.to(device, non_blocking=True),
-            self.grid,
-            self.dense,
-        )
+    @property
+    def dense(self) -> bool:
+        """No patch is padding."""
+        return min(self.lengths) == self.x_BNP.shape[1]
+
+    @property
+    def mask_BN(self) -> Tensor | None:
+        """`valid_BN` for attention, None where there is nothing to leave out."""
+        return None if self.dense else self.valid_BN
+
+    def rows(self, x_BNX: Tensor) -> Tensor:
+        """The valid patches, clip by clip: `(B, N, X)` -> `(R, X)`."""
+        x_X = x_BNX.flatten(0, 1)
+        return x_X if self.dense else x_X.index_select(0, self._index())
+
+    def padded(self, x_RX: Tensor, fill: float = 0) -> Tensor:
+        """The reverse of `rows`: `(R, X)` -> `(B, N, X)`."""
+        clips, patches = self.x_BNP.shape[:2]
+        if self.dense:
+            return x_RX.view(clips, patches, *x_RX.shape[1:])
+        x_X = x_RX.new_full((clips * patches, *x_RX.shape[1:]), fill)
+        return x_X.index_copy(0, self._index(), x_RX).view(clips, patches, *x_RX.shape[1:])
+
+    def _index(self) -> Tensor:
+        """Rows of the flattened batch; a boolean mask would make the CPU wait for the device to count them."""
+        if self._row_R is None:
+            import torch
+
+            patches = self.x_BNP.shape[1]
+            spans = [torch.arange(n) + clip * patches for clip, n in enumerate(self.lengths)]
+            self._row_R = torch.cat(spans).to(self.x_BNP.device, non_blocking=True)
+        return self._row_R
 
 
 @dataclass(slots=True)

@@ -26,13 +26,14 @@ from torch import Tensor, nn
 
 from bridle import config as configs
 from bridle.config.sections import Config
+from bridle.draws import Draws
 from bridle.evaluate import evaluate
 from bridle.model import Bridle
 from bridle.schema import PatchBatch
 from bridle.sharding import Manifest, find_sets, merge_extent, merge_statistics
 from bridle.stream import ClipStream
 from bridle.train.phases import rate_share
-from bridle.train.trainer import autocast_dtype
+from bridle.train.step import autocast_dtype
 
 
 class RawPatches(Bridle):
@@ -179,7 +180,7 @@ def train(
             break
         for group in optimizer.param_groups:
             group["lr"] = optim.lr * rate_share(max(done, 1e-4), optim.warmup)
-        patches = model.patcher(batch.tensors, torch.Generator().manual_seed(step))
+        patches = model.patcher(batch.tensors, Draws(config.train.seed, step, batch.places))
         with torch.autocast("cpu", dtype, enabled=dtype is not None):
             loss = model.loss(patches)
         optimizer.zero_grad(set_to_none=True)

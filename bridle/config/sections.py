@@ -179,6 +179,7 @@ class TrainSection(Section):
 
     seed: Count = 0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    part: Positive | None = None  # clips a device computes at once; a step adds up their gradients. Null: all it has
     log_every: Positive = 10
     checkpoint_every: Positive = 500  # steps
     keep: Positive = 2  # checkpoints

@@ -86,7 +86,8 @@ def _noise(model: Bridle) -> PatchBatch:
     x_BNP = torch.randn(2, len(coords_N3), patcher.values, generator=torch.Generator().manual_seed(0))
     valid_BN = torch.ones(x_BNP.shape[:2], dtype=torch.bool)
     valid_BN[1] = coords_N3[:, 0] <= patcher.grid[0] // 2
-    return PatchBatch(x_BNP * valid_BN[..., None], coords_N3.expand(2, -1, -1), valid_BN, patcher.grid)
+    lengths = valid_BN.sum(1).tolist()
+    return PatchBatch(x_BNP * valid_BN[..., None], coords_N3.expand(2, -1, -1), valid_BN, lengths, patcher.grid)
 
 
 def _check_output(out: Path, overwrite: bool) -> None:

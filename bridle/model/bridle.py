@@ -15,7 +15,8 @@ from bridle.config.sections import Config
 from bridle.model.encoder import Encoder
 from bridle.model.masking import Mask, pick
 from bridle.model.predictor import Predictor
-from bridle.model.tokenizer import ColdTokenizer, Estimator, Tokenizer, standardiser
+from bridle.model.tokenizer import ColdTokenizer, Estimator, Tokenizer
+from bridle.nn import Standardise
 from bridle.patches import build_patcher
 from bridle.quantize import Quantized
 from bridle.schema import PatchBatch
@@ -47,9 +48,14 @@ class Bridle(nn.Module):
         self.tokenizer = Tokenizer(values, axes, shape, section, config.train.seed + 1, standardise=standardise)
         self.estimator = Estimator(section.width, axes, config.encoder, config.tokenizer.estimator_depth)
         # The estimator's targets have mean 0 and variance 1 in every channel, or a few channels would rule the cosine.
-        self.target_norm = standardiser(config.encoder.width, standardise)
+        self.target_norm = Standardise(config.encoder.width) if standardise else nn.Identity()
         # Whether the learned tokenizer is the one in force.
         self.register_buffer("learned", torch.tensor(False))
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Bridle:
+        super()._apply(fn, recurse)
+        self.learned = self.learned.cpu()  # asked at every step (see `ResidualQuantizer`)
+        return self
 
     @property
     def modality(self) -> str:
@@ -81,17 +87,25 @@ class Bridle(nn.Module):
             self.average.load_state_dict(fresh.encoder.state_dict())
 
     @torch.no_grad()
-    def follow(self, step: int) -> None:
-        """The encoder's average takes in the weights after that step; in a young run it forgets faster."""
+    def follow(self, step: int, sound: Tensor) -> None:
+        """The encoder's average takes in the weights after that step, if it was `sound`; young runs forget faster."""
         if self.average is not None:
             decay = min(self.config.optim.ema, (1 + step) / (10 + step))
-            torch._foreach_lerp_(list(self.average.parameters()), list(self.encoder.parameters()), 1 - decay)
+            share = sound * (1 - decay)
+            for mean, now in zip(self.average.parameters(), self.encoder.parameters(), strict=True):
+                mean.lerp_(now, share)
+
+    @torch.no_grad()
+    def settle(self, sound: Tensor) -> None:
+        """Codebooks and running averages take in what the tokenizer saw in this step, or forget it."""
+        if isinstance(self.target_norm, Standardise):
+            self.target_norm.update(sound)
+        self.tokenizer.settle(sound)
 
     @torch.no_grad()
     def features(self, batch: PatchBatch) -> Tensor:
         """E's features of the unmasked clips, float32 `(B, N, D)`; rows of padding are zero."""
-        valid_BN = None if batch.dense else batch.valid_BN
-        h_BND = (self.average or self.encoder)(batch.x_BNP, batch.coords_BN3, valid_BN)[:, 1:]
+        h_BND = (self.average or self.encoder)(batch.x_BNP, batch.coords_BN3, batch.mask_BN)[:, 1:]
         return h_BND.float() * batch.valid_BN[..., None]
 
     @torch.no_grad()
@@ -103,8 +117,4 @@ class Bridle(nn.Module):
     def tokenize_detailed(self, batch: PatchBatch) -> tuple[Tensor, Tensor]:
         """Codes as in `tokenize`, and the norm of the residual after each level `(B, N, Q)` (z has norm 1)."""
         out = self.quantize(batch)
-        codes_BNQ = out.codes_NQ.new_full((*batch.valid_BN.shape, out.codes_NQ.shape[-1]), -1)
-        codes_BNQ[batch.valid_BN] = out.codes_NQ
-        norm_BNQ = torch.zeros_like(codes_BNQ, dtype=torch.float32)
-        norm_BNQ[batch.valid_BN] = out.residual_norm_NQ
-        return codes_BNQ, norm_BNQ
+        return batch.padded(out.codes_NQ, -1), batch.padded(out.residual_norm_NQ)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from bridle.draws import Draws
 from bridle.schema import PatchBatch
 
 _CHUNK = 64  # clips whose blocks are drawn at once: each takes blocks x N numbers
@@ -28,30 +29,29 @@ class Mask:
     masked_valid_BM: Tensor | None
 
 
-def draw_mask(batch: PatchBatch, shape: str, ratio: float, rng: torch.Generator, predict: float = 1.0) -> Mask:
+def draw_mask(batch: PatchBatch, shape: str, ratio: float, draws: Draws, predict: float = 1.0) -> Mask:
     """One random mask a clip.
 
     Args:
         batch: patches with validity and grid.
         shape: "random" hides single patches, "tube" the same rows and columns at all times, "block" rectangles.
         ratio: share of each clip's valid patches to hide; with tubes the nearest share that whole tubes allow.
-        rng: a CPU generator; the masks follow from it alone, whatever the device.
+        draws: of the clips of the batch.
         predict: share of the hidden patches that stay in `masked_BM`. The others are simply never asked for, which
             makes the predictor cheaper (CrossMAE, arXiv 2401.14391).
     """
-    clips, tubes = len(batch.valid_BN), 0
+    tubes = 0
     if shape == "tube" and batch.grid[1] * batch.grid[2] > 1:  # a single tube would hide everything or nothing
         tubes = batch.grid[1] * batch.grid[2]
-        score_BN = torch.rand(clips, 1, tubes, generator=rng).expand(-1, batch.grid[0], -1).flatten(1)
+        score_BN = draws.uniform("mask", tubes)[:, None].expand(-1, batch.grid[0], -1).flatten(1)
     elif shape == "block":
-        parts = [min(_CHUNK, clips - start) for start in range(0, clips, _CHUNK)]
-        score_BN = torch.cat([_block_scores(part, batch.grid, rng) for part in parts])
+        score_BN = _block_scores(batch.grid, draws)
     else:
-        score_BN = torch.rand(clips, batch.valid_BN.shape[1], generator=rng)
-    mask = split(score_BN.to(batch.valid_BN.device), batch.valid_BN, ratio, dense=batch.dense, tubes=tubes)
+        score_BN = draws.uniform("mask", batch.valid_BN.shape[1])
+    mask = split(score_BN, batch, ratio, tubes=tubes)
     hidden = mask.masked_BM.shape[1]
     if (kept := max(1, round(hidden * predict))) < hidden:
-        slot_M = torch.randperm(hidden, generator=rng)[:kept].to(mask.masked_BM.device)
+        slot_M = draws.shared("predict", hidden).argsort()[:kept]
         valid_BM = mask.masked_valid_BM
         mask = replace(
             mask,
@@ -61,46 +61,51 @@ def draw_mask(batch: PatchBatch, shape: str, ratio: float, rng: torch.Generator,
     return mask
 
 
-def _block_scores(clips: int, grid: tuple[int, int, int], rng: torch.Generator, blocks: int = 64) -> Tensor:
+def _block_scores(grid: tuple[int, int, int], draws: Draws, blocks: int = 64) -> Tensor:
     """Random boxes fall one after the other; a patch's score is how early it was hit, the earliest highest."""
-    size_3 = torch.tensor(grid, dtype=torch.float32)
-    centre_BK3 = torch.rand(clips, blocks, 3, generator=rng) * size_3
-    # Boxes of a sixth to half of each axis: large enough that a hidden patch's neighbours are hidden too.
-    half_BK3 = (torch.rand(clips, blocks, 3, generator=rng) / 6 + 1 / 12) * size_3
-    axes = [torch.arange(n, dtype=torch.float32) + 0.5 for n in grid]
+    place_BK3 = draws.uniform("mask centre", 3 * blocks).unflatten(1, (blocks, 3))
+    extent_BK3 = draws.uniform("mask extent", 3 * blocks).unflatten(1, (blocks, 3))
+    device = place_BK3.device
+    size_3 = torch.tensor(grid, dtype=torch.float32).to(device, non_blocking=True)
+    axes = [torch.arange(n, dtype=torch.float32, device=device) + 0.5 for n in grid]
     point_N3 = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
-    hit_BKN = ((point_N3 - centre_BK3[:, :, None]).abs() <= half_BK3[:, :, None].clamp(min=0.5)).all(-1)
-    order_K1 = torch.arange(blocks, 0, -1)[:, None]
-    earliest_BN = (hit_BKN * order_K1).amax(1).float()
-    return earliest_BN + torch.rand(clips, len(point_N3), generator=rng)
+    order_K1 = torch.arange(blocks, 0, -1, device=device)[:, None]
+    earliest = []
+    for some_BK3, half_BK3 in zip((place_BK3 * size_3).split(_CHUNK), extent_BK3.split(_CHUNK), strict=True):
+        # Boxes of a sixth to half of each axis: large enough that a hidden patch's neighbours are hidden too.
+        reach_BK3 = ((half_BK3 / 6 + 1 / 12) * size_3).clamp(min=0.5)
+        hit_BKN = ((point_N3 - some_BK3[:, :, None]).abs() <= reach_BK3[:, :, None]).all(-1)
+        earliest.append((hit_BKN * order_K1).amax(1).float())
+    return torch.cat(earliest) + draws.uniform("mask", len(point_N3))
 
 
-def split(score_BN: Tensor, valid_BN: Tensor, ratio: float, *, dense: bool, tubes: int = 0) -> Mask:
+def split(score_BN: Tensor, batch: PatchBatch, ratio: float, *, tubes: int = 0) -> Mask:
     """Hides the `ratio` of each clip's valid patches with the highest scores; at least one stays, one goes.
 
     With `tubes` that many groups of equal score are kept whole: part of a tube left visible would give the rest away.
     """
-    patches = score_BN.shape[1]
-    score_BN = score_BN.masked_fill(~valid_BN, torch.inf)
+    patches, device = score_BN.shape[1], score_BN.device
+    if not batch.dense:
+        score_BN = score_BN.masked_fill(~batch.valid_BN, torch.inf)
     order_BN = score_BN.argsort(dim=1, stable=True)
-    n_B = torch.tensor([patches]) if dense else valid_BN.sum(1)  # dense: known without asking the device
+    n_B = torch.tensor(batch.lengths[:1] if batch.dense else batch.lengths)  # shapes are settled on the CPU
     whole_B = (n_B // tubes).clamp(min=1) if tubes > 1 else torch.ones_like(n_B)  # patches that stay or go together
     units_B = n_B // whole_B
     visible_B = (units_B.double() * (1 - ratio)).round().long().clamp(min=1).minimum(
         (units_B - 1).clamp(min=1)
     ) * whole_B
-    if dense:
+    if batch.dense:
         visible = int(visible_B[0])
         return Mask(order_BN[:, :visible], None, order_BN[:, visible:], None)
     masked_B = n_B - visible_B
-    slot_V = torch.arange(int(visible_B.max()), device=score_BN.device)
-    slot_M = torch.arange(max(int(masked_B.max()), 1), device=score_BN.device)
-    place_BM = (visible_B[:, None] + slot_M).clamp(max=patches - 1)
+    slot_V = torch.arange(int(visible_B.max()), device=device)
+    slot_M = torch.arange(max(int(masked_B.max()), 1), device=device)
+    visible_B1, masked_B1 = (count_B.to(device, non_blocking=True)[:, None] for count_B in (visible_B, masked_B))
     return Mask(
         order_BN[:, : len(slot_V)],
-        slot_V < visible_B[:, None],
-        order_BN.gather(1, place_BM),
-        slot_M < masked_B[:, None],
+        slot_V < visible_B1,
+        order_BN.gather(1, (visible_B1 + slot_M).clamp(max=patches - 1)),
+        slot_M < masked_B1,
     )
 
 

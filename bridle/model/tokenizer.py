@@ -8,12 +8,15 @@ Shapes: B clips, N patches, P values a patch, D width, C code width, Q levels, R
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
+from bridle import distributed
 from bridle.config.sections import EncoderSection, QuantizerSection
 from bridle.model.encoder import Encoder
-from bridle.nn import Block, GridPositions, initialise
+from bridle.nn import Block, GridPositions, Standardise, initialise
 from bridle.quantize import Quantized, RandomProjection, ResidualQuantizer
 from bridle.schema import PatchBatch
 
@@ -31,11 +34,6 @@ def build_quantizer(section: QuantizerSection, seed: int) -> ResidualQuantizer:
     )
 
 
-def standardiser(width: int, wanted: bool) -> nn.Module:
-    """Mean 0 and variance 1 in every channel, or nothing."""
-    return nn.BatchNorm1d(width, affine=False) if wanted else nn.Identity()
-
-
 class ColdTokenizer(nn.Module):
     """Codes of raw patches: what the encoder predicts before there is a tokenizer worth the name."""
 
@@ -47,16 +45,15 @@ class ColdTokenizer(nn.Module):
         self.quantizer = build_quantizer(section.model_copy(update={"learn": "ema"}), seed)  # k-means, then frozen
 
     def fit(self, x_RP: Tensor) -> None:
-        """Projection and codebooks from the first batches, then frozen for good."""
+        """Projection and codebooks from these patches, the same on every rank, then frozen for good."""
         self.projection.fit(x_RP)
         self.quantizer.reset()
-        training = self.quantizer.training
-        self.quantizer.train()(self.projection(x_RP))
-        self.quantizer.train(training).freeze()
+        self.quantizer.start(self.projection(x_RP))
+        self.quantizer.freeze()
 
     def forward(self, batch: PatchBatch) -> Quantized:
         """Quantizes the R valid patches of the batch, clip by clip."""
-        return self.quantizer(self.projection(batch.x_BNP[batch.valid_BN]))
+        return self.quantizer(self.projection(batch.rows(batch.x_BNP)))
 
 
 class Tokenizer(nn.Module):
@@ -79,17 +76,33 @@ class Tokenizer(nn.Module):
         )
         self.project.apply(initialise)
         # z that is not centred puts nearly all patches into a few codes of the first level.
-        self.centre = standardiser(section.width, standardise)
+        self.centre = Standardise(section.width) if standardise else nn.Identity()
         self.quantizer = build_quantizer(section, seed)
+
+    @torch.no_grad()
+    def start(self, batches: Sequence[PatchBatch]) -> None:
+        """New codebooks, from what this network makes of some batches of every rank."""
+        self.quantizer.reset()
+        z_RC = torch.cat([distributed.gather_rows(self._embed(batch)) for batch in batches])
+        self.quantizer.start(z_RC)
+        self.settle(torch.tensor(False, device=z_RC.device))
+
+    def settle(self, sound: Tensor) -> None:
+        """See `Bridle.settle`."""
+        if isinstance(self.centre, Standardise):
+            self.centre.update(sound)
+        self.quantizer.update(sound)
 
     def forward(self, batch: PatchBatch) -> Quantized:
         """Quantizes the R valid patches of the batch, clip by clip."""
-        valid_BN = None if batch.dense else batch.valid_BN
-        h_BND = self.encoder(batch.x_BNP, batch.coords_BN3, valid_BN)[:, 1:]
-        z_RC = self.project(h_BND[batch.valid_BN])
+        return self.quantizer(self._embed(batch))
+
+    def _embed(self, batch: PatchBatch) -> Tensor:
+        """z of the valid patches, `(R, C)`."""
+        h_BND = self.encoder(batch.x_BNP, batch.coords_BN3, batch.mask_BN)[:, 1:]
+        z_RC = self.project(batch.rows(h_BND))
         with torch.autocast(z_RC.device.type, enabled=False):
-            z_RC = self.centre(z_RC.float())
-        return self.quantizer(z_RC)
+            return self.centre(z_RC.float())
 
 
 class Estimator(nn.Module):
@@ -106,10 +119,7 @@ class Estimator(nn.Module):
 
     def forward(self, z_q_RC: Tensor, batch: PatchBatch) -> Tensor:
         """`(R, C)` of the valid patches -> `(R, D)`."""
-        z_BNC = z_q_RC.new_zeros(*batch.valid_BN.shape, z_q_RC.shape[-1])
-        z_BNC[batch.valid_BN] = z_q_RC
-        h_BND = self.embed(z_BNC) + self.positions(batch.coords_BN3)
-        valid_BN = None if batch.dense else batch.valid_BN
+        h_BND = self.embed(batch.padded(z_q_RC)) + self.positions(batch.coords_BN3)
         for block in self.blocks:
-            h_BND = block(h_BND, valid_BN)
-        return self.head(self.norm(h_BND[batch.valid_BN]))
+            h_BND = block(h_BND, batch.mask_BN)
+        return self.head(self.norm(batch.rows(h_BND)))

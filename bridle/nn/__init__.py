@@ -2,5 +2,6 @@
 
 from bridle.nn.block import Attention, Block, initialise
 from bridle.nn.positions import GridPositions
+from bridle.nn.standardise import Standardise
 
-__all__ = ["Attention", "Block", "GridPositions", "initialise"]
+__all__ = ["Attention", "Block", "GridPositions", "Standardise", "initialise"]

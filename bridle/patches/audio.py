@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from bridle.config.sections import AudioPatches
+from bridle.draws import Draws
 from bridle.patches.patcher import Patcher
 from bridle.patches.spectrogram import FRAME_S, MelFilterbank
 from bridle.schema import Clip, MediaInfo, PatchBatch
@@ -47,6 +48,9 @@ class AudioPatcher(Patcher):
             wave_S = wave_S.roll(int(torch.randint(len(wave_S), (), generator=rng)))
         return self._compact(wave_S)
 
+    def blank(self) -> Tensor:
+        return torch.zeros(self.samples, dtype=torch.int16)
+
     def windows(self, clip: Clip) -> list[tuple[Tensor, float]]:
         hop = self.grid[0] * self.config.patch_frames * self.mel.hop
         # A tail shorter than half a patch would be nothing but padding; the window before it ends the clip.
@@ -60,21 +64,21 @@ class AudioPatcher(Patcher):
     def _compact(wave_S: Tensor) -> Tensor:
         return (wave_S.clamp(-1, 1) * _INT16).round().to(torch.int16)
 
-    def forward(self, views: list[Tensor], rng: torch.Generator | None = None) -> PatchBatch:
+    def forward(self, views: list[Tensor], draws: Draws | None = None) -> PatchBatch:
         device = self.mel.window_W.device
         patch = self.config.patch_frames
         frames = [self.mel.frames(len(view)) for view in views]
         # A last patch that is at least half full counts; a clip always has one.
         steps = [min(max(1, (f + patch // 2) // patch), self.grid[0]) for f in frames]
         longest = max(steps) * patch
-        wave_BS = pad_sequence(views, batch_first=True).to(device)
+        wave_BS = pad_sequence(views, batch_first=True).to(device, non_blocking=True)
         needed = self.mel.samples(longest)
         wave_BS = torch.nn.functional.pad(wave_BS, (0, max(0, needed - wave_BS.shape[1])))[:, :needed].float() / _INT16
-        if rng is not None and self.config.gain_db:
-            gain_B1 = (torch.rand(len(views), 1, generator=rng) * 2 - 1) * self.config.gain_db
-            wave_BS = wave_BS * (10 ** (gain_B1 / 20)).to(device)
+        if draws is not None and self.config.gain_db:
+            gain_B1 = (draws.uniform("gain") * 2 - 1) * self.config.gain_db
+            wave_BS = wave_BS * 10 ** (gain_B1 / 20)
         mel_BTM = self.mel(wave_BS)
-        frame_B11 = torch.tensor(frames, device=device).clamp(1, longest)[:, None, None]
+        frame_B11 = torch.tensor(frames).to(device, non_blocking=True).clamp(1, longest)[:, None, None]
         real_BT1 = torch.arange(longest, device=device)[None, :, None] < frame_B11
         mel_BTM = self._normalise(mel_BTM, real_BT1, frame_B11) * real_BT1
         return self._assemble(mel_BTM[:, None, :, :, None], steps)

@@ -9,6 +9,7 @@ import torchvision.transforms.v2.functional as TF
 from torch import Tensor
 
 from bridle.config.sections import ImagePatches
+from bridle.draws import Draws
 from bridle.patches.patcher import Patcher
 from bridle.schema import Clip, MediaInfo, PatchBatch
 
@@ -39,9 +40,9 @@ def normalise_pixels(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     return (x.float() / 255.0 - mean) / std
 
 
-def flip_some(x_BW: Tensor, rng: torch.Generator) -> Tensor:
+def flip_some(x_BW: Tensor, draws: Draws) -> Tensor:
     """Mirrors a random half of the batch left to right (last axis)."""
-    flip_B = (torch.rand(len(x_BW), generator=rng) < 0.5).to(x_BW.device)
+    flip_B = draws.uniform("flip") < 0.5
     return torch.where(flip_B.view(-1, *[1] * (x_BW.dim() - 1)), x_BW.flip(-1), x_BW)
 
 
@@ -72,12 +73,15 @@ class ImagePatcher(Patcher):
     def prepare(self, clip: Clip, rng: torch.Generator | None) -> Tensor:
         return crop_and_resize(clip.data, self.config.size, self.config.crop_scale, rng)
 
+    def blank(self) -> Tensor:
+        return torch.zeros(3, self.config.size, self.config.size, dtype=torch.uint8)
+
     def windows(self, clip: Clip) -> list[tuple[Tensor, float]]:
         return [(self.prepare(clip, None), 0.0)]
 
-    def forward(self, views: list[Tensor], rng: torch.Generator | None = None) -> PatchBatch:
-        x_BCHW = torch.stack(views).to(self.mean.device)
-        if rng is not None and self.config.flip:
-            x_BCHW = flip_some(x_BCHW, rng)
+    def forward(self, views: list[Tensor], draws: Draws | None = None) -> PatchBatch:
+        x_BCHW = torch.stack(views).to(self.mean.device, non_blocking=True)
+        if draws is not None and self.config.flip:
+            x_BCHW = flip_some(x_BCHW, draws)
         x_BCHW = normalise_pixels(x_BCHW, self.mean, self.std)
         return self._assemble(x_BCHW[:, :, None], [1] * len(views))

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
+from bridle.draws import Draws
 from bridle.patches.cut import Grid, coordinates, cut
 from bridle.schema import Clip, MediaInfo, PatchBatch
 
@@ -38,6 +39,10 @@ class Patcher(nn.Module, ABC):
         """One training view in a compact dtype: random crop with `rng`, the centre without."""
 
     @abstractmethod
+    def blank(self) -> Tensor:
+        """A view of nothing: silence, a black picture."""
+
+    @abstractmethod
     def windows(self, clip: Clip) -> list[tuple[Tensor, float]]:
         """Consecutive views that cover the whole clip, each with its start in seconds."""
 
@@ -46,16 +51,16 @@ class Patcher(nn.Module, ABC):
         return self.step_s
 
     @abstractmethod
-    def forward(self, views: list[Tensor], rng: torch.Generator | None = None) -> PatchBatch:
-        """Views of one batch -> patches on this module's device, augmented when `rng` is given."""
+    def forward(self, views: list[Tensor], draws: Draws | None = None) -> PatchBatch:
+        """Views of one batch -> patches on this module's device, augmented when `draws` are given."""
 
     def _assemble(self, x_BCTHW: Tensor, steps: list[int]) -> PatchBatch:
         """Cuts padded blocks; `steps` says how many time steps of each clip are real."""
         x_BNP = cut(x_BCTHW, self.patch)
         grid = (x_BCTHW.shape[2] // self.patch[0], *self.grid[1:])
         coords_N3 = coordinates(grid, x_BNP.device)
-        step_B1 = torch.tensor(steps, device=x_BNP.device)[:, None]
+        step_B1 = torch.tensor(steps).to(x_BNP.device, non_blocking=True)[:, None]
         valid_BN = coords_N3[:, 0] < step_B1
         x_BNP = x_BNP * valid_BN[..., None]
-        dense = min(steps) == grid[0]
-        return PatchBatch(x_BNP, coords_N3.expand(len(steps), -1, -1), valid_BN, grid, dense)
+        lengths = [count * grid[1] * grid[2] for count in steps]
+        return PatchBatch(x_BNP, coords_N3.expand(len(steps), -1, -1), valid_BN, lengths, grid)

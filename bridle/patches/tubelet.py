@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from bridle.config.sections import VideoPatches
+from bridle.draws import Draws
 from bridle.patches.image import crop_and_resize, flip_some, normalise_pixels
 from bridle.patches.patcher import Patcher
 from bridle.schema import Clip, MediaInfo, PatchBatch
@@ -46,6 +47,9 @@ class VideoPatcher(Patcher):
         picked_TCHW = clip.data[start : start + (frames - 1) * stride + 1 : stride]
         return crop_and_resize(picked_TCHW, self.config.size, self.config.crop_scale, rng)
 
+    def blank(self) -> Tensor:
+        return torch.zeros(self.config.frames, 3, self.config.size, self.config.size, dtype=torch.uint8)
+
     def windows(self, clip: Clip) -> list[tuple[Tensor, float]]:
         frames, rate_hz = self.config.frames, clip.rate_hz or 25.0
         stride = self._stride(clip)
@@ -69,13 +73,14 @@ class VideoPatcher(Patcher):
         """A clip shorter than the window is sampled more densely before it is padded."""
         return max(1, min(self.config.stride, len(clip.data) // self.config.frames))
 
-    def forward(self, views: list[Tensor], rng: torch.Generator | None = None) -> PatchBatch:
+    def forward(self, views: list[Tensor], draws: Draws | None = None) -> PatchBatch:
         tubelet = self.config.tubelet
         steps = [max(1, len(view) // tubelet) for view in views]
         longest = max(steps) * tubelet
-        x_BTCHW = torch.stack([_fit(view, longest) for view in views]).to(self.mean.device)
-        if rng is not None and self.config.flip:
-            x_BTCHW = flip_some(x_BTCHW, rng)
+        x_BTCHW = torch.stack([_fit(view, longest) for view in views])
+        x_BTCHW = x_BTCHW.to(self.mean.device, non_blocking=True)
+        if draws is not None and self.config.flip:
+            x_BTCHW = flip_some(x_BTCHW, draws)
         x_BCTHW = normalise_pixels(x_BTCHW.transpose(1, 2), self.mean, self.std)
         if self.config.motion_gain != 1.0:
             x_BCTHW = enlarge_motion(x_BCTHW, tubelet, self.config.motion_gain)

@@ -34,8 +34,8 @@ class RandomProjection(nn.Module):
 
     @torch.no_grad()
     def fit(self, x_NP: Tensor) -> None:
-        """Mean and components from these patches of all ranks, then the random map; the same on every rank."""
-        x_NP = distributed.gather_rows(x_NP).double()
+        """Mean and components from these patches, the same on every rank, then the random map."""
+        x_NP = x_NP.double()
         mean_P = x_NP.mean(0)
         cov_PP = torch.cov((x_NP - mean_P).T)
         variance_P, basis_PP = torch.linalg.eigh(cov_PP)

@@ -12,13 +12,14 @@ Shapes: N vectors, Q levels, K codes a level, C width.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bridle import distributed
+from bridle.draws import key_of, uniform
 from bridle.quantize.codebook import kmeans, nearest_code
 
 Learn = Literal["ema", "gradient"]
@@ -50,9 +51,10 @@ class Quantized:
 class ResidualQuantizer(nn.Module):
     """Q unshared codebooks of K vectors, started by k-means, moved by a count-weighted moving average or by gradient.
 
-    Training mode moves the codebooks; `freeze()` ends that for good, whatever `.train()` says. All ranks hold the same
-    codebooks: k-means looks at the gathered batch, and counts, sums and replacements of all levels travel in one
-    all-reduce. Always computes in float32: bf16 flips about 1 % of the assignments on residual levels.
+    In training mode `update` moves the codebooks by what was quantized since the last time; `freeze()` ends that for
+    good, whatever `.train()` says. All ranks hold the same codebooks: k-means looks at the gathered batch, and counts,
+    sums and replacements of all levels travel in one all-reduce. Always computes in float32: bf16 flips about 1 % of
+    the assignments on residual levels.
 
     Args:
         levels: Q.
@@ -98,10 +100,18 @@ class ResidualQuantizer(nn.Module):
         self.register_buffer("initialised", torch.tensor(False))
         self.register_buffer("frozen", torch.tensor(False))
         self.register_buffer("updates", torch.tensor(0))
+        self._seen: list[tuple[Tensor, Tensor]] = []  # vectors and their codes, for `update`
+
+    def _apply(self, fn: Any, recurse: bool = True) -> ResidualQuantizer:
+        super()._apply(fn, recurse)
+        # Asked at every step: on a GPU each question would wait until the device has caught up.
+        self.initialised, self.frozen = self.initialised.cpu(), self.frozen.cpu()
+        return self
 
     def freeze(self) -> None:
         """No more updates, whatever mode the module is in; saved with the weights."""
         self.frozen.fill_(True)
+        self._seen.clear()
         if self.learn == "gradient":
             self.codebook_QKC.requires_grad_(False).grad = None  # or an optimizer's momentum would move it on
 
@@ -112,118 +122,124 @@ class ResidualQuantizer(nn.Module):
             buffer.zero_()
         self.initialised.fill_(False)
         self.frozen.fill_(False)
+        self._seen.clear()
         if self.learn == "gradient":
             self.codebook_QKC.requires_grad_(True)
 
     def forward(self, z_NC: Tensor) -> Quantized:
-        """Quantizes N vectors; in training mode moves the codebooks afterwards."""
+        """Quantizes N vectors; in training mode it remembers them for `update`."""
         with torch.autocast(z_NC.device.type, enabled=False):
             z_NC = F.normalize(z_NC.float(), dim=-1)
             learning = self.training and not bool(self.frozen)
             if learning and not bool(self.initialised):
-                self._start(z_NC.detach())
-            tally = _Tally(self, len(z_NC)) if learning and bool(self.initialised) else None
+                self.start(distributed.gather_rows(z_NC.detach()))
+            learning = learning and bool(self.initialised)
             residual_NC, codes, norms = z_NC, [], []
             commitment, codebook_loss = z_NC.new_zeros(()), z_NC.new_zeros(())
             for level, codebook_KC in enumerate(self.codebook_QKC.detach()):
                 input_NC = residual_NC.detach()
                 code_N = nearest_code(input_NC, codebook_KC)
-                if tally:
-                    tally.add(level, input_NC, code_N)
-                    if self.learn == "gradient":
-                        miss_NC = input_NC - F.embedding(code_N, self.codebook_QKC[level])
-                        codebook_loss = codebook_loss + miss_NC.square().sum() / (max(len(miss_NC), 1) * self.levels)
+                if learning and self.learn == "gradient":
+                    miss_NC = input_NC - F.embedding(code_N, self.codebook_QKC[level])
+                    codebook_loss = codebook_loss + miss_NC.square().sum() / (max(len(miss_NC), 1) * self.levels)
                 # Only the detached code is subtracted: a straight-through one would cancel the gradient below.
                 residual_NC = (-codebook_KC)[code_N].add_(residual_NC)
                 norm_N = torch.linalg.vector_norm(residual_NC, dim=-1)
                 commitment = commitment + norm_N.square().sum() / (max(len(norm_N), 1) * self.levels)
                 codes.append(code_N)
                 norms.append(norm_N.detach())
-            if tally:
-                self._update(tally)
+            codes_NQ = torch.stack(codes, dim=-1)
+            if learning:
+                self._seen.append((z_NC.detach(), codes_NQ))
             z_q_NC = z_NC - residual_NC.detach()  # in value the sum of the codes, in gradient z
-            return Quantized(torch.stack(codes, dim=-1), z_q_NC, commitment, codebook_loss, torch.stack(norms, dim=-1))
+            return Quantized(codes_NQ, z_q_NC, commitment, codebook_loss, torch.stack(norms, dim=-1))
 
     @torch.no_grad()
     def decode(self, codes_NQ: Tensor) -> Tensor:
         """`z_q` from codes; the first levels alone give a coarser one."""
         return sum(self.codebook_QKC[q][codes_NQ[:, q]] for q in range(codes_NQ.shape[1]))  # type: ignore[return-value]
 
-    def _generator(self, purpose: int) -> torch.Generator:
-        return torch.Generator().manual_seed((self.seed * 1_000_003 + int(self.updates)) * 2 + purpose)
-
     @torch.no_grad()
-    def _start(self, z_NC: Tensor) -> None:
-        """K-means level by level on the vectors of all ranks, once they are all finite."""
-        generator = self._generator(0)
-        rows_NC = distributed.gather_rows(z_NC)
-        if not len(rows_NC) or not rows_NC.sum().isfinite():
-            return
-        most = _KMEANS_ROWS * self.codes
-        if len(rows_NC) > most:
-            rows_NC = rows_NC[torch.randperm(len(rows_NC), generator=generator)[:most].to(rows_NC.device)]
-        for q in range(self.levels):
-            centre_KC, count_K = kmeans(rows_NC, self.codes, self.kmeans_iterations, generator, thin_below=_THIN)
-            self.codebook_QKC[q], self.count_QK[q] = centre_KC, count_K
-            self.sum_QKC[q] = centre_KC * count_K[:, None]
-            rows_NC = rows_NC - centre_KC[nearest_code(rows_NC, centre_KC)]
+    def start(self, z_NC: Tensor) -> None:
+        """K-means level by level on these vectors, the same on every rank; those that are not finite are left out."""
+        generator = torch.Generator().manual_seed(self.seed)
+        with torch.autocast(z_NC.device.type, enabled=False):
+            rows_NC = F.normalize(z_NC[z_NC.isfinite().all(-1)].float(), dim=-1)
+            if not len(rows_NC):
+                return
+            most = _KMEANS_ROWS * self.codes
+            if len(rows_NC) > most:
+                rows_NC = rows_NC[torch.randperm(len(rows_NC), generator=generator)[:most].to(rows_NC.device)]
+            for q in range(self.levels):
+                centre_KC, count_K = kmeans(rows_NC, self.codes, self.kmeans_iterations, generator, thin_below=_THIN)
+                self.codebook_QKC[q], self.count_QK[q] = centre_KC, count_K
+                self.sum_QKC[q] = centre_KC * count_K[:, None]
+                rows_NC = rows_NC - centre_KC[nearest_code(rows_NC, centre_KC)]
         self.initialised.fill_(True)
 
     @torch.no_grad()
-    def _update(self, tally: _Tally) -> None:
-        """Moving averages of counts and sums; a code used too rarely becomes a random input of its level.
+    def update(self, sound: Tensor | None = None) -> None:
+        """Moves the codebooks by all vectors quantized in training mode since the last call.
 
-        The newcomer gets the usage that an average code has. An empty batch, or one with a vector that is not finite,
-        changes nothing.
+        Moving averages of counts and sums; a code used too rarely becomes a random input of its level, with the usage
+        that an average code has. Vectors that are none, or not all finite, change nothing. Every rank must call it.
+
+        Args:
+            sound: bool `()`; where it is False the vectors are forgotten. Nothing here waits for the device to say so.
         """
-        count_QK, sum_QKC, candidate_QKC = tally.over_ranks()
+        if not self._seen:
+            return
+        z_NC, codes_NQ = (torch.cat(part) for part in zip(*self._seen, strict=True))
+        self._seen.clear()
+        count_QK, sum_QKC, candidate_QKC = self._tally(z_NC, codes_NQ)
         # One vector that is not finite would stay in the averages for good. Asked of the joined sums, so that all ranks
         # say the same.
-        if not (sum_QKC.sum().isfinite() & (count_QK.sum() > 0)):  # one question to the device
-            return
+        moves = sum_QKC.sum().isfinite() & (count_QK.sum() > 0)
+        moves = moves if sound is None else moves & sound
         # Young codebooks forget faster: z turns most in the first steps, and codes that lag behind die in numbers.
         step = 1 - ((1 + self.updates) / (10 + self.updates)).clamp(max=self.decay)
-        self.count_QK.lerp_(count_QK, step)
-        expected_Q1 = self.count_QK.mean(-1, keepdim=True)
-        dead_QK = self.count_QK < self.dead_below * expected_Q1
-        self.count_QK.copy_(torch.where(dead_QK, expected_Q1, self.count_QK))
+        new_QK = self.count_QK.lerp(count_QK, step)
+        expected_Q1 = new_QK.mean(-1, keepdim=True)
+        dead_QK = new_QK < self.dead_below * expected_Q1
+        new_QK = torch.where(dead_QK, expected_Q1, new_QK)
         if self.learn == "gradient":
-            self.codebook_QKC.copy_(torch.where(dead_QK[..., None], candidate_QKC, self.codebook_QKC))
+            codebook_QKC, new_QKC = torch.where(dead_QK[..., None], candidate_QKC, self.codebook_QKC), self.sum_QKC
         else:
-            self.sum_QKC.lerp_(sum_QKC, step)
             newcomer_QKC = candidate_QKC * expected_Q1[..., None]
-            self.sum_QKC.copy_(torch.where(dead_QK[..., None], newcomer_QKC, self.sum_QKC))
-            total_Q1 = self.count_QK.sum(-1, keepdim=True)
-            smooth_QK = (self.count_QK + _SMOOTHING) / (total_Q1 + self.codes * _SMOOTHING) * total_Q1
-            self.codebook_QKC.copy_(self.sum_QKC / smooth_QK.clamp(min=1e-12)[..., None])
-        self.updates += 1
+            new_QKC = torch.where(dead_QK[..., None], newcomer_QKC, self.sum_QKC.lerp(sum_QKC, step))
+            total_Q1 = new_QK.sum(-1, keepdim=True)
+            smooth_QK = (new_QK + _SMOOTHING) / (total_Q1 + self.codes * _SMOOTHING) * total_Q1
+            codebook_QKC = new_QKC / smooth_QK.clamp(min=1e-12)[..., None]
+        for old, new in (
+            (self.count_QK, new_QK),
+            (self.sum_QKC, new_QKC),
+            (self.codebook_QKC, codebook_QKC),
+            (self.updates, self.updates + 1),
+        ):
+            old.copy_(torch.where(moves, new, old))
 
+    def _tally(self, z_NC: Tensor, codes_NQ: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What the vectors of all ranks say of the codebooks, in one all-reduce.
 
-class _Tally:
-    """What one batch says of the codebooks: counts, sums, and for every code a random input that could replace it."""
-
-    def __init__(self, quantizer: ResidualQuantizer, rows: int) -> None:
-        q, k, c = quantizer.codebook_QKC.shape
-        first, total = distributed.row_span(rows, quantizer.codebook_QKC.device)
+        Returns:
+            counts `(Q, K)`, sums `(Q, K, C)` and for every code a random input of its level `(Q, K, C)`.
+        """
+        q, k, c = self.codebook_QKC.shape
+        first, total = distributed.row_span(len(z_NC), z_NC.device)
         # Drawn alike on every rank from the rows of all ranks; each rank brings those that are its own.
-        pick_QK = torch.randint(max(total, 1), (q, k), generator=quantizer._generator(1)) - first
-        self.own_QK = ((pick_QK >= 0) & (pick_QK < rows)).to(quantizer.codebook_QKC.device)
-        self.pick_QK = pick_QK.clamp(0, max(rows - 1, 0)).to(quantizer.codebook_QKC.device)
-        self.all_X = torch.zeros(q * k * (2 * c + 1), device=quantizer.codebook_QKC.device)
-        sum_X, candidate_X, count_X = self.all_X.split((q * k * c, q * k * c, q * k))
-        self.sum_QKC, self.candidate_QKC, self.count_QK = (
-            sum_X.view(q, k, c),
-            candidate_X.view(q, k, c),
-            count_X.view(q, k),
-        )
-
-    def add(self, level: int, input_NC: Tensor, code_N: Tensor) -> None:
-        self.sum_QKC[level].index_add_(0, code_N, input_NC)
-        self.count_QK[level] = torch.bincount(code_N, minlength=len(self.count_QK[level]))
-        if len(input_NC):  # a rank may have none
-            self.candidate_QKC[level] = input_NC[self.pick_QK[level]] * self.own_QK[level, :, None]
-
-    def over_ranks(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Counts, sums, candidates of the joined batch: one all-reduce for all levels."""
-        distributed.sum_over_ranks(self.all_X)
-        return self.count_QK, self.sum_QKC, self.candidate_QKC
+        key = self.updates * k + key_of(self.seed, "candidates")
+        pick_QK = (uniform(key, q * k).double() * total).long().view(q, k) - first
+        own_QK = (pick_QK >= 0) & (pick_QK < len(z_NC))
+        pick_QK = pick_QK.clamp(0, max(len(z_NC) - 1, 0))
+        joined_X = z_NC.new_zeros(q * k * (2 * c + 1))
+        sum_X, candidate_X, count_X = joined_X.split((q * k * c, q * k * c, q * k))
+        sum_QKC, candidate_QKC, count_QK = sum_X.view(q, k, c), candidate_X.view(q, k, c), count_X.view(q, k)
+        input_NC, one_N = z_NC, z_NC.new_ones(len(z_NC))
+        for level, code_N in enumerate(codes_NQ.unbind(-1)):
+            sum_QKC[level].index_add_(0, code_N, input_NC)
+            count_QK[level].index_add_(0, code_N, one_N)
+            if len(input_NC):  # a rank may have none
+                candidate_QKC[level] = input_NC[pick_QK[level]] * own_QK[level, :, None]
+            input_NC = (-self.codebook_QKC[level])[code_N].add_(input_NC)
+        distributed.sum_over_ranks(joined_X)
+        return count_QK, sum_QKC, candidate_QKC

@@ -8,10 +8,12 @@ from torch import Tensor
 
 def count_codes(codes_NQ: Tensor, codes: int) -> Tensor:
     """How often each code occurs, float64 `(Q, K)`; rows with a negative code (padding) do not count."""
-    codes_NQ = codes_NQ[(codes_NQ >= 0).all(-1)]
     levels = codes_NQ.shape[-1]
-    slot_NQ = codes_NQ + torch.arange(levels, device=codes_NQ.device) * codes
-    return torch.bincount(slot_NQ.flatten(), minlength=levels * codes).view(levels, codes).double()
+    counts_NQ = (codes_NQ >= 0).all(-1, keepdim=True).expand_as(codes_NQ).double()
+    slot_NQ = codes_NQ.clamp(min=0) + torch.arange(levels, device=codes_NQ.device) * codes
+    # Neither a boolean mask nor `bincount`: both make the CPU wait for a GPU, and training asks at every step.
+    count_X = counts_NQ.new_zeros(levels * codes).scatter_add_(0, slot_NQ.flatten(), counts_NQ.flatten())
+    return count_X.view(levels, codes)
 
 
 def usage_share(count_QK: Tensor) -> Tensor:

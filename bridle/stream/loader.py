@@ -30,10 +30,11 @@ _GIGABYTE = 10**9
 
 @dataclass(slots=True)
 class Batch:
-    """Training views of different samples and the samples' keys."""
+    """Training views of different samples, the samples' keys, and their places among those of all ranks."""
 
     tensors: list[Tensor]
     keys: list[str]
+    places: list[int]
 
 
 class ClipStream:
@@ -101,13 +102,18 @@ class ClipStream:
                 for view in views:
                     if view.fault:
                         raise view.fault
-                good = [view for view in views if view.data is not None]
+                first = self._rank * self.batch_size
+                good = [(first + n, view) for n, view in enumerate(views) if view.data is not None]
                 self.failures.update({view.path: view.reason for view in views if view.data is None})
                 self._cursor = cursor
                 failed_in_a_row = 0 if good else failed_in_a_row + len(views)
                 if failed_in_a_row * self._world >= self.samples:
                     raise all_failed(self.failures)
-                batch = Batch([view.data for view in good if view.data is not None], [view.key for view in good])
+                batch = Batch(
+                    [view.data for _, view in good if view.data is not None],
+                    [view.key for _, view in good],
+                    [place for place, _ in good],
+                )
                 del views, view, good  # or they would be in memory beside the next batch
                 if batch.keys or self._world > 1:
                     yield batch

@@ -164,4 +164,4 @@ def plan(
     """Endless: the requests of this rank's next batch, and the cursor after that batch."""
     while True:
         step, start = order.take(start, batch * world)
-        yield step[rank::world], start
+        yield step[rank * batch : (rank + 1) * batch], start

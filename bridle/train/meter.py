@@ -7,46 +7,50 @@ import time
 import torch
 from torch import Tensor
 
+from bridle import distributed
 from bridle.quantize import usage_entropy, usage_share
-from bridle.train.objectives import Objective
+from bridle.train.step import Outcome
 
 
 class Meter:
     """Averages over the steps between two reads; the use of codes over these and the ones before, if there were any.
 
-    The last read of a phase may cover a single step, and few vectors never use all codes.
+    The last read of a phase may cover a single step, and few vectors never use all codes. Steps that changed nothing
+    do not count.
     """
 
     def __init__(self) -> None:
         self.last = time.monotonic()
-        self.before_QK: Tensor | float = 0.0
-        self._start()
+        self.before_QK: Tensor | None = None
+        self._sums: list[Tensor] = []
 
-    def _start(self) -> None:
-        self.steps, self.clips = 0, 0
-        self.loss: Tensor | float = 0.0
-        self.per_level_Q: Tensor | float = 0.0
-        self.count_QK: Tensor | float = 0.0
-
-    def add(self, objective: Objective, clips: int) -> None:
+    def add(self, outcome: Outcome) -> None:
         """One step."""
-        self.steps += 1
-        self.clips += clips
-        self.loss = self.loss + objective.loss.detach()
-        self.per_level_Q = self.per_level_Q + objective.per_level_Q
-        self.count_QK = self.count_QK + objective.count_QK
+        new = [outcome.sound.double(), outcome.told_3[1].double(), outcome.loss, outcome.per_level_Q, outcome.count_QK]
+        new = [torch.where(outcome.sound, value.double(), 0.0) for value in new]
+        self._sums = [old + value for old, value in zip(self._sums, new, strict=True)] if self._sums else new
 
-    def read(self) -> dict[str, float | list[float]]:
-        """Loss, per-level values, usage and speed since the last read; starts anew."""
-        now = time.monotonic()
-        count_QK, per_level_Q = torch.as_tensor(self.count_QK + self.before_QK), torch.as_tensor(self.per_level_Q)
-        row: dict[str, float | list[float]] = {
-            "loss": float(self.loss) / self.steps,
-            "per_level": [round(x, 5) for x in (per_level_Q / self.steps).tolist()],
-            "usage": [round(x, 4) for x in usage_share(count_QK).tolist()],
-            "perplexity": [round(x, 2) for x in usage_entropy(count_QK).exp2().tolist()],
-            "clips_per_s": self.clips / max(now - self.last, 1e-9),
+    def read(self) -> dict[str, float | list[float]] | None:
+        """Loss, per-level values, usage and speed since the last read, of all ranks; None without a step. Starts anew.
+
+        Every rank must call it.
+        """
+        if not self._sums:
+            return None
+        steps, clips, loss, per_level_Q, count_QK = self._sums
+        joined = distributed.sum_over_ranks(torch.cat([loss[None], per_level_Q.flatten(), count_QK.flatten()]))
+        loss, per_level_Q, count_QK = joined.split((1, per_level_Q.numel(), count_QK.numel()))
+        count_QK = count_QK.view(len(per_level_Q), -1)
+        used_QK = count_QK if self.before_QK is None else count_QK + self.before_QK
+        self._sums, now = [], time.monotonic()
+        elapsed, self.last = now - self.last, now
+        if not float(steps):
+            return None
+        self.before_QK = count_QK
+        return {
+            "loss": float(loss / steps),
+            "per_level": [round(x, 5) for x in (per_level_Q / steps).tolist()],
+            "usage": [round(x, 4) for x in usage_share(used_QK).tolist()],
+            "perplexity": [round(x, 2) for x in usage_entropy(used_QK).exp2().tolist()],
+            "clips_per_s": float(clips) / max(elapsed, 1e-9),
         }
-        self.last, self.before_QK = now, self.count_QK
-        self._start()
-        return row

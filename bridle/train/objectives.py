@@ -12,43 +12,77 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from bridle.model import Bridle, draw_mask, pick
+from bridle.draws import Draws
+from bridle.model import Bridle, Mask, draw_mask, pick
 from bridle.quantize import count_codes
 from bridle.schema import PatchBatch
+
+_PADDING = -1
 
 
 @dataclass(slots=True)
 class Objective:
     """A loss to minimise and what to log about it (detached, still on the device)."""
 
-    loss: Tensor
-    per_level_Q: Tensor  # cross-entropy (encoder) or residual norm (tokenizer) by level
+    loss: Tensor  # mean over this batch's hidden (encoder) or valid (tokenizer) patches
+    per_level_Q: Tensor  # cross-entropy (encoder) or residual norm (tokenizer) by level, likewise
     count_QK: Tensor  # how often each code was used in this batch
 
 
-def encoder_objective(model: Bridle, batch: PatchBatch, rng: torch.Generator) -> Objective:
-    """Predict the codes of hidden patches; one tokenizer pass serves all `mask.per_clip` masks of a clip."""
+@dataclass(slots=True)
+class Targets:
+    """What the encoder is to predict of one batch, and from what; made without gradients."""
+
+    views: PatchBatch  # each clip as often as it has masks
+    mask: Mask
+    code_BMQ: Tensor  # -1 where there is nothing to predict
+    energy_Q: Tensor  # what each level takes away of |z|^2, sum over the valid patches
+    count_QK: Tensor
+    hidden: Tensor  # how many patches are to be predicted, ()
+
+
+@torch.no_grad()
+def make_targets(model: Bridle, batch: PatchBatch, draws: Draws) -> Targets:
+    """One tokenizer pass serves all `mask.per_clip` masks of a clip.
+
+    Args:
+        draws: of each mask of each clip, the clips in order for the first mask, then for the second.
+    """
     config = model.config
     codes_BNQ, norm_BNQ = model.tokenize_detailed(batch)
-    weight_Q = level_weights(norm_BNQ[batch.valid_BN], config.tokenizer.level_weights)
-    count_QK = count_codes(codes_BNQ.flatten(0, 1), config.quantizer.codes)
+    energy_RQ = F.pad(batch.rows(norm_BNQ).square(), (1, 0), value=1.0)
     views = _repeat(batch, config.mask.per_clip)
-    mask = draw_mask(views, config.mask.shape, config.mask.ratio, rng, config.mask.predict)
-    logits_BMQK = model.predict(views, mask)
-    target_BMQ = pick(codes_BNQ.repeat(config.mask.per_clip, 1, 1), mask.masked_BM)
+    mask = draw_mask(views, config.mask.shape, config.mask.ratio, draws, config.mask.predict)
+    code_BMQ = pick(codes_BNQ.repeat(config.mask.per_clip, 1, 1), mask.masked_BM)
     if mask.masked_valid_BM is not None:
-        logits_BMQK, target_BMQ = logits_BMQK[mask.masked_valid_BM], target_BMQ[mask.masked_valid_BM]
-    loss = F.cross_entropy(logits_BMQK.float().flatten(0, -2), target_BMQ.flatten(), reduction="none")
-    loss_Q = loss.view(-1, target_BMQ.shape[-1]).mean(0)
-    return Objective((loss_Q * weight_Q).sum(), loss_Q.detach(), count_QK)
+        code_BMQ = code_BMQ.masked_fill(~mask.masked_valid_BM[..., None], _PADDING)
+    return Targets(
+        views,
+        mask,
+        code_BMQ,
+        (energy_RQ[:, :-1] - energy_RQ[:, 1:]).sum(0),
+        count_codes(codes_BNQ.flatten(0, 1), config.quantizer.codes),
+        (code_BMQ[..., 0] >= 0).sum(),
+    )
+
+
+def encoder_objective(model: Bridle, targets: Targets, weight_Q: Tensor) -> Objective:
+    """Predict the codes of hidden patches; see `level_weights`."""
+    logits_BMQK = model.predict(targets.views, targets.mask)
+    target_BMQ = targets.code_BMQ
+    loss = F.cross_entropy(
+        logits_BMQK.float().flatten(0, -2), target_BMQ.flatten(), reduction="none", ignore_index=_PADDING
+    )
+    loss_Q = loss.view(-1, target_BMQ.shape[-1]).sum(0) / targets.hidden.clamp(min=1)
+    return Objective((loss_Q * weight_Q).sum(), loss_Q.detach(), targets.count_QK)
 
 
 def tokenizer_objective(model: Bridle, batch: PatchBatch) -> Objective:
     """Choose codes from which a small network can guess the encoder's features of the unmasked clip."""
     config = model.config
-    target_RD = model.target_norm(model.features(batch)[batch.valid_BN])
+    target_RD = model.target_norm(batch.rows(model.features(batch)))
     out = model.tokenizer(batch)
     guess_RD = model.estimator(out.z_q_NC, batch)
     miss = 1 - F.cosine_similarity(guess_RD.float(), target_RD, dim=-1).mean()
@@ -57,17 +91,34 @@ def tokenizer_objective(model: Bridle, batch: PatchBatch) -> Objective:
     return Objective(loss, out.residual_norm_NQ.mean(0), count_QK)
 
 
-def level_weights(norm_NQ: Tensor, kind: str) -> Tensor:
+def level_weights(energy_Q: Tensor, kind: str) -> Tensor:
     """How much each level counts in the cross-entropy, summing to 1, `(Q,)`.
 
     "uniform" is the paper's mean over levels. "energy" weights a level by the share of |z|^2 that it explains: deep
     levels code what is nearly noise, yet would be most of a uniform loss.
+
+    Args:
+        energy_Q: |z|^2 that each level takes away, mean over the patches of the whole step.
     """
     if kind == "uniform":
-        return norm_NQ.new_full((norm_NQ.shape[-1],), 1 / norm_NQ.shape[-1])
-    energy_Q = F.pad(norm_NQ.square().mean(0), (1, 0), value=1.0)
-    removed_Q = (energy_Q[:-1] - energy_Q[1:]).clamp(min=1e-6)
+        return energy_Q.new_full(energy_Q.shape, 1 / len(energy_Q))
+    removed_Q = energy_Q.clamp(min=1e-6)
     return removed_Q / removed_Q.sum()
+
+
+class Losses(nn.Module):
+    """Both losses behind one `forward`, where the gradients of several ranks are joined."""
+
+    def __init__(self, model: Bridle) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, targets: Targets | None, weight_Q: Tensor | None, batch: PatchBatch | None
+    ) -> tuple[Objective | None, Objective | None]:
+        """The encoder's objective if there are `targets`, the tokenizer's if there is a `batch`."""
+        encoder = encoder_objective(self.model, targets, weight_Q) if targets and weight_Q is not None else None
+        return encoder, tokenizer_objective(self.model, batch) if batch else None
 
 
 def _repeat(batch: PatchBatch, times: int) -> PatchBatch:
@@ -77,6 +128,6 @@ def _repeat(batch: PatchBatch, times: int) -> PatchBatch:
         batch.x_BNP.repeat(times, 1, 1),
         batch.coords_BN3.repeat(times, 1, 1),
         batch.valid_BN.repeat(times, 1),
+        list(batch.lengths) * times,
         batch.grid,
-        batch.dense,
     )

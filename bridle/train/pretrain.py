@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from bridle import distributed
+from bridle import __version__, distributed
 from bridle.checkpoint import RunFolder, find_checkpoint, load_training, read_model
 from bridle.config import dump
 from bridle.config.sections import Config
-from bridle.errors import DataError, Interrupted, NumericalError
+from bridle.errors import ConfigError, DataError, EnvironmentFault, Interrupted, NumericalError
 from bridle.model import Bridle
 from bridle.patches import Patcher
 from bridle.sharding import Manifest, merge_statistics
 from bridle.stream import ClipStream
 from bridle.train.phases import Phase, plan_phases
-from bridle.train.trainer import OnEvent, Trainer, autocast_dtype
+from bridle.train.step import autocast_dtype
+from bridle.train.trainer import OnEvent, Trainer
 
 
 def pretrain(
@@ -52,9 +54,13 @@ def pretrain(
     Returns:
         the stable keys of `bridle pretrain --json`; with `dry_run` the plan.
 
+    Every process of a run calls it, and all return the same. The first alone writes and reports.
+
     Raises:
-        DataError: nothing to resume, or the shards are not those of the run.
+        DataError: nothing to resume, the shards are not those of the run, or fewer clips than processes.
         UsageError: `out` exists.
+        ConfigError: the batch cannot be dealt to the processes alike, or they were given different recipes or data.
+        EnvironmentFault: another process of the run is gone.
     """
     limits: dict[str, Any] = {"steps": steps, "epochs": epochs, "max_minutes": max_minutes}
     run, training, damaged = RunFolder(out), None, list[Path]()
@@ -72,7 +78,11 @@ def pretrain(
     stream = _open_stream(config, manifests, model.patcher)
     if training:
         stream.load(training["stream"])  # says so if these are other shards, before anything is touched
-    phases = plan_phases(config.schedule, stream.samples / stream.batch_size, **limits)
+    distributed.first_decides(partial(_same_everywhere, distributed.gather_objects(_identity(config, stream))))
+    batch = stream.batch_size * distributed.world()
+    if batch < config.optim.batch_size:
+        on_event("warning", message=f"a step takes {batch} clips, not {config.optim.batch_size}: there are no more")
+    phases = plan_phases(config.schedule, stream.samples / batch, **limits)
     plan = describe(model, stream, phases, device, config)
     if dry_run:
         return {"run": str(out), "modality": model.modality, "preset": preset, **plan}
@@ -84,13 +94,56 @@ def pretrain(
             "shards": [str(manifest.place.resolve()) for manifest in manifests],
             "limits": limits,
         }
-        run = RunFolder.create(out, dump(config), state, overwrite=overwrite)
-    with run.lock():
-        for checkpoint in damaged:
-            run.discard(checkpoint)
-        run.update(status="running")
+        run = distributed.first_decides(partial(RunFolder.create, out, dump(config), state, overwrite=overwrite))
+    with _sole_use(run):
+        distributed.first_decides(partial(_begin, run, damaged))
         on_event("start", **plan)
         return _train(Trainer(model, stream, phases, run, device, on_event), training, preset)
+
+
+@contextmanager
+def _sole_use(run: RunFolder) -> Iterator[None]:
+    """The lock of the run, which the first process holds for all."""
+    with ExitStack() as stack:
+
+        def enter() -> None:
+            stack.enter_context(run.lock())
+
+        distributed.first_decides(enter)
+        yield
+
+
+def _begin(run: RunFolder, damaged: Sequence[Path]) -> None:
+    for checkpoint in damaged:
+        run.discard(checkpoint)
+    run.update(status="running")
+
+
+def _identity(config: Config, stream: ClipStream) -> dict[str, Any]:
+    """What must be the same in all processes of a run."""
+    return {"version": __version__, "config": config.model_dump(mode="json"), "shards": stream.state()}
+
+
+def _same_everywhere(identities: Sequence[dict[str, Any]]) -> None:
+    """Raises:
+    ConfigError: names the first key that is not.
+    """
+    for rank, identity in enumerate(identities):
+        for key in identity:
+            if identity[key] != identities[0][key]:
+                raise ConfigError(
+                    f"process {rank} has another {difference(identities[0][key], identity[key], key)} than process 0",
+                    "Start all processes with one command, one configuration and the same shards.",
+                )
+
+
+def difference(one: Any, other: Any, name: str) -> str:
+    """`config.optim.lr (0.1, not 0.2)`: the first place where two nested values differ."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        for key in sorted(set(one) | set(other)):
+            if one.get(key) != other.get(key):
+                return difference(one.get(key), other.get(key), f"{name}.{key}")
+    return f"{name} ({other}, not {one})"
 
 
 def _open_stream(config: Config, manifests: Sequence[Manifest], patcher: Patcher) -> ClipStream:
@@ -109,14 +162,32 @@ def _open_stream(config: Config, manifests: Sequence[Manifest], patcher: Patcher
         manifests,
         patcher.prepare,
         patcher.window_s,
-        batch_size=config.optim.batch_size,
+        batch_size=_dealt(config.optim.batch_size, sum(shard.samples for one in manifests for shard in one.shards)),
         seed=config.train.seed,
         workers=config.data.workers,
-        cache_gb=config.data.cache_gb,
+        cache_gb=config.data.cache_gb / distributed.local_world(),  # each process has one of its own
         mix=config.data.mix,
         rank=distributed.rank(),
         world=distributed.world(),
     )
+
+
+def _dealt(batch_size: int, samples: int) -> int:
+    """Clips of a step that each process gets.
+
+    Raises:
+        ConfigError, DataError: not all get the same, or one gets none.
+    """
+    world = distributed.world()
+    if samples < world:
+        raise DataError(f"the shards hold {samples} clips for {world} processes", "Use fewer: --devices.")
+    if batch_size % world:
+        near = max(world, round(batch_size / world) * world)
+        raise ConfigError(
+            f"optim.batch_size: {batch_size} clips a step cannot be dealt alike to {world} processes",
+            f"--set optim.batch_size={near}, or another number of --devices.",
+        )
+    return batch_size // world
 
 
 def _newest_usable(run: RunFolder, on_event: OnEvent) -> tuple[Bridle, dict[str, Any], list[Path]]:
@@ -142,14 +213,26 @@ def _train(trainer: Trainer, training: dict[str, Any] | None, preset: str) -> di
     try:
         trainer.train(training)
     except Interrupted:
-        run.update(status="interrupted")
+        if trainer.first:
+            run.update(status="interrupted")
         raise
     except Exception as error:
-        taken_back = training is None and not isinstance(error, NumericalError) and run.give_up()
-        if not taken_back:
+        taken_back = training is None and not isinstance(error, NumericalError) and trainer.first and run.give_up()
+        if trainer.first and not taken_back:
             with suppress(OSError):  # a full disk has been named already
                 run.update(status="failed")
+        if distributed.world() > 1 and distributed.is_loss_of_a_rank(error):
+            raise EnvironmentFault(
+                f"process {distributed.rank()} lost the others: {str(error).splitlines()[0]}",
+                f"What ended them is said above, if they could. bridle pretrain --resume {run.path} goes on.",
+            ) from error
         raise
+    failures = {path: why for one in distributed.gather_objects(trainer.stream.failures) for path, why in one.items()}
+    return distributed.first_decides(partial(_finish, trainer, preset, failures, started))
+
+
+def _finish(trainer: Trainer, preset: str, failures: dict[str, str], started: float) -> dict[str, Any]:
+    run = trainer.run
     result = {
         "run": str(run.path),
         "modality": trainer.model.modality,
@@ -162,7 +245,7 @@ def _train(trainer: Trainer, training: dict[str, Any] | None, preset: str) -> di
         "usage": trainer.last.get("usage"),
         "perplexity": trainer.last.get("perplexity"),
         "skipped_steps": trainer.skipped,
-        "failed_clips": trainer.stream.failures,
+        "failed_clips": failures,
         "checkpoint": str(find_checkpoint(run.path)),
     }
     run.update(status="complete", result=result)
@@ -183,8 +266,11 @@ def describe(model: Bridle, stream: ClipStream, phases: list[Phase], device: str
         "patches": patches,
         "visible": visible,
         "parameters": {name: count for name, count in size.items() if count},
-        "memory_mb": _estimate_memory_mb(config, patches, visible, sum(size.values()), stream.batch_size),
-        "batch_size": stream.batch_size,
+        "memory_mb": _estimate_memory_mb(
+            config, patches, visible, sum(size.values()), min(stream.batch_size, config.train.part or stream.batch_size)
+        ),
+        "devices": distributed.world(),
+        "batch_size": stream.batch_size * distributed.world(),
         "masks_per_clip": config.mask.per_clip,
         "lr": config.optim.lr,
         "tokenizer_lr": config.optim.tokenizer_lr,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,14 @@ _NEWEST = "newest"
 )
 @options.seed
 @options.device
+@click.option(
+    "--devices",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Train on that many GPUs of this machine (without any: in as many processes). More machines: torchrun.",
+)
+@click.option("--restarted", is_flag=True, hidden=True)  # said by whoever started the processes, to the next ones
 @options.workers
 @options.dry_run
 @options.overwrite
@@ -65,6 +75,8 @@ def command(
     resume: str | None,
     seed: int | None,
     device: str,
+    devices: int,
+    restarted: bool,
     workers: int | None,
     dry_run: bool,
     overwrite: bool,
@@ -79,11 +91,17 @@ def command(
       bridle pretrain --shards shards/photos --preset image-small --epochs 100 --device cuda
       bridle pretrain --shards shards/ --modality audio --max-minutes 15 --set mask.ratio=0.7
       bridle pretrain --shards shards/recordings --dry-run
+      bridle pretrain --shards shards/recordings --devices 8
       bridle pretrain --resume runs/recordings-audio-tiny
     """
     limits = {"--steps": steps, "--epochs": epochs, "--max-minutes": max_minutes}
     if sum(limit is not None for limit in limits.values()) > 1:
         raise UsageError(f"One length is enough: {', '.join(limits)} exclude each other.")
+    if devices > 1 and "RANK" not in os.environ:
+        sys.exit(api.launch(sys.argv[1:], devices))
+    restarted = restarted or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+    first = os.environ.get("RANK", "0") == "0"
+    console.quiet = console.quiet or not first
     with PretrainProgress(console) as progress:
         try:
             if resume is not None:
@@ -102,12 +120,15 @@ def command(
                     device=device,
                     overwrite=overwrite,
                     dry_run=dry_run,
+                    restarted=restarted,
                     on_event=progress,
                 )
         except KeyboardInterrupt:
             if progress.run:
                 console.warn(f"to go on from the last checkpoint: bridle pretrain --resume {progress.run}")
             raise
+    if not first:
+        return  # the first process speaks for all
     if console.json:
         console.record(result)
     else:

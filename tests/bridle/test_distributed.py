@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
+from bridle.distributed import gather_rows
 from bridle.quantize import RandomProjection, ResidualQuantizer
 
 rank, world, folder, learn, first, last = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), *sys.argv[4:]
@@ -34,10 +35,12 @@ for step in range(int(first), int(last)):
     if step in (0, 3):  # one rank alone meets it; all must leave the step out, and none wait for the others
         batch[50, 2] = float("nan")
     bounds = (0, 37, 100) if world > 1 else (0, 100)  # ranks need not have equally many vectors
-    loss = quantizer(batch[bounds[rank]:bounds[rank + 1]]).codebook_loss
+    quantizer(batch[bounds[rank]:bounds[rank + 1]])
+    quantizer.update()
     quantizer(batch[:0] if rank else batch)  # a rank may have no vector at all
+    quantizer.update()
     projection = RandomProjection(6, 4)
-    projection.fit(batch[bounds[rank]:bounds[rank + 1]].nan_to_num())
+    projection.fit(gather_rows(batch[bounds[rank]:bounds[rank + 1]].nan_to_num()))
 save_file(quantizer.state_dict() | projection.state_dict(), folder / f"{world}-{rank}-{last}.safetensors")
 if world > 1:
     dist.barrier()
@@ -64,6 +67,7 @@ def test_two_ranks_hold_the_codebooks_of_the_joined_batch(tmp_path: Path, learn:
     for step in range(8):
         for _ in range(2):
             replaced(torch.randn(100, 6, generator=torch.Generator().manual_seed(step)))
+            replaced.update()
     assert not torch.allclose(replaced.codebook_QKC, alone["codebook_QKC"], atol=1e-3), "no code was replaced: no test"
 
 

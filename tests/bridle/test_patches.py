@@ -7,6 +7,7 @@ import torch
 import torchaudio
 
 from bridle.config.sections import AudioPatches, ImagePatches, VideoPatches
+from bridle.draws import Draws
 from bridle.patches import build_patcher
 from bridle.patches.cut import coordinates, cut
 from bridle.patches.spectrogram import MelFilterbank
@@ -107,7 +108,7 @@ def test_images_of_any_size_become_one_grid(height: int, width: int) -> None:
     patcher = build_patcher(ImagePatches(size=32, patch=4), STATISTICS)
     clip = Clip("i", Modality.IMAGE, torch.randint(0, 255, (3, height, width), dtype=torch.uint8))
     views = [patcher.prepare(clip, rng) for rng in (None, torch.Generator().manual_seed(1))]
-    batch = patcher(views, torch.Generator())
+    batch = patcher(views, Draws(0, 0, range(len(views))))
     assert batch.grid == (1, 8, 8)
     assert batch.x_BNP.shape == (2, 64, 48)
     assert batch.dense

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridle.quantize import (
+    Quantized,
     RandomProjection,
     ResidualQuantizer,
     count_codes,
@@ -36,6 +37,12 @@ def unit_vectors(n: int, width: int, seed: int = 0) -> torch.Tensor:
     return F.normalize(torch.randn(n, width, generator=torch.Generator().manual_seed(seed)), dim=-1)
 
 
+def learn(quantizer: ResidualQuantizer, z_NC: torch.Tensor) -> Quantized:
+    out = quantizer(z_NC)
+    quantizer.update()
+    return out
+
+
 def test_codes_residuals_and_losses_by_hand() -> None:
     quantizer = by_hand().eval()
     # z = (3, 4) / 5 = (.6, .8): nearest first code (0, 1), residual (.6, -.2);
@@ -52,7 +59,7 @@ def test_the_moving_average_weighs_by_counts() -> None:
     quantizer = by_hand().train()
     # (1, 0) twice and (0, 1) once. Level 1, code 0: count 2 -> (2 + 2) / 2 = 2, sum (2, 0) -> ((2, 0) + (2, 0)) / 2;
     # code 1: count (2 + 1) / 2 = 1.5, sum ((0, 2) + (0, 1)) / 2 = (0, 1.5)
-    quantizer(torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]))
+    learn(quantizer, torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]))
     assert quantizer.count_QK[0].tolist() == [2.0, 1.5]
     assert quantizer.sum_QKC[0].tolist() == [[2.0, 0.0], [0.0, 1.5]]
     # All residuals are zero: nearest is (0, -.5) at .25, not the other at .5. Count (2 + 3) / 2, sum ((0, -1) + 0) / 2.
@@ -93,13 +100,13 @@ def test_gradient_codebooks_by_hand() -> None:
 def test_gradient_codebooks_follow_the_data_and_replace_dead_codes() -> None:
     z = unit_vectors(1024, 8)
     quantizer = ResidualQuantizer(2, 16, 8, learn="gradient", decay=0.9).train()
-    start = quantizer(z).residual_norm_NQ[:, -1].mean().item()
+    start = learn(quantizer, z).residual_norm_NQ[:, -1].mean().item()
     with torch.no_grad():
         quantizer.codebook_QKC[0, 4:] = 50.0
     optimizer = torch.optim.SGD([quantizer.codebook_QKC], lr=2.0)
     for _ in range(200):
         optimizer.zero_grad()
-        quantizer(z).codebook_loss.backward()
+        learn(quantizer, z).codebook_loss.backward()
         optimizer.step()
     out = quantizer.eval()(z)
     assert usage_share(count_codes(out.codes_NQ, 16)).min() >= 0.9
@@ -110,7 +117,7 @@ def test_gradient_codebooks_follow_the_data_and_replace_dead_codes() -> None:
 def test_one_level_is_plain_vector_quantization() -> None:
     z = unit_vectors(200, 6)
     quantizer = ResidualQuantizer(1, 8, 6).train()
-    quantizer(z)
+    learn(quantizer, z)
     quantizer.eval()
     codebook = quantizer.codebook_QKC[0]
     plain = torch.cdist(z, codebook).argmin(-1)
@@ -122,7 +129,7 @@ def test_one_level_is_plain_vector_quantization() -> None:
 def test_residuals_fall_at_every_level_after_kmeans() -> None:
     z = unit_vectors(4096, 16)
     quantizer = ResidualQuantizer(4, 64, 16).train()
-    quantizer(z)
+    learn(quantizer, z)
     norms = quantizer.eval()(z).residual_norm_NQ.mean(0)
     assert all(deeper < shallower for shallower, deeper in zip([1.0, *norms.tolist()], norms.tolist(), strict=False))
 
@@ -130,25 +137,25 @@ def test_residuals_fall_at_every_level_after_kmeans() -> None:
 def test_dead_codes_come_back() -> None:
     z = unit_vectors(512, 8)
     quantizer = ResidualQuantizer(2, 16, 8, decay=0.9, dead_below=0.1).train()
-    quantizer(z)
+    learn(quantizer, z)
     with torch.no_grad():
         quantizer.codebook_QKC[:, 3:] = 50.0
         quantizer.sum_QKC[:, 3:] = 50.0 * quantizer.count_QK[:, 3:, None]
     for _ in range(60):
-        quantizer(z)
+        learn(quantizer, z)
     usage = usage_share(count_codes(quantizer.eval()(z).codes_NQ, 16))
     assert usage.min() >= 0.9
 
 
 def test_frozen_means_frozen_also_after_loading() -> None:
     quantizer = ResidualQuantizer(2, 8, 4).train()
-    quantizer(unit_vectors(100, 4))
+    learn(quantizer, unit_vectors(100, 4))
     quantizer.freeze()
     copy = ResidualQuantizer(2, 8, 4)
     copy.load_state_dict(quantizer.state_dict())
     for frozen in (quantizer, copy.train()):
         before = {name: value.clone() for name, value in frozen.state_dict().items()}
-        frozen(unit_vectors(100, 4, seed=9))
+        learn(frozen, unit_vectors(100, 4, seed=9))
         assert all(torch.equal(value, before[name]) for name, value in frozen.state_dict().items())
 
 
@@ -156,7 +163,7 @@ def test_the_same_seed_gives_the_same_bits() -> None:
     def run() -> dict[str, torch.Tensor]:
         quantizer = ResidualQuantizer(3, 16, 8, decay=0.8, dead_below=0.5, seed=3).train()
         for step in range(8):
-            quantizer(unit_vectors(64, 8, seed=step))
+            learn(quantizer, unit_vectors(64, 8, seed=step))
         return quantizer.state_dict()
 
     first, second = run(), run()
@@ -166,7 +173,7 @@ def test_the_same_seed_gives_the_same_bits() -> None:
 def test_autocast_does_not_reach_the_quantizer() -> None:
     z = unit_vectors(2000, 16)
     quantizer = ResidualQuantizer(4, 64, 16).train()
-    quantizer(z)
+    learn(quantizer, z)
     quantizer.eval()
     plain = quantizer(z).codes_NQ
     with torch.autocast("cpu", torch.bfloat16):
@@ -193,6 +200,7 @@ def test_laws_of_a_training_step(
     for _ in range(3):
         before_QKC = quantizer.codebook_QKC.detach().clone()
         out = quantizer(z_NC)
+        quantizer.update()
     sums_NC = sum(before_QKC[q][out.codes_NQ[:, q]] for q in range(levels))
     assert torch.allclose(out.z_q_NC, sums_NC, atol=1e-5), "z_q is the sum of the codes"
     rest_NC = F.normalize(z_NC, dim=-1) - sums_NC
@@ -206,7 +214,7 @@ def test_laws_of_a_training_step(
 def test_identical_and_too_few_vectors_do_no_harm(z: torch.Tensor) -> None:
     quantizer = ResidualQuantizer(3, 16, 4).train()
     for _ in range(3):
-        out = quantizer(z)
+        out = learn(quantizer, z)
     assert out.z_q_NC.isfinite().all()
     assert quantizer.codebook_QKC.isfinite().all()
 
@@ -236,7 +244,7 @@ def test_young_codebooks_forget_faster() -> None:
         quantizer = by_hand()
         quantizer.decay = 0.9
         quantizer.updates.fill_(updates)
-        quantizer.train()(torch.tensor([[1.0, 0.0]] * 10))
+        learn(quantizer.train(), torch.tensor([[1.0, 0.0]] * 10))
         assert torch.allclose(quantizer.count_QK[0], torch.tensor([2 * keeps + 10 * (1 - keeps), 2 * keeps]))
 
 
@@ -280,27 +288,51 @@ def test_random_projection_levels_the_variances() -> None:
 def test_one_bad_vector_does_not_poison_the_codebooks() -> None:
     quantizer = ResidualQuantizer(2, 8, 4).train()
     z = unit_vectors(100, 4)
-    quantizer(z)
+    learn(quantizer, z)
     z[3] = float("nan")
-    quantizer(z)
+    learn(quantizer, z)
     assert quantizer.codebook_QKC.isfinite().all()
     assert quantizer.sum_QKC.isfinite().all()
 
 
 def test_an_empty_batch_changes_nothing() -> None:
     quantizer = ResidualQuantizer(2, 8, 4).train()
-    assert quantizer(torch.zeros(0, 4)).codes_NQ.shape == (0, 2) and not quantizer.initialised
-    quantizer(torch.randn(100, 4, generator=torch.Generator().manual_seed(0)))
+    assert learn(quantizer, torch.zeros(0, 4)).codes_NQ.shape == (0, 2) and not quantizer.initialised
+    learn(quantizer, torch.randn(100, 4, generator=torch.Generator().manual_seed(0)))
     before = {name: value.clone() for name, value in quantizer.state_dict().items()}
-    assert quantizer(torch.zeros(0, 4)).z_q_NC.shape == (0, 4)
+    assert learn(quantizer, torch.zeros(0, 4)).z_q_NC.shape == (0, 4)
     assert all(torch.equal(value, before[name]) for name, value in quantizer.state_dict().items())
 
 
 def test_codebooks_that_learn_by_gradient_learn_again_after_a_reset() -> None:
     quantizer = ResidualQuantizer(2, 8, 4, learn="gradient").train()
     z_NC = torch.randn(100, 4, generator=torch.Generator().manual_seed(0))
-    quantizer(z_NC)
+    learn(quantizer, z_NC)
     quantizer.freeze()
     quantizer.reset()
-    quantizer(z_NC)
+    learn(quantizer, z_NC)
     assert quantizer(z_NC).codebook_loss.requires_grad
+
+
+def test_a_step_that_is_not_sound_leaves_no_trace() -> None:
+    quantizer = ResidualQuantizer(2, 8, 4).train()
+    learn(quantizer, unit_vectors(100, 4))
+    before = {name: value.clone() for name, value in quantizer.state_dict().items()}
+    quantizer(unit_vectors(100, 4, seed=1))
+    quantizer.update(torch.tensor(False))
+    quantizer.update()  # nothing is remembered of it
+    assert all(torch.equal(value, before[name]) for name, value in quantizer.state_dict().items())
+
+
+def test_a_batch_in_parts_moves_the_codebooks_as_the_whole() -> None:
+    whole, parts = (ResidualQuantizer(3, 8, 4, decay=0.8, dead_below=0.5, seed=1).train() for _ in range(2))
+    for quantizer in (whole, parts):
+        learn(quantizer, unit_vectors(200, 4))
+    for step in range(1, 6):
+        z_NC = unit_vectors(90, 4, seed=step)
+        learn(whole, z_NC)
+        for part_NC in z_NC.split(40):
+            parts(part_NC)
+        parts.update()
+    assert torch.allclose(whole.codebook_QKC, parts.codebook_QKC, atol=1e-6)
+    assert torch.equal(whole.updates, parts.updates)

@@ -121,7 +121,8 @@ def test_ranks_share_every_step(manifest: Manifest) -> None:
     alone = take(stream_of(manifest, batch_size=6), 10)
     ranks = [take(stream_of(manifest, batch_size=3, rank=rank, world=2), 10) for rank in (0, 1)]
     for step, batch in enumerate(alone):
-        assert batch.keys[0::2] == ranks[0][step].keys and batch.keys[1::2] == ranks[1][step].keys
+        assert batch.keys == ranks[0][step].keys + ranks[1][step].keys
+        assert batch.places == ranks[0][step].places + ranks[1][step].places == list(range(6))
     # the place means the same to another number of ranks
     cursor = next(itertools.islice(plan(Epochs(COUNT, 0), 3, Cursor(), 0, 2), 4, None))[1]
     assert cursor == next(itertools.islice(plan(Epochs(COUNT, 0), 6, Cursor(), 0, 1), 4, None))[1]

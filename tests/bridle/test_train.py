@@ -23,11 +23,19 @@ from safetensors.torch import load_file
 from bridle import api
 from bridle.checkpoint import RunFolder, load_model, newest_run, read_state
 from bridle.config.sections import Config, ScheduleSection
+from bridle.draws import Draws
 from bridle.errors import DataError, NumericalError, UsageError
 from bridle.model import Bridle
 from bridle.schema import PatchBatch
-from bridle.train import trainer
-from bridle.train.objectives import Objective, encoder_objective, level_weights, tokenizer_objective
+from bridle.train import objectives
+from bridle.train.objectives import (
+    Objective,
+    Targets,
+    encoder_objective,
+    level_weights,
+    make_targets,
+    tokenizer_objective,
+)
 from bridle.train.phases import plan_phases, rate_share
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # runs are compared bit for bit
@@ -351,7 +359,7 @@ def test_a_step_that_is_not_finite_changes_nothing(
             batch = replace(batch, x_BNP=batch.x_BNP * 3e38)  # overflows inside the network
         return tokenizer_objective(model, batch)
 
-    monkeypatch.setattr(trainer, "tokenizer_objective", sometimes)
+    monkeypatch.setattr(objectives, "tokenizer_objective", sometimes)
     said: list[str] = []
     result = api.pretrain(
         shards,
@@ -376,19 +384,19 @@ def test_a_run_that_is_given_up_leaves_its_weights(
 ) -> None:
     calls = 0
 
-    def later(model: Bridle, batch: PatchBatch, rng: torch.Generator) -> Objective:
+    def later(model: Bridle, targets: Targets, weight_Q: torch.Tensor) -> Objective:
         nonlocal calls
         calls += 1
-        objective = encoder_objective(model, batch, rng)
+        objective = encoder_objective(model, targets, weight_Q)
         if calls > 7:
             objective.loss = objective.loss * math.nan
         return objective
 
-    monkeypatch.setattr(trainer, "encoder_objective", later)
+    monkeypatch.setattr(objectives, "encoder_objective", later)
     with pytest.raises(NumericalError, match="step-00000017") as caught:
         api.pretrain(shards, recipe=recipe("schedule.turns=0"), out=tmp_path / "run", steps=60)
     assert caught.value.exit_code == 6
-    monkeypatch.setattr(trainer, "encoder_objective", encoder_objective)
+    monkeypatch.setattr(objectives, "encoder_objective", encoder_objective)
     assert api.resume(tmp_path / "run")["skipped_steps"] == 10  # counted across the resume
 
 
@@ -487,10 +495,10 @@ def test_as_many_steps_as_asked_for(steps: int, turns: int, shares: tuple[float,
 
 
 def test_level_weights_by_hand() -> None:
-    # |z| = 1, residuals .6 and .5: level 1 explains .64 of the energy, level 2 .36 - .25 = .11
-    weight = level_weights(torch.tensor([[0.6, 0.5]]), "energy")
+    # |z| = 1, residuals .6 and .5: level 1 takes .64 of the energy away, level 2 .36 - .25 = .11
+    weight = level_weights(torch.tensor([0.64, 0.11]), "energy")
     assert weight.tolist() == pytest.approx([0.64 / 0.75, 0.11 / 0.75])
-    assert level_weights(torch.tensor([[0.6, 0.5]]), "uniform").tolist() == [0.5, 0.5]
+    assert level_weights(torch.tensor([0.64, 0.11]), "uniform").tolist() == [0.5, 0.5]
 
 
 def test_masks_of_a_clip_share_one_pass_of_the_tokenizer_and_hidden_patches_are_not_encoded(
@@ -507,14 +515,16 @@ def test_masks_of_a_clip_share_one_pass_of_the_tokenizer_and_hidden_patches_are_
     tokenized, encoded = list[int](), list[tuple[int, ...]]()
     model.cold_tokenizer.register_forward_hook(lambda *_: tokenized.append(1))
     model.encoder.register_forward_pre_hook(lambda module, inputs: encoded.append(tuple(inputs[0].shape[:2])))
-    encoder_objective(model, batch, torch.Generator().manual_seed(0)).loss.backward()
+    targets = make_targets(model, batch, Draws(0, 0, range(6)))
+    encoder_objective(model, targets, torch.ones(model.config.quantizer.levels)).loss.backward()
     assert len(tokenized) == 1
     assert encoded == [(2 * 3, 4)]  # three masks of two clips, four of sixteen patches to be seen
 
 
-def test_a_joint_run_whose_first_step_is_skipped_starts_its_codebooks_with_the_next(
+def test_a_joint_run_has_codebooks_before_its_first_step(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A first step that cannot be made must not leave the encoder without targets."""
     started: list[bool] = []
 
     def objective(model: Bridle, batch: PatchBatch) -> Objective:
@@ -524,6 +534,8 @@ def test_a_joint_run_whose_first_step_is_skipped_starts_its_codebooks_with_the_n
             found.loss = found.loss * float("nan")
         return found
 
-    monkeypatch.setattr(trainer, "tokenizer_objective", objective)
-    api.pretrain(shards, recipe=recipe("schedule.mode=joint", "schedule.joint_every=4"), out=tmp_path / "run", steps=8)
-    assert started == [False, False, True]  # at steps 0, 1 and 4
+    monkeypatch.setattr(objectives, "tokenizer_objective", objective)
+    wanted = recipe("schedule.mode=joint", "schedule.joint_every=4")
+    result = api.pretrain(shards, recipe=wanted, out=tmp_path / "run", steps=8)
+    assert started == [True, True]  # at steps 0 and 4
+    assert result["skipped_steps"] == 1 and min(result["usage"]) > 0.2

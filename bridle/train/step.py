@@ -1,0 +1,230 @@
+"""One step of a phase: forward and backward over the parts of a batch, gradients joined over ranks, one update.
+
+Nothing here waits for the device: whether a step can be made is decided on it, and the update of a step that cannot is
+the identity there. However a batch is dealt to ranks and cut into parts, the gradient is that of the whole, but for
+`Standardise`, which sees one part at a time (of all ranks).
+
+Shapes: B clips, Q levels, K codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from bridle import distributed
+from bridle.config.sections import OptimSection
+from bridle.draws import Draws
+from bridle.model import Bridle
+from bridle.schema import PatchBatch
+from bridle.train.objectives import Losses, Objective, Targets, level_weights, make_targets
+from bridle.train.phases import Kind
+
+SOUND, BAD_MEDIA, NOTHING_HIDDEN, BAD_LOSS = range(4)
+REASONS = (
+    "",
+    "the media hold values that are not finite",
+    "each clip of the batch is a single patch: there is nothing to hide",
+    "the loss or its gradient is not finite",
+)
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a step came to, still on the device.
+
+    Attributes:
+        told_3: index into `REASONS`, clips, the signal to stop by or 0; the same on every rank.
+        loss, per_level_Q, count_QK: of this rank's clips alone, in shares of the whole step's means.
+    """
+
+    told_3: Tensor
+    loss: Tensor
+    per_level_Q: Tensor
+    count_QK: Tensor
+
+    @property
+    def sound(self) -> Tensor:
+        """Whether the step changed anything, bool `()`."""
+        return self.told_3[0] == SOUND
+
+
+@dataclass(slots=True)
+class _Part:
+    """Clips that are computed at once."""
+
+    batch: PatchBatch
+    targets: Targets | None
+
+
+class Stepper:
+    """Makes the steps of one phase.
+
+    Args:
+        model: on its device.
+        kind: of the phase.
+        clips: of a whole step, on all ranks together.
+        dtype: of autocast, None for float32.
+        part: clips that are computed at once; None for all that this rank has of a step.
+    """
+
+    def __init__(
+        self, model: Bridle, kind: Kind, clips: int, dtype: torch.dtype | None = None, part: int | None = None
+    ) -> None:
+        self.model, self.kind, self.clips, self.dtype, self.part = model, kind, clips, dtype, part
+        self.device = model.encoder.class_token_D.device
+        self.optimizer = build_optimizer(set_trainable(model, kind), model.config.optim)
+        self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        # Joint steps use the tokenizer now and then, and codebooks that are trained have no gradient before k-means.
+        some_unused = kind == "joint" or model.config.quantizer.learn == "gradient"
+        self.losses = distributed.join_gradients(Losses(model), some_unused=some_unused)
+
+    def set_rate(self, share: float) -> float:
+        """Learning rates as a share of their peaks; returns the first."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = share * group["peak_lr"]
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def step(
+        self,
+        views: Sequence[Tensor],
+        places: Sequence[int],
+        number: int,
+        clips: int,
+        *,
+        tokenizer: bool = True,
+        stop: int = 0,
+    ) -> Outcome:
+        """Forward, backward, update; a step that cannot be made changes nothing.
+
+        Args:
+            views: this rank's clips, at least one.
+            places: of these among all clips of the step.
+            number: of the step, which all that is drawn follows from.
+            clips: of this rank that count.
+            tokenizer: in joint mode, whether this step trains the tokenizer too.
+            stop: the signal that this rank was told to stop by; all ranks hear of it.
+        """
+        parts = self._parts(views, places, number)
+        share_2, weight_Q, told_3 = self._whole(parts, clips, stop)
+        outcome = Outcome(told_3, *(torch.zeros((), device=self.device) for _ in range(3)))
+        self.optimizer.zero_grad(set_to_none=True)
+        for part in parts:
+            with distributed.without_joining(self.losses, part is not parts[-1]):
+                loss = self._loss(part, share_2, weight_Q, tokenizer, outcome)
+                # Gradients are averaged over the ranks, and the shares of all of them add up to one.
+                (loss * distributed.world()).backward()
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.model.config.optim.clip_norm)
+        finite = (norm + distributed.sum_over_ranks(outcome.loss.clone())).isfinite()
+        told_3[0] = torch.where((told_3[0] == SOUND) & ~finite, float(BAD_LOSS), told_3[0])
+        self.model.settle(outcome.sound)
+        self.optimizer.found_inf = (~outcome.sound).float()  # type: ignore[attr-defined]  # the fused AdamW's own switch
+        self.optimizer.step()
+        return outcome
+
+    def _parts(self, views: Sequence[Tensor], places: Sequence[int], number: int) -> list[_Part]:
+        seed, masks = self.model.config.train.seed, self.model.config.mask.per_clip
+        size, parts = self.part or len(views), list[_Part]()
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
+            for start in range(0, len(views), size):
+                here = places[start : start + size]
+                batch = self.model.patcher(list(views[start : start + size]), Draws(seed, number, here, self.device))
+                targets = None
+                if self.kind != "tokenizer" and self.model.ready:
+                    of_masks = [place + mask * self.clips for mask in range(masks) for place in here]
+                    targets = make_targets(self.model, batch, Draws(seed, number, of_masks, self.device))
+                parts.append(_Part(batch, targets))
+        return parts
+
+    def _whole(self, parts: list[_Part], clips: int, stop: int) -> tuple[Tensor, Tensor, Tensor]:
+        """What needs all parts of all ranks, in one all-reduce.
+
+        Returns:
+            one over the number of patches that each loss is a mean of `(2,)` (encoder, tokenizer); the weights of the
+            levels; what the outcome tells so far.
+        """
+        said = [float(clips), float(stop), float(sum(sum(part.batch.lengths) for part in parts))]
+        bad, hidden = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
+        energy_Q = torch.zeros(self.model.config.quantizer.levels, device=self.device)
+        for part in parts:
+            bad = bad + (~part.batch.x_BNP.sum().isfinite()).float()
+            if part.targets:
+                hidden, energy_Q = hidden + part.targets.hidden, energy_Q + part.targets.energy_Q
+        on_device = torch.tensor(said).to(self.device, non_blocking=True)
+        joined = distributed.sum_over_ranks(torch.cat([on_device, torch.stack([bad, hidden]), energy_Q]))
+        clips_all, stop_all, valid, bad, hidden = joined[:5].unbind()
+        verdict = torch.where(bad > 0, float(BAD_MEDIA), float(SOUND))
+        if all(part.targets for part in parts):
+            verdict = torch.where((bad == 0) & (hidden == 0), float(NOTHING_HIDDEN), verdict)
+        weight_Q = level_weights(joined[5:] / valid, self.model.config.tokenizer.level_weights)
+        share_2 = torch.stack([hidden, valid]).clamp(min=1).reciprocal()
+        return share_2, weight_Q, torch.stack([verdict, clips_all, stop_all])
+
+    def _loss(self, part: _Part, share_2: Tensor, weight_Q: Tensor, tokenizer: bool, outcome: Outcome) -> Tensor:
+        """This part's share of the loss of the whole step, added to what is logged."""
+        targets, trains = part.targets, self.kind == "tokenizer" or (self.kind == "joint" and tokenizer)
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
+            encoder, tokens = self.losses(targets, weight_Q, part.batch if trains else None)
+        loss = torch.zeros((), device=self.device)
+        logged: Objective | None = None
+        if encoder and targets:
+            loss, logged = encoder.loss * (encoder_share := share_2[0] * targets.hidden), encoder
+            _add(outcome, logged, encoder_share)
+        if tokens:
+            token_share = share_2[1] * sum(part.batch.lengths)
+            extra = tokens.loss * token_share
+            if self.kind == "joint":
+                return loss + self.model.config.schedule.joint_weight * extra
+            _add(outcome, tokens, token_share)
+            loss = extra
+        return loss
+
+
+def _add(outcome: Outcome, objective: Objective, share: Tensor) -> None:
+    outcome.loss = outcome.loss + objective.loss.detach() * share
+    outcome.per_level_Q = outcome.per_level_Q + objective.per_level_Q * share
+    outcome.count_QK = outcome.count_QK + objective.count_QK
+
+
+Part = Literal["encoder", "tokenizer"]
+
+
+def set_trainable(model: Bridle, kind: Kind) -> dict[Part, list[nn.Module]]:
+    """Gradients and training mode for the modules a phase trains, and for nothing else; returns those modules."""
+    parts: dict[Part, list[nn.Module]] = {}
+    if kind != "tokenizer":
+        parts["encoder"] = [model.encoder, model.predictor]
+    if kind in ("tokenizer", "joint"):
+        parts["tokenizer"] = [model.tokenizer, model.estimator, model.target_norm]
+    model.requires_grad_(False).eval()
+    for module in chain(*parts.values()):
+        module.requires_grad_(True).train()
+    return parts
+
+
+def build_optimizer(parts: dict[Part, list[nn.Module]], optim: OptimSection) -> torch.optim.AdamW:
+    """AdamW with each part's own peak rate ("peak_lr"); biases, norms, single tokens and codebooks are not decayed."""
+    groups = []
+    for part, modules in parts.items():
+        parameters = [p for module in modules for p in module.parameters()]
+        peak = optim.tokenizer_lr if part == "tokenizer" else optim.lr
+        for matrices, decay in ((True, optim.weight_decay), (False, 0.0)):
+            chosen = [p for p in parameters if (p.dim() == 2) is matrices]
+            groups.append({"params": chosen, "weight_decay": decay, "peak_lr": peak})
+    return torch.optim.AdamW(groups, lr=0.0, betas=(optim.beta1, optim.beta2), fused=True)
+
+
+def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    """bfloat16 where the device computes in it, None for float32."""
+    if precision == "float32":
+        return None
+    if precision == "bfloat16":
+        return torch.bfloat16
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else None
+    return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else None
