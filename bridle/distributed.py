@@ -12,13 +12,15 @@ import sys
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce as functional_all_reduce
 from torch.nn.parallel import DistributedDataParallel
+
+from bridle.errors import EnvironmentFault
 
 T = TypeVar("T")
 
@@ -89,13 +91,24 @@ def group(device: str) -> Iterator[None]:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // local_world()))
     if device.startswith("cuda"):
         torch.cuda.set_device(torch.device(device))
-        dist.init_process_group("nccl", device_id=torch.device(device))
-    else:
-        dist.init_process_group("gloo")
     try:
+        dist.init_process_group(
+            "nccl" if device.startswith("cuda") else "gloo",
+            device_id=torch.device(device) if device.startswith("cuda") else None,
+            **_meeting_point(),
+        )
         yield
+    except RuntimeError as error:
+        # Gloo raises plain `RuntimeError`s; its name is in their text.
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error).lower():
+            raise
+        raise EnvironmentFault(
+            f"process {os.environ['RANK']} lost the others: {str(error).splitlines()[0]}",
+            "What ended them is said above, if they could; bridle pretrain --resume goes on.",
+        ) from error
     finally:
-        dist.destroy_process_group()  # or the threads of gloo may abort the process at its end
+        if dist.is_initialized():
+            dist.destroy_process_group()  # or the threads of gloo may abort the process at its end
 
 
 def _active() -> bool:
@@ -110,6 +123,19 @@ def rank() -> int:
 def world() -> int:
     """How many processes train together."""
     return dist.get_world_size() if _active() else 1
+
+
+def _meeting_point() -> dict[str, Any]:
+    """Where the processes find each other.
+
+    The store of `torchrun` outlives its processes: those that it starts again would find the addresses of the dead.
+    """
+    if "TORCHELASTIC_RESTART_COUNT" not in os.environ:
+        return {}
+    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), world, is_master=False)
+    prefix = f"bridle-{os.environ['TORCHELASTIC_RESTART_COUNT']}"
+    return {"store": dist.PrefixStore(prefix, store), "rank": rank, "world_size": world}
 
 
 def _device() -> torch.device:
@@ -134,12 +160,6 @@ def first_decides(decide: Callable[[], T]) -> T:
     if failure:
         raise SystemExit(getattr(failure, "exit_code", 1))  # rank 0 says why, once
     return result  # type: ignore[return-value]
-
-
-def is_loss_of_a_rank(error: Exception) -> bool:
-    """Whether a collective failed because another process is gone."""
-    # Gloo raises plain `RuntimeError`s; its name is in their text.
-    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
 
 
 def gather_objects(item: T) -> list[T]:

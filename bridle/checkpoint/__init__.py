@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
-from bridle.checkpoint.model_file import read_model, save_model
+from bridle.checkpoint.model_file import read_model, save_model, snapshot
 from bridle.checkpoint.run_folder import RunFolder, find_checkpoint, newest_run, write_atomically
+from bridle.checkpoint.saver import Saver
 from bridle.checkpoint.training_file import load_training, optimizer_state, restore_optimizer
 from bridle.config.sections import Config
 from bridle.errors import UsageError
@@ -52,6 +53,7 @@ def read_state(run: Path) -> dict[str, Any]:
 
 __all__ = [
     "RunFolder",
+    "Saver",
     "find_checkpoint",
     "load_model",
     "load_training",
@@ -61,5 +63,6 @@ __all__ = [
     "read_state",
     "restore_optimizer",
     "save_model",
+    "snapshot",
     "write_atomically",
 ]

@@ -1,4 +1,4 @@
-"""A model on disk: `model.safetensors` (weights) beside `model.json` (recipe, corpus statistics, format version).
+"""A model on disk: `model.safetensors` (weights) beside `model.json` (recipe, corpus statistics, format version, hash).
 
 Exports, checkpoints and the loader all use this one pair; nothing is ever unpickled.
 """
@@ -6,6 +6,7 @@ Exports, checkpoints and the loader all use this one pair; nothing is ever unpic
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +14,37 @@ import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import Tensor
 
-from bridle.checkpoint.tensor_file import write_tensors
+from bridle.checkpoint.tensor_file import check_digest, digest_of, write_tensors
 from bridle.config.sections import Config
 from bridle.errors import DataError
 from bridle.model import Bridle
 
 WEIGHTS, ABOUT = "model.safetensors", "model.json"
-FORMAT, VERSION = "bridle-model", 1
+FORMAT, VERSION = "bridle-model", 2
 
 
-def save_model(model: Bridle, folder: Path, about: dict[str, Any] | None = None) -> None:
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A model as it was at one moment: training may go on while this is written."""
+
+    weights: dict[str, Tensor]
+    about: dict[str, Any]
+
+
+def snapshot(model: Bridle) -> Snapshot:
+    """Copies of all weights in the CPU's memory."""
+    weights = {name: value.detach().to("cpu", copy=True) for name, value in model.state_dict().items()}
+    about = {"config": model.config.model_dump(mode="json"), "statistics": model.statistics}
+    return Snapshot(weights, about)
+
+
+def save_model(model: Snapshot, folder: Path, about: dict[str, Any] | None = None) -> None:
     """Writes the pair into an existing folder; `about` adds keys to `model.json`."""
-    write_tensors(model.state_dict(), folder / WEIGHTS)
-    content = {
-        "format": FORMAT,
-        "version": VERSION,
-        "config": model.config.model_dump(mode="json"),
-        "statistics": model.statistics,
-        **(about or {}),
-    }
+    write_tensors(model.weights, folder / WEIGHTS)
+    digest = {"sha256": {WEIGHTS: digest_of(folder / WEIGHTS)}}
+    content = {"format": FORMAT, "version": VERSION, **digest, **model.about, **(about or {})}
     (folder / ABOUT).write_text(json.dumps(content, indent=1) + "\n")
 
 
@@ -45,7 +57,11 @@ def read_model(folder: Path, device: str = "cpu") -> Bridle:
     about = read_about(folder)
     try:
         config = Config.model_validate(about["config"])
+        if about["version"] > 1:
+            check_digest(folder / WEIGHTS, about["sha256"][WEIGHTS])
         weights = load_file(folder / WEIGHTS)
+        if about["version"] == 1:  # counted what nobody reads
+            weights = {name: value for name, value in weights.items() if not name.endswith(".num_batches_tracked")}
         with torch.device("meta"):
             names = set(Bridle(config, about["statistics"]).state_dict())
         if names != set(weights):
@@ -77,6 +93,7 @@ def read_about(folder: Path) -> dict[str, Any]:
         raise DataError(f"{path} is damaged: {error}", "Use another checkpoint of the run.") from error
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         raise DataError(f"{path} does not describe a BRIDLE model")
-    if about.get("version") != VERSION:
-        raise DataError(f"{path} has version {about.get('version')}, this BRIDLE reads {VERSION}", "Update BRIDLE.")
+    version = about.get("version")
+    if type(version) is not int or not 1 <= version <= VERSION:
+        raise DataError(f"{path} has version {version}, this BRIDLE reads up to {VERSION}", "Update BRIDLE.")
     return about

@@ -16,16 +16,15 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError, model_validator
 
-from bridle.checkpoint.model_file import ABOUT, save_model
+from bridle.checkpoint.model_file import ABOUT, Snapshot, save_model
 from bridle.checkpoint.training_file import mistakes, save_training
 from bridle.errors import DataError, UsageError
-from bridle.model import Bridle
 
 try:
     import fcntl
@@ -176,7 +175,7 @@ class RunFolder:
         """Complete checkpoints, oldest first."""
         return sorted(p for p in (self.path / CHECKPOINTS).glob("step-*") if (p / ABOUT).exists())
 
-    def save(self, model: Bridle, training: dict[str, Any], step: int, keep: int) -> Path:
+    def save(self, model: Snapshot, training: dict[str, Any], step: int, keep: int) -> Path:
         """Writes a checkpoint and removes all but the last `keep`."""
         final = self.path / CHECKPOINTS / f"step-{step:08d}"
         temporary = final.with_name(f".{final.name}.{os.getpid()}")
@@ -192,6 +191,7 @@ class RunFolder:
             if final.exists():
                 final.rename(replaced)
             temporary.rename(final)
+            _flush(final.parent)
             shutil.rmtree(replaced, ignore_errors=True)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -200,6 +200,16 @@ class RunFolder:
         for old in self.checkpoints()[:-keep]:
             self.discard(old)
         return final
+
+
+def _flush(folder: Path) -> None:
+    """The names in a folder reach the disk, where the system can be asked for that."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def write_atomically(path: Path, text: str) -> None:

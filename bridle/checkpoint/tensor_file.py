@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from bridle.errors import EnvironmentFault
+from bridle.errors import DataError, EnvironmentFault
 
 
 def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
@@ -24,3 +25,17 @@ def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
         path.chmod(mode)
     except (OSError, SafetensorError) as error:
         raise EnvironmentFault(f"{path} cannot be written: {error}", "Free some space and try again.") from error
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_digest(path: Path, digest: str) -> None:
+    """Raises:
+    DataError: the file is not what was written.
+    """
+    if digest_of(path) != digest:
+        raise DataError(f"{path} is not what was written: its hash differs", "Use another checkpoint of the run.")

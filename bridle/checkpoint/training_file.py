@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.optim import Optimizer
 
-from bridle.checkpoint.tensor_file import write_tensors
+from bridle.checkpoint.tensor_file import check_digest, digest_of, write_tensors
 from bridle.errors import DataError
 
 TENSORS, COUNTERS = "training.safetensors", "training.json"
@@ -49,6 +49,7 @@ def save_training(training: dict[str, Any], folder: Path) -> None:
     """
     write_tensors(training["optimizer"], folder / TENSORS)
     counters = {key: value for key, value in training.items() if key != "optimizer"}
+    counters["sha256"] = {TENSORS: digest_of(folder / TENSORS)}
     (folder / COUNTERS).write_text(json.dumps(counters, indent=1) + "\n")
 
 
@@ -61,8 +62,10 @@ def load_training(folder: Path) -> dict[str, Any]:
     try:
         counters = json.loads((folder / COUNTERS).read_text(encoding="utf-8"))
         _Counters.model_validate(counters)
+        if "sha256" in counters:  # older checkpoints have none
+            check_digest(folder / TENSORS, counters["sha256"][TENSORS])
         return {**counters, "optimizer": load_file(folder / TENSORS)}
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, LookupError, TypeError, SafetensorError) as error:
         why = f"{COUNTERS}: {mistakes(error)}" if isinstance(error, ValidationError) else str(error)
         raise DataError(f"{folder} cannot be resumed from: {why}", "Use another checkpoint of the run.") from error
 
@@ -71,7 +74,7 @@ def optimizer_state(optimizer: Optimizer) -> dict[str, Tensor]:
     """The moments of every parameter, named `index.moment`."""
     states = optimizer.state_dict()["state"]
     return {
-        f"{index}.{moment}": torch.as_tensor(value).cpu()
+        f"{index}.{moment}": torch.as_tensor(value).to("cpu", copy=True)
         for index, state in states.items()
         for moment, value in state.items()
     }

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from bridle import config as configuration
-from bridle.checkpoint import load_model, save_model
+from bridle.checkpoint import load_model, save_model, snapshot
 from bridle.errors import EnvironmentFault, NumericalError, UsageError
 from bridle.model import Bridle
 from bridle.patches.cut import coordinates
@@ -52,7 +52,7 @@ def export_safetensors(run: Path, out: Path, *, overwrite: bool = False) -> dict
     partial = out.absolute().with_name(f".{out.name}.{os.getpid()}.partial")
     try:
         partial.mkdir(parents=True)
-        save_model(model, partial)
+        save_model(snapshot(model), partial)
         _describe(model, partial, out)
         parity = compare(model, load_model(partial).eval())
         if parity["features"] > TOLERANCE or parity["codes"] is False:

@@ -16,7 +16,7 @@ from bridle import __version__, distributed
 from bridle.checkpoint import RunFolder, find_checkpoint, load_training, read_model
 from bridle.config import dump
 from bridle.config.sections import Config
-from bridle.errors import ConfigError, DataError, EnvironmentFault, Interrupted, NumericalError
+from bridle.errors import ConfigError, DataError, Interrupted, NumericalError
 from bridle.model import Bridle
 from bridle.patches import Patcher
 from bridle.sharding import Manifest, merge_statistics
@@ -221,11 +221,6 @@ def _train(trainer: Trainer, training: dict[str, Any] | None, preset: str) -> di
         if trainer.first and not taken_back:
             with suppress(OSError):  # a full disk has been named already
                 run.update(status="failed")
-        if distributed.world() > 1 and distributed.is_loss_of_a_rank(error):
-            raise EnvironmentFault(
-                f"process {distributed.rank()} lost the others: {str(error).splitlines()[0]}",
-                f"What ended them is said above, if they could. bridle pretrain --resume {run.path} goes on.",
-            ) from error
         raise
     failures = {path: why for one in distributed.gather_objects(trainer.stream.failures) for path, why in one.items()}
     return distributed.first_decides(partial(_finish, trainer, preset, failures, started))

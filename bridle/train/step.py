@@ -80,8 +80,7 @@ class Stepper:
         self.device = model.encoder.class_token_D.device
         self.optimizer = build_optimizer(set_trainable(model, kind), model.config.optim)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        # Joint steps use the tokenizer now and then, and codebooks that are trained have no gradient before k-means.
-        some_unused = kind == "joint" or model.config.quantizer.learn == "gradient"
+        some_unused = kind == "joint" or not model.ready  # joint steps use the tokenizer now and then
         self.losses = distributed.join_gradients(Losses(model), some_unused=some_unused)
 
     def set_rate(self, share: float) -> float:

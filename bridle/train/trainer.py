@@ -10,14 +10,14 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from bridle import distributed
-from bridle.checkpoint import RunFolder, optimizer_state, restore_optimizer
+from bridle.checkpoint import RunFolder, Saver, optimizer_state, restore_optimizer
 from bridle.draws import key_of
 from bridle.errors import DataError, Interrupted, NumericalError
 from bridle.model import Bridle
@@ -57,6 +57,7 @@ class Trainer:
         self.first = distributed.rank() == 0  # it alone writes
         self.dtype = autocast_dtype(self.config.train.precision, self.device)
         self.part = self.config.train.part
+        self.saver = Saver(run, self.config.train.keep, lambda message: on_event("warning", message=message))
         self.log, self.watch = MetricsLog(run.metrics), Watch(self.config.quantizer.codes)
         self.probe: OnlineProbe | None = None
         self.phase_index, self.phase_step, self.step, self.clips = 0, 0, 0, 0
@@ -79,8 +80,8 @@ class Trainer:
         optimizer_tensors = self._restore(resume_from) if resume_from else None
         batches = self.stream.batches() if resume_from else None
         if not resume_from:
-            self._save({})  # a run killed before its first checkpoint can be resumed too
-        with self._signals():
+            self._save({}, must=True)  # a run killed before its first checkpoint can be resumed too
+        with self._signals(), closing(self.saver):
             while self.phase_index < len(self.phases):
                 if optimizer_tensors is None and self.phase_step == 0:
                     self._enter(self.phases[self.phase_index])
@@ -114,7 +115,7 @@ class Trainer:
             why = f"all steps of the {phase.kind} phase were skipped, at last because {self.why}"
             raise NumericalError(why, _REMEDY)
         self._leave(phase)
-        self._save({})
+        self._save({}, must=self.phase_index == len(self.phases))
 
     def _after_step(self, phase: Phase, stepper: Stepper, meter: Meter, rate: float) -> None:
         """What is due now: reading, reporting, a look, a checkpoint, the end."""
@@ -127,7 +128,7 @@ class Trainer:
         if self._due(self.config.train.probe_every):
             self._look(phase)
         if save or self._stop:
-            self._save(optimizer_state(stepper.optimizer))
+            self._save(optimizer_state(stepper.optimizer), must=bool(self._stop))
         if self._stop:
             raise Interrupted(self._stop)
 
@@ -140,7 +141,7 @@ class Trainer:
             return next(batches)
         except DataError:
             if self.phase_step:
-                self._save(optimizer_state(stepper.optimizer))
+                self._save(optimizer_state(stepper.optimizer), must=True)
             raise
 
     def _make(self, stepper: Stepper, batch: Batch) -> Outcome:
@@ -169,14 +170,16 @@ class Trainer:
                 self.on_event("warning", message=f"step {step}: skipped, {self.why}")
         self._outcomes.clear()
         if self.bad_steps >= _BAD_STEPS:
+            self._save(optimizer_state(stepper.optimizer), must=True)
             raise NumericalError(
                 f"{self.bad_steps} steps in a row were skipped, at last because {self.why}. "
-                f"The weights before them are in {self._save(optimizer_state(stepper.optimizer))}",
+                f"The weights before them are in {self.run.checkpoints()[-1]}",
                 _REMEDY,
             )
 
     def _enter(self, phase: Phase) -> None:
         """What a phase needs before its first step."""
+        self.saver.wait()  # decoding processes are forked now, and no thread may be at work meanwhile
         batches = self._first_patches() if self.phase_index == 0 or phase.kind in ("tokenizer", "joint") else []
         if self.phase_index == 0 and distributed.rank() == 0:
             channels, codes = self.model.patcher.channels, self.config.quantizer.codes
@@ -252,7 +255,7 @@ class Trainer:
         done = self._done()
         return self.seconds * (1 - done) / max(done, 1e-9)
 
-    def _save(self, optimizer: dict[str, Tensor]) -> str:
+    def _save(self, optimizer: dict[str, Tensor], *, must: bool = False) -> None:
         training = {
             "step": self.step,
             "phase_index": self.phase_index,
@@ -265,7 +268,8 @@ class Trainer:
             "stream": self.stream.state(),
             "optimizer": optimizer,
         }
-        return str(self.run.save(self.model, training, self.step, self.config.train.keep)) if self.first else ""
+        if self.first:
+            self.saver.save(self.model, training, self.step, must=must)
 
     def _restore(self, training: dict[str, Any]) -> dict[str, Tensor] | None:
         for name in ("step", "phase_index", "phase_step", "phase_seconds", "seconds", "clips", "last"):

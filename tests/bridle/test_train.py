@@ -18,10 +18,11 @@ import standins
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from bridle import api
 from bridle.checkpoint import RunFolder, load_model, newest_run, read_state
+from bridle.checkpoint.training_file import save_training
 from bridle.config.sections import Config, ScheduleSection
 from bridle.draws import Draws
 from bridle.errors import DataError, NumericalError, UsageError
@@ -253,13 +254,21 @@ def test_what_overwrite_replaces_is_kept_until_the_new_run_has_learned(
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
-def test_resume_takes_the_checkpoint_before_a_damaged_one(shards: Path, tmp_path: Path) -> None:
+def damage(file: Path) -> None:
+    """One bit, in the middle of the numbers: no format notices that."""
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "training.safetensors"])
+def test_resume_takes_the_checkpoint_before_a_damaged_one(shards: Path, tmp_path: Path, name: str) -> None:
     process = start(shards, tmp_path / "run", ("train.checkpoint_every=2", "train.keep=9", "schedule.turns=0"))
     wait_for(tmp_path / "run" / "checkpoints" / "step-00000004", process)
     process.kill()
     process.wait()
     newest = sorted((tmp_path / "run" / "checkpoints").glob("step-*"))[-1]
-    (newest / "model.safetensors").write_bytes(b"cut")
+    damage(newest / name)
     said: list[str] = []
     api.resume(tmp_path / "run", dry_run=True)
     assert newest.exists()  # a plan touches nothing
@@ -449,6 +458,51 @@ def test_a_damaged_checkpoint_is_named(shards: Path, tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(DataError, match=str(file.parent)):
         load_model(tmp_path / "run")
+
+
+def test_a_full_disk_costs_a_checkpoint_and_no_training(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said, tries = list[str](), 0
+
+    def sometimes(training: dict[str, object], folder: Path) -> None:
+        nonlocal tries
+        tries += 1
+        if tries == 3:
+            (folder / "training.json").write_text("half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save_training(training, folder)
+
+    monkeypatch.setattr("bridle.checkpoint.run_folder.save_training", sometimes)
+    wanted = recipe("schedule.turns=0", "train.checkpoint_every=4", "train.keep=9")
+    result = api.pretrain(
+        shards, recipe=wanted, out=tmp_path / "run", steps=12,
+        on_event=lambda kind, **fields: said.append(fields["message"]) if kind == "warning" else None,
+    )  # fmt: skip
+    assert result["steps"] == 12
+    assert [folder.name for folder in RunFolder(tmp_path / "run").checkpoints()] == [
+        "step-00000000", "step-00000004", "step-00000012"
+    ]  # fmt: skip
+    assert any("No space left" in message and "goes on" in message for message in said)
+    assert {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()} == {
+        folder.name for folder in RunFolder(tmp_path / "run").checkpoints()
+    }
+
+
+def test_a_model_of_the_version_before_is_read(shards: Path, tmp_path: Path) -> None:
+    api.pretrain(shards, recipe=recipe(), out=tmp_path / "run", steps=10)
+    folder = RunFolder(tmp_path / "run").checkpoints()[-1]
+    tensors = load_file(folder / "model.safetensors")
+    for name in ("tokenizer.centre", "target_norm"):
+        tensors[f"{name}.num_batches_tracked"] = torch.tensor(3)
+    save_file(tensors, folder / "model.safetensors")
+    about = json.loads((folder / "model.json").read_text()) | {"version": 1}
+    del about["sha256"]
+    (folder / "model.json").write_text(json.dumps(about))
+    assert load_model(folder).ready
+    (folder / "model.json").write_text(json.dumps(about | {"version": 3}))
+    with pytest.raises(DataError, match="version 3"):
+        load_model(folder)
 
 
 def test_dry_run_writes_nothing(shards: Path, tmp_path: Path) -> None:

@@ -1,0 +1,61 @@
+"""Checkpoints written beside the training: the weights are copied, and a thread brings them to the disk.
+
+A disk that is full, or gone, costs no training: it is said, the checkpoint before stays, the next one tries again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from bridle.checkpoint.model_file import snapshot
+from bridle.checkpoint.run_folder import RunFolder
+from bridle.errors import EnvironmentFault
+from bridle.model import Bridle
+
+
+class Saver:
+    """Writes the checkpoints of one run, one at a time.
+
+    Args:
+        run: where they go.
+        keep: how many stay.
+        on_warning: told when one could not be written.
+    """
+
+    def __init__(self, run: RunFolder, keep: int, on_warning: Callable[[str], None]) -> None:
+        self._run, self._keep, self._on_warning = run, keep, on_warning
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._writing: Future[Path] | None = None
+
+    def save(self, model: Bridle, training: dict[str, Any], step: int, *, must: bool = False) -> None:
+        """Starts writing a checkpoint; what the model learns from now on is not in it.
+
+        Args:
+            must: waits until it is on the disk.
+
+        Raises:
+            EnvironmentFault, OSError: it `must`, and cannot be written.
+        """
+        self.wait()
+        self._writing = self._thread.submit(self._run.save, snapshot(model), training, step, self._keep)
+        if must:
+            writing, self._writing = self._writing, None
+            writing.result()
+
+    def wait(self) -> None:
+        """Until nothing is being written."""
+        if not self._writing:
+            return
+        writing, self._writing = self._writing, None
+        try:
+            writing.result()
+        except (OSError, EnvironmentFault) as error:
+            self._on_warning(f"{error}: training goes on, the checkpoint before is kept".replace("\n", " "))
+
+    def close(self) -> None:
+        """Waits, and ends the thread."""
+        self.wait()
+        self._thread.shutdown()

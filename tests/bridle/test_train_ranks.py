@@ -1,0 +1,179 @@
+"""Several real processes that train one model: the same losses as one process, and what happens when one is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from bridle import api
+from bridle.checkpoint import RunFolder, read_state
+
+MEDIA = Path(__file__).parent.parent / "media"
+SMALL = (
+    "patches.size=16", "patches.patch=4", "encoder.width=16", "encoder.depth=1", "encoder.heads=2",
+    "predictor.width=16", "predictor.depth=1", "predictor.heads=2", "tokenizer.estimator_depth=1",
+    "quantizer.codes=8", "quantizer.levels=2", "quantizer.width=4", "optim.batch_size=8",
+    "train.log_every=1", "train.precision=float32", "schedule.cold=10", "schedule.tokenizer=10", "schedule.encoder=10",
+    "schedule.turns=1", "mask.per_clip=2", "tokenizer.level_weights=energy", "optim.ema=0.9",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("shards") / "photos"
+    api.shard(MEDIA / "image", modality="image", out=out, workers=1)
+    return out
+
+
+def command(shards: Path, run: Path, *more: str, sets: tuple[str, ...] = (), steps: int = 30) -> list[str]:
+    arguments = ["pretrain", "--shards", shards, "--preset", "image-tiny", "--out", run, "--steps", steps, *more]
+    settings = [word for pair in (*SMALL, *sets) for word in ("--set", pair)]
+    return [sys.executable, "-m", "bridle_cli", *map(str, arguments), *settings]
+
+
+def start(words: list[str]) -> subprocess.Popen[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process: subprocess.Popen[str], code: int = 0) -> tuple[str, str]:
+    out, err = process.communicate(timeout=200)
+    assert process.returncode == code, err
+    return out, err
+
+
+def rows(run: Path) -> list[dict[str, Any]]:
+    found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [row for row in found if "loss" in row]
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(RunFolder(run).checkpoints()[-1] / "model.safetensors")
+
+
+def assert_alike(first: Path, second: Path) -> None:
+    one, two = rows(first), rows(second)
+    assert len(one) == len(two) == 30
+    for a, b in zip(one, two, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-5), (a["step"], a["phase"])
+        assert a["usage"] == b["usage"]
+
+
+def ranks_of(process: subprocess.Popen[str]) -> list[int]:
+    """The processes that were started to train, by rank."""
+    children = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True).stdout
+    return [int(pid) for pid in children.split() if b"RANK=" in Path(f"/proc/{pid}/environ").read_bytes()]
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    while not path.exists():
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def alone(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("alone") / "run"
+    finish(start(command(shards, run)))
+    return run
+
+
+def test_two_processes_learn_what_one_does(shards: Path, alone: Path, tmp_path: Path) -> None:
+    """All three phases: masks, augmentation, codebooks, averages and gradients are those of the joined batch."""
+    out, _ = finish(start(command(shards, tmp_path / "run", "--devices", "2", "--json")))
+    assert_alike(alone, tmp_path / "run")
+    result = json.loads(out)  # once, from the first process
+    assert result["clips"] == 30 * 8
+
+
+def test_a_batch_in_parts_gives_the_gradient_of_the_whole(shards: Path, tmp_path: Path) -> None:
+    for name, part in (("whole", "null"), ("parts", "3")):
+        finish(start(command(shards, tmp_path / name, sets=("schedule.turns=0", f"train.part={part}"))))
+    assert_alike(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_a_run_of_one_process_goes_on_in_two_and_the_reverse(shards: Path, alone: Path, tmp_path: Path) -> None:
+    for name, before, after in (("grows", [], ["--devices", "2"]), ("shrinks", ["--devices", "2"], [])):
+        run = tmp_path / name
+        process = start(command(shards, run, *before, sets=("train.checkpoint_every=4",)))
+        wait_for(run / "checkpoints" / "step-00000012", process)
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=100)
+        assert process.returncode == 143, err
+        assert read_state(run)["status"] == "interrupted"
+        words = [sys.executable, "-m", "bridle_cli", "pretrain", "--resume", str(run), *after]
+        finish(start(words))
+        assert_alike(alone, run)
+
+
+def test_a_lost_process_costs_the_steps_since_the_last_checkpoint(shards: Path, alone: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = start(command(shards, run, "--devices", "2", sets=("train.checkpoint_every=4",)))
+    wait_for(run / "checkpoints" / "step-00000012", process)
+    os.kill(ranks_of(process)[1], signal.SIGKILL)
+    finish(process)
+    assert read_state(run)["status"] == "complete"
+    assert_alike(alone, run)
+
+
+def test_torchrun_starts_the_others_again(shards: Path, alone: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    words = command(shards, run, sets=("train.checkpoint_every=4",))
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=2"]
+    process = start([sys.executable, *launcher, *words[1:]])
+    wait_for(run / "checkpoints" / "step-00000012", process)
+    os.kill(ranks_of(process)[0], signal.SIGKILL)
+    finish(process)
+    assert_alike(alone, run)
+
+
+def test_a_clip_that_cannot_be_decoded_holds_nobody_up(tmp_path: Path) -> None:
+    """One clip a process and step: whoever meets the damaged one has none, and all must take the step."""
+    api.shard(MEDIA / "image", modality="image", out=tmp_path / "shards", workers=1, check="header")
+    (tar,) = (tmp_path / "shards").glob("*.tar")
+    content = bytearray(tar.read_bytes())
+    at = content.index(b"\xff\xd8\xff")
+    content[at : at + 600] = bytes(600)
+    tar.write_bytes(content)
+    sets = ("optim.batch_size=2", "schedule.turns=0", "data.cache_gb=0")
+    out, _ = finish(
+        start(command(tmp_path / "shards", tmp_path / "run", "--devices", "2", "--json", sets=sets, steps=150))
+    )
+    result = json.loads(out)
+    assert result["steps"] == 150 and result["skipped_steps"] == 0
+    assert len(result["failed_clips"]) == 1 and result["clips"] < 300
+
+
+@pytest.mark.parametrize(
+    ("more", "sets", "code", "says"),
+    [
+        ((), ("optim.batch_size=9",), 3, "--set optim.batch_size=8"),
+        (("--devices", "2"), ("nonsense.key=1",), 3, "nonsense"),
+    ],
+)
+def test_what_is_wrong_is_said_once(
+    shards: Path, tmp_path: Path, more: tuple[str, ...], sets: tuple[str, ...], code: int, says: str
+) -> None:
+    _, err = finish(start(command(shards, tmp_path / "run", *(more or ("--devices", "2")), sets=sets)), code)
+    assert says in err and "Traceback" not in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_processes_with_different_recipes_are_refused(shards: Path, tmp_path: Path) -> None:
+    script = tmp_path / "other.sh"
+    words = command(shards, tmp_path / "run")
+    script.write_text(f"exec {' '.join(words)} --set optim.lr=0.00$((1 + RANK))\n")
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--no-python", "sh", str(script)]
+    _, err = finish(start([sys.executable, *launcher]), 1)
+    assert "another config.optim.lr (0.002, not 0.001)" in err
+    assert not (tmp_path / "run").exists()
