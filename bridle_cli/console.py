@@ -25,9 +25,11 @@ class Console:
         json: results are JSON objects instead of tables.
         quiet: no progress and no notes; warnings and errors stay.
         debug: a failure shows its traceback.
+        arguments: of the command line, for commands that start others like themselves.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, arguments: Sequence[str] = ()) -> None:
+        self.arguments = list(arguments)
         self.json = False
         self.quiet = False
         self.debug = False

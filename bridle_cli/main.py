@@ -63,9 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: arguments without the program's name; `None` takes the process's own.
     """
-    console = Console()
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    console = Console(arguments)
     try:
-        arguments = list(sys.argv[1:] if argv is None else argv)
         with commands.make_context("bridle", arguments, obj=console) as context:
             commands.invoke(context)
         sys.stdout.flush()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +97,7 @@ def command(
     if sum(limit is not None for limit in limits.values()) > 1:
         raise UsageError(f"One length is enough: {', '.join(limits)} exclude each other.")
     if devices > 1 and "RANK" not in os.environ:
-        sys.exit(api.launch(sys.argv[1:], devices))
+        raise click.exceptions.Exit(api.launch(console.arguments, devices))
     restarted = restarted or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
     first = os.environ.get("RANK", "0") == "0"
     console.quiet = console.quiet or not first

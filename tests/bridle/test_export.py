@@ -11,7 +11,7 @@ import torch
 
 import bridle
 from bridle import config as configuration
-from bridle.checkpoint import save_model
+from bridle.checkpoint import save_model, snapshot
 from bridle.config.sections import Config
 from bridle.errors import DataError, NumericalError, UsageError
 from bridle.export import export, safetensors
@@ -53,7 +53,7 @@ def model_of(modality: str, fitted: bool = True) -> Bridle:
 def checkpoint(folder: Path, modality: str = "image", fitted: bool = True) -> tuple[Path, Bridle]:
     model = model_of(modality, fitted)
     folder.mkdir()
-    save_model(model, folder)
+    save_model(snapshot(model), folder)
     return folder, model
 
 
@@ -122,7 +122,7 @@ def test_a_model_that_comes_back_different_leaves_nothing(tmp_path: Path, monkey
     def spoilt(model: Bridle, folder: Path) -> None:
         with torch.no_grad():
             model.encoder.embed.weight[0, 0] += 1.0
-        save_model(model, folder)
+        save_model(snapshot(model), folder)
         with torch.no_grad():
             model.encoder.embed.weight[0, 0] -= 1.0
 

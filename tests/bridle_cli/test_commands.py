@@ -56,8 +56,19 @@ def test_pretrain_hands_over_every_option(fake, capsys) -> None:
         "device": "cpu",
         "overwrite": True,
         "dry_run": True,
+        "restarted": False,
     }
     assert json.loads(capsys.readouterr().out) == RUN
+
+
+def test_several_devices_are_several_processes_of_the_same_command(fake, monkeypatch) -> None:
+    double = fake("launch", 143)
+    assert main(["pretrain", "--shards", "s", "--devices", "2", "--quiet"]) == 143
+    assert double.arguments == (["pretrain", "--shards", "s", "--devices", "2", "--quiet"], 2)
+    monkeypatch.setenv("RANK", "1")  # one of them
+    double = fake("pretrain", RUN)
+    assert main(["pretrain", "--shards", "s", "--devices", "2", "--restarted"]) == 0
+    assert double.options["restarted"]
 
 
 def test_pretrain_takes_the_shards_folder_by_default(fake) -> None:
