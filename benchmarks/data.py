@@ -379,12 +379,18 @@ def simulate(folder: Path) -> None:
 def first_batch(folder: str, position: str, workers: str) -> dict[str, float]:
     """What a training process does before its first step, as far as data goes."""
     start = time.perf_counter()
+    from bridle.config.sections import DataSection
     from bridle.sharding import find_sets
     from bridle.stream import ClipStream
 
     imported = time.perf_counter()
     stream = ClipStream(
-        find_sets(Path(folder)), lambda clip, rng: clip.data, lambda info: None, batch_size=64, workers=int(workers)
+        find_sets(Path(folder)),
+        lambda clip, rng: clip.data,
+        lambda info: None,
+        batch_size=64,
+        workers=int(workers),
+        cache_gb=DataSection().cache_gb,
     )
     stream.load({"epoch": 0, "position": int(position), "samples": SAMPLES})
     batches = stream.batches()

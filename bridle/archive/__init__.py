@@ -1,11 +1,13 @@
 """Tars of samples: writing them, and the index that says where each sample lies. The format: shards/README.md."""
 
+from bridle.archive.description import parse_description
 from bridle.archive.index import (
     check_sizes,
     damaged,
     describe_sample,
     index_name,
     load_index,
+    make_index,
     rows_of,
     save_index,
     tar_of,
@@ -24,6 +26,8 @@ __all__ = [
     "describe_sample",
     "index_name",
     "load_index",
+    "make_index",
+    "parse_description",
     "rows_of",
     "save_index",
     "tar_of",

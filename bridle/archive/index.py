@@ -1,8 +1,9 @@
 """Where every sample of a set lies: `index-DIGEST.npy` beside its tars, one row a sample, mapped into memory.
 
 The digest in the name is that of the tars, so an index can be missing but never be out of date; behind the array stands
-the SHA-256 of the file so far. A missing or damaged one is made again from the headers of the tars. Member names are
-keys and nothing else: they are never used as paths, and nothing is unpickled.
+the SHA-256 of the file so far. A missing or damaged one is made again: from every byte of tars on this machine, whose
+hashes are compared on the way, and from the headers of remote ones. Member names are keys and nothing else: they are
+never used as paths, and nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import json
+import mmap
 import os
 import tarfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from bridle.archive.description import parse_description
 from bridle.archive.read import Place, TarReader
 from bridle.archive.write import ROW, Shard, write_durably
 from bridle.errors import DataError, MediaError
@@ -45,24 +48,68 @@ def save_index(folder: Path, shards: Sequence[Shard], rows_N: np.ndarray) -> Non
         file.write(hashlib.sha256(content.getbuffer()).digest())  # readers of .npy do not look behind the array
 
 
-def load_index(folder: Location, shards: Sequence[Shard]) -> np.ndarray:
-    """Rows of `ROW`, in shard order; without the checksums where the set has no index of its own.
+def load_index(folder: Location, shards: Sequence[Shard], whole: Sequence[Shard] = ()) -> np.ndarray:
+    """Rows of `ROW`, in shard order; without the checksums where a remote set has no index of its own.
+
+    Args:
+        folder: of the set.
+        shards: its tars, or some of them.
+        whole: all of its tars, where `shards` are some.
 
     Raises:
-        DataError: naming the tar that is missing, cut, or has not the samples its manifest promises.
+        DataError: naming the tar that is missing, cut or altered, or has not the samples its manifest promises.
     """
     check_sizes(folder, shards)
-    beside = folder if isinstance(folder, Path) else Cache().folder
-    rows_N = _mapped(beside / index_name(shards), shards)
+    beside, described = folder if isinstance(folder, Path) else Cache().folder, whole or shards
+    rows_N = _mapped(beside / index_name(described), described)
     if rows_N is None and isinstance(folder, Remote):
-        rows_N = _fetched(folder / index_name(shards), shards)
+        rows_N = _fetched(folder / index_name(described), described)
     if rows_N is None:
-        rows_N = np.concatenate(
-            [np.empty(0, _SCANNED), *(rows_of(tar_of(folder, shard), shard, n) for n, shard in enumerate(shards))]
-        )
-        with contextlib.suppress(OSError):  # a folder that may only be read: scanned again the next time
-            save_index(beside, shards, rows_N)
+        return make_index(folder, shards, keep=not whole)
+    return _rows_for(rows_N, whole, shards) if whole else rows_N
+
+
+def make_index(folder: Location, shards: Sequence[Shard], *, keep: bool = True) -> np.ndarray:
+    """The rows from the tars themselves; kept beside them, or in the cache for remote ones.
+
+    Raises:
+        DataError: naming the tar that is not what was written.
+    """
+    made = (rows_of(tar_of(folder, shard), shard, n) for n, shard in enumerate(shards))
+    if isinstance(folder, Path):
+        checked = (_checksummed(folder / shard.file, shard, part) for shard, part in zip(shards, made, strict=True))
+        rows_N = np.concatenate([np.empty(0, ROW), *checked])
+    else:
+        rows_N = np.concatenate([np.empty(0, _SCANNED), *made])
+    with contextlib.suppress(OSError):  # a folder that may only be read: made again the next time
+        if keep:
+            save_index(folder if isinstance(folder, Path) else Cache().folder, shards, rows_N)
     return rows_N
+
+
+def _checksummed(path: Path, shard: Shard, rows_N: np.ndarray) -> np.ndarray:
+    """The rows with the checksums of both members; the tar is compared with its hash first."""
+    full_N = np.zeros(len(rows_N), ROW)
+    for name in _SCANNED.names or ():
+        full_N[name] = rows_N[name]
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        if hashlib.sha256(content).hexdigest() != shard.sha256:
+            raise damaged(path, "its content differs from the manifest's hash")
+        with memoryview(content) as view:
+            for member in ("media", "meta"):
+                spans = zip(full_N[member].tolist(), full_N[f"{member}_bytes"].tolist(), strict=True)
+                full_N[f"{member}_crc"] = [zlib.crc32(view[start : start + size]) for start, size in spans]
+    return full_N
+
+
+def _rows_for(rows_N: np.ndarray, whole: Sequence[Shard], shards: Sequence[Shard]) -> np.ndarray:
+    """Those of some tars, numbered as if there were no others."""
+    parts = []
+    for number, shard in enumerate(shards):
+        part = rows_N[rows_N["tar"] == whole.index(shard)].copy()
+        part["tar"] = number
+        parts.append(part)
+    return np.concatenate(parts)
 
 
 def tar_of(folder: Location, shard: Shard) -> Location:
@@ -150,13 +197,13 @@ def describe_sample(reader: TarReader, tar: Location, row: np.void) -> dict[str,
         DataError: naming the tar, where it is damaged.
     """
     try:
-        meta: dict[str, Any] = json.loads(reader.read(Place.of(tar, row, "meta")))
-        meta["path"], meta["suffix"]
+        content = reader.read(Place.of(tar, row, "meta"))
     except MediaError as error:
         raise DataError(error.message, _HINT) from error
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise damaged(tar, f"a description in it is damaged ({error})") from error
-    return meta
+    try:
+        return parse_description(content)
+    except MediaError as error:
+        raise damaged(tar, error.message) from error
 
 
 def check_sizes(folder: Location, shards: Sequence[Shard]) -> None:

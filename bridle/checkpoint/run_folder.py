@@ -149,6 +149,11 @@ class RunFolder:
         """Removes a checkpoint; under its own name a half-deleted one would look like a whole one."""
         shutil.rmtree(checkpoint.rename(checkpoint.with_name(f".{checkpoint.name}.old")), ignore_errors=True)
 
+    def sweep(self) -> None:
+        """Removes what processes that were killed while they wrote a checkpoint have left; needs the lock."""
+        for left in (self.path / CHECKPOINTS).glob(".step-*"):
+            shutil.rmtree(left, ignore_errors=True)
+
     def state(self) -> dict[str, Any]:
         """`state.json`.
 

@@ -35,12 +35,14 @@ class Source:
         data: where its bytes are, the bytes, a clip already decoded, or why there is nothing to read.
         info: what was measured when the file was sharded; None: nobody has looked at it yet.
         label: class name, where there is one.
+        checked: it was decoded from beginning to end when it was sharded, in a process that might be lost.
     """
 
     path: str
     data: Location | bytes | Clip | MediaError
     info: MediaInfo | None = None
     label: str | None = None
+    checked: bool = False
 
 
 @dataclass(slots=True)
@@ -118,12 +120,15 @@ def _media_below(folder: Location, modality: Modality) -> list[str]:
 def _shard_sources(sets: list[Manifest]) -> Iterator[Source]:
     reader = SampleReader(sets)
     for sample in range(len(reader)):
+        path = reader.index.key(sample)
         try:
             meta = reader.meta(sample)
+            path = meta["path"]
+            content = reader.content(sample)
         except MediaError as error:
-            yield Source(reader.index.key(sample), error)
+            yield Source(path, error)
             continue
-        yield Source(meta["path"], reader.content(sample), media_info(meta), meta.get("label"))
+        yield Source(path, content, media_info(meta), meta.get("label"), reader.index.checked(sample))
 
 
 def windows_of(source: Source, patcher: Patcher, modality: Modality, rate_hz: int) -> Iterator[View]:
@@ -170,9 +175,7 @@ def piece_of(
     assert not isinstance(source.data, Clip | MediaError | Remote)
     piece_s = _piece_s(info, patcher, rate_hz)
     window = None if piece_s is None else (start_s, piece_s)
-    clip = decode(
-        source.data, info, source=source.path, rate_hz=rate_hz, window=window, checked=source.info is not None
-    )
+    clip = decode(source.data, info, source=source.path, rate_hz=rate_hz, window=window, checked=source.checked)
     step_s = patcher.step_of(clip)
     views = [View(view, begin_s, step_s) for view, begin_s in patcher.windows(clip)]
     if piece_s is None or start_s + piece_s >= (info.duration_s or 0.0) or len(views) < 2:

@@ -26,6 +26,7 @@ _SUFFIX = {
     "PPM": "ppm", "JPEG2000": "jp2", "AVIF": "avif",
 }  # fmt: skip
 _FORMATS = [name for name in _SUFFIX if name != "MPO"]  # the JPEG reader finds these by itself
+_MAY_BE_GIANT = 400_000  # bytes: a JPEG takes one for every 85 pixels, at least
 _TURNED = {5, 6, 7, 8}  # EXIF orientations that swap height and width
 
 
@@ -37,7 +38,9 @@ def probe(raw: bytes) -> MediaInfo | None:
     with picture:
         width, height = picture.size
         suffix = _SUFFIX[picture.format or ""]
-        if suffix in {"jpg", "tif", "webp", "avif"} and picture.getexif().get(ExifTags.Base.Orientation) in _TURNED:
+        # Pillow decodes a whole PNG to look for EXIF behind the pixels.
+        told = suffix in {"jpg", "tif", "webp", "avif"} or (suffix == "png" and b"eXIf" in raw)
+        if told and picture.getexif().get(ExifTags.Base.Orientation) in _TURNED:
             width, height = height, width
         return MediaInfo(Modality.IMAGE, suffix, height=height, width=width, channels=len(picture.getbands()))
 
@@ -59,6 +62,9 @@ def decode(raw: bytes, info: MediaInfo, max_pixels: int) -> Tensor:
     if (info.height or 0) * (info.width or 0) > max_pixels:
         raise MediaError(f"{info.width}x{info.height} is larger than {max_pixels} pixels")
     if _for_torchvision(info):
+        if len(raw) > _MAY_BE_GIANT and (picture := _open(raw)) is not None:
+            with picture:
+                _refuse_large(picture, max_pixels)
         import torchvision.io as vision  # a second to import, needed for this line only
 
         coded = torch.frombuffer(bytearray(raw), dtype=torch.uint8)
@@ -70,10 +76,15 @@ def decode(raw: bytes, info: MediaInfo, max_pixels: int) -> Tensor:
     if picture is None:
         raise MediaError("no known image format inside")
     with picture:
-        if picture.size[0] * picture.size[1] > max_pixels:
-            raise MediaError(f"{picture.size[0]}x{picture.size[1]} is larger than {max_pixels} pixels")
+        _refuse_large(picture, max_pixels)
         array_HW3 = np.array(_rgb(ImageOps.exif_transpose(picture)))
     return torch.from_numpy(array_HW3).permute(2, 0, 1)
+
+
+def _refuse_large(picture: Image.Image, max_pixels: int) -> None:
+    """By its own header, whatever the description says."""
+    if picture.size[0] * picture.size[1] > max_pixels:
+        raise MediaError(f"{picture.size[0]}x{picture.size[1]} is larger than {max_pixels} pixels")
 
 
 def _for_torchvision(info: MediaInfo) -> bool:

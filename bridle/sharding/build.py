@@ -176,8 +176,8 @@ class Build:
         if not shards:
             first = rejects[0]
             raise DataError(
-                f"none of the {sum(self.journal.counts().values())} {self.modality} files below {self.raw} can be "
-                f"decoded; the first: {first['file']!r} {first['reason']}"
+                f"none of the {sum(self.journal.counts().values())} {self.modality} files below {self.raw} that "
+                f"belong to {self.name} can be decoded; the first: {first['file']!r} {first['reason']}"
             )
         manifest = Manifest(
             name=self.name,

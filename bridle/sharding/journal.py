@@ -91,12 +91,15 @@ class Journal:
     def noted(self, name: str) -> Any:
         """What was remembered, or None."""
         row = self._db.execute("SELECT value FROM note WHERE name = ?", (name,)).fetchone()
-        return json.loads(row[0]) if row else None
+        try:
+            return json.loads(row[0]) if row else None
+        except ValueError as error:
+            raise sqlite3.DatabaseError(f"its note {name!r} is damaged") from error
 
-    def add(self, place: bytes, path: str, label: str | list[str] | None) -> None:
-        """A file to do; one that is known already stays as it is."""
+    def add(self, place: bytes, path: str, label: str | list[str] | None) -> bool:
+        """A file to do; one that is known already stays as it is, and gives False."""
         row = place, os.fsencode(path), json.dumps(label)
-        self._db.execute("INSERT OR IGNORE INTO file (place, path, label) VALUES (?, ?, ?)", row)
+        return self._db.execute("INSERT OR IGNORE INTO file (place, path, label) VALUES (?, ?, ?)", row).rowcount > 0
 
     def add_elsewhere(self, path: str) -> None:
         """A file of another part of the split: nothing to do, but a table of labels may name it."""
@@ -137,6 +140,18 @@ class Journal:
         )
         self._db.execute("CREATE INDEX temp.by_name ON called (name)")
         self._db.execute("CREATE INDEX temp.by_path ON called (path)")
+        twice = self._db.execute(
+            "SELECT whole.path, whole.label, bare.path, bare.label, bare.number FROM called"
+            " JOIN line AS whole ON whole.path = called.path JOIN line AS bare ON bare.path = called.name"
+            " WHERE whole.label != bare.label LIMIT 1"
+        ).fetchone()
+        if twice:
+            path, label, name, other, number = twice
+            raise DataError(
+                f"{table}, line {number}: {os.fsdecode(name)!r} is labelled {json.loads(other)!r}, and as "
+                f"{os.fsdecode(path)!r} {json.loads(label)!r}",
+                "Keep one of the two lines.",
+            )
         self._db.execute(
             "UPDATE file SET label = coalesce((SELECT label FROM line WHERE line.path = file.path), (SELECT label FROM"
             " line JOIN called ON line.path = called.name WHERE called.path = file.path), 'null') WHERE state IS NULL"

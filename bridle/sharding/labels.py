@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
@@ -48,6 +49,9 @@ def _rows(table: Location) -> Iterator[tuple[int, str, str | list[str]]]:
     """Line number, path and label."""
     read = _jsonl_rows if table.suffix.lower() in (".jsonl", ".ndjson") else _csv_rows
     try:
+        with opened(table) as raw:
+            if raw.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+                raise DataError(f"{table} is in UTF-16", "Save it as UTF-8 (in a spreadsheet: CSV UTF-8).")
         with io.TextIOWrapper(opened(table), "utf-8-sig", errors="surrogateescape", newline="") as file:
             for line, path, label in read(table, file):
                 try:
@@ -75,7 +79,7 @@ def _csv_rows(table: Location, file: Any) -> Iterator[tuple[int, str, Label]]:
             if not row[path_column] or row[label_column] is None or None in row:
                 raise DataError(f"{table}, line {reader.line_num}: expected {len(columns)} values", _HINT)
             text = row[label_column].strip()
-            yield reader.line_num, row[path_column], text if label_column == "label" else _several(text)
+            yield reader.line_num, row[path_column].strip(), text if label_column == "label" else _several(text)
     except csv.Error as error:
         line = reader.line_num + ("unexpected end" not in str(error))  # the line at fault is not counted yet
         raise DataError(f"{table}, line {line}: {error}", _HINT) from error
@@ -113,15 +117,16 @@ def _sidecar(raw: Location, path: str) -> Label:
 def _label_in(row: Any) -> Label:
     if not isinstance(row, dict):
         raise TypeError("not an object")
-    said = row.get("labels", row.get("label"))
-    several = said if isinstance(said, list) else [said]
-    if any(isinstance(one, dict | list | bool) or one != one for one in several):  # NaN is not itself
-        raise TypeError(f"{said!r} is no label")
-    if isinstance(said, list):
-        return sorted({str(one) for one in said})
+    many = row.get("labels") is not None
+    said = row["labels"] if many else row.get("label")
     if said is None:
         return None
-    return _several(str(said)) if "labels" in row else str(said)
+    several = said if isinstance(said, list) else [said]
+    if any(isinstance(one, dict | list | bool | None) or one != one for one in several):  # NaN is not itself
+        raise TypeError(f"{said!r} is no label")
+    if isinstance(said, list):
+        return sorted({text for one in said if (text := str(one).strip())})
+    return _several(str(said)) if many else str(said).strip() or None
 
 
 def _several(text: str) -> list[str]:

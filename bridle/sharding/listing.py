@@ -33,14 +33,14 @@ def list_files(
     if old is not None:
         _note_old(journal, old, options.seed)
         modality = modality or old.modality
-    found, grouped = Found(), 0
+    found, grouped, known = Found(), 0, 0
     label_of = labeller(options.labels, raw)
     for path, kind in walk(raw, found, sound_tracks=options.sound_tracks):
         if modality not in (None, kind):
             continue
         grouped += options.split is not None and options.split.has_group(path)
         if options.split is None or options.split.part_of(path) == part:
-            journal.add(place_of(path, options.seed), path, label_of(path))
+            known += not journal.add(place_of(path, options.seed), path, label_of(path))
         else:
             journal.add_elsewhere(path)
     modality = found.choose(raw, modality)
@@ -60,7 +60,7 @@ def list_files(
     size = found.bytes * todo // max(1, found.counts.total())  # about that of the files in this part
     ungrouped = found.counts[modality] - grouped if options.split and options.split.group_by else 0
     told = {"others": others, "rejects": found.rejects, "unmatched": unmatched, "bytes": size, "ungrouped": ungrouped}
-    journal.note("found", told)
+    journal.note("found", told | {"absent": journal.counts()["old"] - known})
     return modality
 
 

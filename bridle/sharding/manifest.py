@@ -16,9 +16,10 @@ from bridle.archive import Shard, check_sizes
 from bridle.errors import DataError
 from bridle.patches.statistics import what_is_missing
 from bridle.schema import Modality
-from bridle.storage import Location, folders_with
+from bridle.storage import Location, folders_with, names_in
 
 FILE = "manifest.json"
+_NOT_STORED = ("folder", "tar", "whole")
 FORMAT = "bridle-shards"
 VERSION = 1
 _HINT = "Write the set again with bridle shard --overwrite."
@@ -31,6 +32,7 @@ class Manifest:
     Attributes:
         folder: where the set lies; not stored.
         tar: the only one of its shards that is meant, or none; not stored.
+        whole: then all shards of the set; not stored.
         statistics: `fbank_mean`, `fbank_std`, or `pixel_mean`, `pixel_std` (see `bridle.patches.statistics`).
         extent: 5, 50 and 95 % quantiles over the samples of `duration_s` and `rate_hz` (audio, video), `frames`
             (video) and `short_side` (image, video), each a list of three.
@@ -55,6 +57,7 @@ class Manifest:
     created_by: str = ""
     folder: Location = Path()
     tar: str = ""
+    whole: list[Shard] = field(default_factory=list)
 
     @property
     def place(self) -> Location:
@@ -69,7 +72,8 @@ class Manifest:
     def to_json(self) -> str:
         """The text of `manifest.json`."""
         content = {"format": FORMAT, "version": VERSION, **asdict(self)}
-        del content["folder"], content["tar"]
+        for name in _NOT_STORED:
+            del content[name]
         return json.dumps(content, indent=1) + "\n"
 
 
@@ -135,7 +139,8 @@ def _only(manifest: Manifest, tar: Location) -> Manifest:
     if not shards:
         raise DataError(f"{tar} is not one of the tars in {manifest.folder / FILE}", "Name the set's folder.")
     (shard,) = shards
-    return replace(manifest, shards=shards, samples=shard.samples, bytes=shard.bytes, tar=tar.name)
+    size = shard.bytes
+    return replace(manifest, shards=shards, samples=shard.samples, bytes=size, tar=tar.name, whole=manifest.shards)
 
 
 def is_sharded(path: Location) -> bool:
@@ -155,15 +160,19 @@ def _sets_below(path: Location) -> Iterator[Manifest]:
 
 
 def _parse_quietly(folder: Location) -> Manifest | None:
-    """None for a `manifest.json` that is somebody else's."""
+    """None for a `manifest.json` that is somebody else's: without our format, and without an index of ours beside."""
     path = folder / FILE
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return read_manifest(folder)  # ours or not, say what is wrong
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        return None
-    return parse_manifest(content, path)
+    ours = isinstance(content, dict) and content.get("format") == FORMAT
+    return parse_manifest(content, path) if ours or any(map(is_index, names_in(folder))) else None
+
+
+def is_index(name: str) -> bool:
+    """Whether a file is called as the index of a set."""
+    return name.startswith("index-") and name.endswith(".npy")
 
 
 def parse_manifest(content: Any, path: Location) -> Manifest:
@@ -173,16 +182,14 @@ def parse_manifest(content: Any, path: Location) -> Manifest:
         DataError: naming the manifest and what is wrong with it.
     """
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise DataError(f"{path} is not a manifest of BRIDLE shards")
+        raise DataError(f"{path} is not a manifest of BRIDLE shards", _HINT)
     version = content.get("version")
     if type(version) is not int or not 1 <= version <= VERSION:
         raise DataError(
             f"{path} has format version {version}, this BRIDLE reads up to {VERSION}", "Update BRIDLE to read this set."
         )
     try:
-        known = {
-            name: content[name] for name in Manifest.__slots__ if name in content and name not in ("folder", "tar")
-        }
+        known = {name: content[name] for name in Manifest.__slots__ if name in content and name not in _NOT_STORED}
         manifest = TypeAdapter(Manifest).validate_python(known)
     except ValidationError as error:
         mistakes = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:3])

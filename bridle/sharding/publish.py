@@ -25,7 +25,7 @@ from bridle.archive import write_durably
 from bridle.errors import DataError, EnvironmentFault, UsageError
 from bridle.sharding.journal import FILE as JOURNAL
 from bridle.sharding.journal import Journal
-from bridle.sharding.manifest import FILE, Manifest
+from bridle.sharding.manifest import FILE, Manifest, is_index
 from bridle.storage import Location, Remote, cache_folder, names_in
 
 PARTIAL = ".partial"
@@ -52,10 +52,9 @@ def check_output(out: Location, *, overwrite: bool, resume: bool) -> None:
         raise UsageError(f"{out} is a file, not a folder", "Choose another --out.")
     partial = workplace(out) / PARTIAL
     unfinished, whole = (partial / JOURNAL).exists(), (out / FILE).exists()
-    begun = unfinished and isinstance(out, Remote)  # with tars of its own there
-    if (resume and (unfinished or whole)) or (overwrite and (whole or begun)):
+    if (resume or overwrite) and (unfinished or whole):
         return
-    if unfinished and not overwrite:
+    if unfinished:
         with contextlib.suppress(OSError), _only_one(partial, out):
             pass  # or it says that the other process is still at work
         raise UsageError(
@@ -109,7 +108,7 @@ def building(out: Location, *, resume: bool) -> Iterator[Path]:
     except sqlite3.DatabaseError as error:  # a full disk, or a journal that is damaged
         raise EnvironmentFault(
             f"the journal in {partial} cannot be written or read: {error}",
-            f"Free some space and go on with --resume; if that does not help, remove {partial} and start again.",
+            "If the disk is full, free some space and go on with --resume; else start again with --overwrite.",
         ) from error
     finally:
         with contextlib.suppress(OSError):
@@ -211,9 +210,9 @@ def files_of(out: Location, name: str) -> list[str]:
         tars |= {str(shard["file"]) for shard in json.loads((out / FILE).read_text(encoding="utf-8"))["shards"]}
     except FileNotFoundError:
         pass
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         tars |= {file for file in there if file.endswith(".tar")}
-    ours = [file for file in there if file == FILE or file in tars or _is_index(file)]
+    ours = [file for file in there if file == FILE or file in tars or is_index(file)]
     return sorted(ours, key=lambda file: file != FILE)
 
 
@@ -249,9 +248,26 @@ def _is_published(partial: Path) -> bool:
         return bool(journal.noted("published"))
 
 
+def _moved(partial: Path, out: Path) -> list[Path]:
+    """Files of an unfinished set that are in place already; while one is hidden, its name is that of an old one."""
+    if not (partial / JOURNAL).exists():
+        return []
+    with contextlib.closing(Journal(partial / JOURNAL)) as journal:
+        names = [shard.file for shard, _ in journal.shards()] + [str(journal.noted("index"))]
+        manifest = journal.noted("manifest")
+    return [out / name for name in names if manifest and not (partial / name).exists() and (out / name).exists()]
+
+
 def _start_over(partial: Path) -> None:
     """Nothing of the run before stays; a set that it was about to replace comes back."""
-    out, published = partial.parent, _is_published(partial)
+    out = partial.parent
+    try:
+        published = _is_published(partial)
+        moved = [] if published else _moved(partial, out)
+    except sqlite3.DatabaseError:  # a journal that is damaged; the manifest is what is moved last
+        published, moved = (out / FILE).exists(), []
+    for path in moved:
+        path.unlink()
     for entry in partial.iterdir():
         if entry.is_dir():
             shutil.rmtree(entry)
@@ -275,11 +291,7 @@ def _worth_keeping(partial: Path) -> bool:
 
 def indexes_of(out: Location) -> list[str]:
     """Names of the indexes at `out`."""
-    return [name for name in names_in(out) if _is_index(name)]
-
-
-def _is_index(name: str) -> bool:
-    return name.startswith("index-") and name.endswith(".npy")
+    return [name for name in names_in(out) if is_index(name)]
 
 
 def _fault(out: Location, error: OSError) -> EnvironmentFault:

@@ -36,6 +36,8 @@ from bridle.storage import Location, Remote
 MAX_SHARD_BYTES = 256 * 10**6
 _TAR_OVERHEAD = 2048  # of a sample: two headers, the description, padding
 
+_ADDED_UP = "samples", "shards", "bytes", "candidates", "unlabelled", "duplicates", "dropped", "added", "absent"
+
 Progress = Callable[[int, int], None]
 
 
@@ -99,8 +101,9 @@ def shard(
 
     Returns:
         name, modality, samples, shards, bytes, rejected, seconds, out, candidates, ignored, labels, unlabelled,
-        unmatched (lines of the table without a file), ungrouped (files without a match of `group_by`), rejects,
-        duplicates, dropped, dry_run; with a split also `splits`, the same of each part.
+        unmatched (lines of the table without a file), ungrouped (files without a match of `group_by`), absent (files
+        of the set that are not below `raw` now), rejects, duplicates, dropped, dry_run; with a split also `splits`,
+        the same of each part.
 
     Raises:
         UsageError: `out` exists, is being written, or was begun with other options. DataError: nothing to read, or
@@ -109,8 +112,8 @@ def shard(
     """
     began = time.monotonic()
     options = options or Options()
-    name = _clean(name or (out or raw).resolve().name)
-    out = out or Path("shards") / name
+    wanted = _clean(name or (out or raw).resolve().name)
+    out = out or Path("shards") / wanted
     parts = list(options.split.shares) if options.split else [""]
     if options.split and not dry_run:
         check_no_set(out)
@@ -118,7 +121,9 @@ def shard(
     with ExitStack() as stack:
         builds: list[Build] = []
         for part in parts:
-            called = f"{name}-{part}" if part else name
+            called = f"{wanted}-{part}" if part else wanted
+            if not name and resume and not overwrite and (out / part / MANIFEST).exists():
+                called = read_manifest(out / part).name  # of a folder that was renamed
             build = _open(stack, raw, modality, out / part, called, options, part, overwrite, resume, dry_run)
             builds.append(build)
         for build in builds:
@@ -133,7 +138,7 @@ def shard(
                 publish(build.folder, out / part, build.journal)
     found = _sum(parts, results) if options.split else results[0]
     return {
-        "name": name,
+        "name": wanted if options.split else builds[0].name,
         **found,
         "seconds": round(time.monotonic() - began, 3),
         "out": str(out),
@@ -182,7 +187,8 @@ def _open(
 
 def _kept(said: dict[str, Any]) -> dict[str, Any]:
     """What a manifest keeps of the options: the size of the tars may change, and tables of labels are read anew."""
-    return {name: value for name, value in said.items() if name not in ("raw", "max_size_bytes", "labels")}
+    kept = {name: value for name, value in said.items() if name not in ("raw", "max_size_bytes")}
+    return kept | {"labels": said["labels"] if said["labels"] in ("folder", "sidecar", None) else "table"}
 
 
 def _result(build: Build, dry_run: bool) -> dict[str, Any]:
@@ -203,6 +209,7 @@ def _result(build: Build, dry_run: bool) -> dict[str, Any]:
         "unlabelled": journal.unlabelled(),
         "unmatched": found["unmatched"],
         "ungrouped": found.get("ungrouped", 0),
+        "absent": found.get("absent", 0),
         "rejects": manifest.rejects,
         "duplicates": len(manifest.duplicates),
         "dropped": counts["copy"],
@@ -214,7 +221,7 @@ def _sum(parts: Sequence[str], results: Sequence[dict[str, Any]]) -> dict[str, A
     """All parts as one; what was found beside the media is the same for each."""
     whole = dict(results[0])
     for result in results[1:]:
-        for key in ("samples", "shards", "bytes", "candidates", "unlabelled", "duplicates", "dropped", "added"):
+        for key in _ADDED_UP:
             whole[key] += result[key]
         whole["rejects"] = whole["rejects"] + [one for one in result["rejects"] if one not in whole["rejects"]]
         whole["labels"] = sorted({*whole["labels"], *result["labels"]})

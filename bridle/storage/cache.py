@@ -43,9 +43,11 @@ class Cache:
         self.folder = cache_folder() / "remote"
         said = os.environ.get("BRIDLE_CACHE_GB", "20")
         try:
-            self.limit_bytes = float(said) * _GIGABYTE
-        except ValueError:
-            raise EnvironmentFault(f"BRIDLE_CACHE_GB={said} is no number of gigabytes") from None
+            self.limit_bytes = int(float(said) * _GIGABYTE)
+        except (ValueError, OverflowError):
+            self.limit_bytes = -1
+        if self.limit_bytes < 0:
+            raise EnvironmentFault(f"BRIDLE_CACHE_GB={said} is no number of gigabytes", "20, for instance.")
 
     def read(self, file: Remote, offset: int, size: int) -> bytes:
         """A part of a file that has a version, from whole blocks; less at its end."""
@@ -96,13 +98,17 @@ class Cache:
         """One thread of one process at a time for this name, as far as the folder allows."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            lock = open(self.folder / f".lock-{name[:2]}", "w")  # noqa: SIM115
+            number = hashlib.sha256(name.encode()).hexdigest()[:3]  # blocks of one file do not wait for each other
+            lock = open(self.folder / f".lock-{number}", "w")  # noqa: SIM115
         except OSError:
             yield
             return
         with lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+            try:
+                yield
+            finally:
+                fcntl.flock(lock, fcntl.LOCK_UN)  # closing is not enough: a process forked meanwhile has it open too
 
     def put(self, name: str, content: bytes) -> Path:
         """Keep a file; the least used ones go when there are too many.

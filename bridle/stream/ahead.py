@@ -27,7 +27,8 @@ def fetch_ahead(steps: Iterator[list[Request]], index: Index) -> Iterator[list[R
     """
     cache, asked = Cache(), OrderedDict[tuple[Remote, int], None]()
     waiting = deque[tuple[list[Request], int]]()
-    remembered = max(_BLOCKS, int(cache.limit_bytes / BLOCK_BYTES / 2))  # those will be here still
+    remembered = max(1, cache.limit_bytes // BLOCK_BYTES // 2)  # those will be here still
+    ahead = min(_BLOCKS, remembered)
     blocks = samples = 0
     pool = ThreadPoolExecutor(_THREADS)
 
@@ -55,9 +56,9 @@ def fetch_ahead(steps: Iterator[list[Request]], index: Index) -> Iterator[list[R
             count = ask(place for one in step for place in (index.meta(one.index), index.media(one.index)))
             waiting.append((step, count))
             blocks, samples = blocks + count, samples + len(step)
-            while blocks > _BLOCKS or samples > _SAMPLES:
+            while blocks > ahead or samples > _SAMPLES:
                 step, count = waiting.popleft()
                 blocks, samples = blocks - count, samples - len(step)
                 yield step
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        pool.shutdown(cancel_futures=True)  # to the end: whoever forks next must find no thread at work

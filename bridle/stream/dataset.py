@@ -6,19 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from bridle.errors import DataError, EnvironmentFault, MediaError
-from bridle.media import decoded_bytes, decoded_rate_hz
+from bridle.media import decoded_rate_hz
 from bridle.schema import Clip, MediaInfo
 from bridle.stream.cache import ClipCache
 from bridle.stream.order import Request, sample_seed
 from bridle.stream.read import SampleReader, media_info
-
-_SLACK_BYTES = 64  # a resampler may give some samples more than the duration says
 
 Prepare = Callable[[Clip, torch.Generator | None], Tensor]
 Window = Callable[[MediaInfo], float | None]
@@ -41,9 +38,11 @@ class View:
 class ViewDataset(Dataset[View]):
     """Map-style over `Request`; equal requests give equal views."""
 
-    def __init__(self, reader: SampleReader, prepare: Prepare, window_s: Window, seed: int, cache: bool) -> None:
+    def __init__(
+        self, reader: SampleReader, prepare: Prepare, window_s: Window, seed: int, cache: ClipCache | None
+    ) -> None:
         self._reader, self._prepare, self._window_s, self._seed = reader, prepare, window_s, seed
-        self._cache = ClipCache(_capacities(reader)) if cache else None
+        self._cache = cache
 
     def __getitem__(self, request: Request) -> View:
         key = self._reader.index.key(request.index)
@@ -86,18 +85,7 @@ def _cut(clip: Clip, window: tuple[float, float] | None) -> Clip:
     if window is None:
         return clip
     assert clip.rate_hz is not None
-    start = round(window[0] * clip.rate_hz)
-    data = clip.data[start : start + max(1, round(window[1] * clip.rate_hz))]
+    length = max(1, round(window[1] * clip.rate_hz))
+    start = min(round(window[0] * clip.rate_hz), max(0, len(clip.data) - length))  # durations are rounded
+    data = clip.data[start : start + length]
     return Clip(clip.key, clip.modality, data, clip.rate_hz, start / clip.rate_hz, clip.source)
-
-
-def _capacities(reader: SampleReader) -> np.ndarray:
-    """Bytes of each decoded clip, from its JSON; zero for a damaged one."""
-    capacities = np.zeros(len(reader), dtype=np.int64)
-    for sample in range(len(reader)):
-        try:
-            info = media_info(reader.meta(sample))
-        except MediaError:
-            continue
-        capacities[sample] = decoded_bytes(info) + _SLACK_BYTES
-    return capacities

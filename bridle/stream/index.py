@@ -27,6 +27,9 @@ class ShardSet(Protocol):
     @property
     def shards(self) -> Sequence[Shard]: ...
 
+    @property
+    def whole(self) -> Sequence[Shard]: ...
+
 
 class Index:
     """Sample numbers of several sets, one set after the other; the rows stay on the disk until they are asked for.
@@ -37,7 +40,7 @@ class Index:
 
     def __init__(self, manifests: Sequence[ShardSet]) -> None:
         # Still mapped files, but plain arrays: numpy takes several times as long to look into its own `memmap`.
-        self._rows = [np.asarray(load_index(manifest.folder, manifest.shards)) for manifest in manifests]
+        self._rows = [np.asarray(load_index(one.folder, one.shards, one.whole)) for one in manifests]
         self._tars = [[tar_of(manifest.folder, shard) for shard in manifest.shards] for manifest in manifests]
         self._checked = [manifest.checked for manifest in manifests]
         self.starts = np.cumsum([0, *(len(rows_N) for rows_N in self._rows)])

@@ -18,8 +18,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from bridle.archive import index_name
-from bridle.errors import ConfigError, DataError, nearest
+from bridle.errors import ConfigError, DataError, EnvironmentFault, nearest
 from bridle.stream.ahead import fetch_ahead
+from bridle.stream.cache import ClipCache
 from bridle.stream.dataset import Prepare, View, ViewDataset, Window
 from bridle.stream.index import ShardSet
 from bridle.stream.order import Cursor, Epochs, Mixture, Order, Request, plan
@@ -47,7 +48,7 @@ class ClipStream:
         batch_size: views a batch, on each rank; at most the corpus.
         seed: of order and crops.
         workers: decoding processes; 0 decodes in this one.
-        cache_gb: keep decoded clips when all of them take less memory than this.
+        cache_gb: keep decoded clips when all of them take less memory than this, and `--check full` has told how much.
         mix: name of a set -> how often it is drawn from; sets not named have weight 1. Empty: every sample alike.
         rank, world: this process' share of every step.
 
@@ -80,9 +81,12 @@ class ClipStream:
         if not self.samples:
             raise DataError("the shards hold no samples")
         self.batch_size = max(1, min(batch_size, self.samples // world))
-        self.cached = sum(manifest.decoded_bytes for manifest in manifests) <= cache_gb * _GIGABYTE
+        # What only its header was looked at of may be longer or shorter than that says.
+        size, checked = sum(one.decoded_bytes for one in manifests), all(one.checked for one in manifests)
+        self.cached = checked and size <= cache_gb * _GIGABYTE
         self.failures: dict[str, str] = {}
-        self._dataset = ViewDataset(self.reader, prepare, window_s, seed, self.cached)
+        clip_cache = ClipCache(self.samples, size) if self.cached else None
+        self._dataset = ViewDataset(self.reader, prepare, window_s, seed, clip_cache)
         self._order = _order(manifests, self.reader.index.starts.tolist(), mix or {}, seed)
         self._mix, self._seed = dict(mix or {}), seed
         self._shards = [index_name(manifest.shards) for manifest in manifests]  # names that tell their content
@@ -93,7 +97,8 @@ class ClipStream:
         """Endless, from the cursor on. With several ranks a batch may be empty: all take the same number of steps.
 
         Raises:
-            DataError: a shard is gone or cut, or not one sample of a whole epoch can be decoded.
+            DataError: a shard is gone or cut, or not one sample of a whole epoch can be decoded. EnvironmentFault: its
+            storage does not answer, or a decoding process was killed.
         """
         failed_in_a_row = 0
         with closing(self._views()) as running:  # an error keeps this frame alive, but not the processes
@@ -170,19 +175,29 @@ class ClipStream:
             collate_fn=_pack,
             multiprocessing_context="fork" if sys.platform == "linux" else None,  # the cache is inherited
         )
-        for packed in loader:
-            yield _unpack(*packed)
+        try:
+            for packed in loader:
+                yield _unpack(*packed)
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise EnvironmentFault(
+                f"a decoding process was killed: {str(error).splitlines()[0]}",
+                "Short of memory? Fewer --workers, or --set data.cache_gb=0. bridle pretrain --resume goes on.",
+            ) from error
 
 
 def _order(manifests: Sequence[ShardSet], starts: list[int], mix: Mapping[str, float], seed: int) -> Order:
+    stored = [sum(shard.bytes for shard in manifest.shards) for manifest in manifests]
     if not mix:
-        return Epochs(starts[-1], seed)
+        return Epochs(starts[-1], seed, 0, sum(stored) / starts[-1])
     names = [manifest.name for manifest in manifests]
     for name in mix:
         if name not in names:
             raise ConfigError(f"data.mix: there is no set {name!r}; {nearest(name, names)}")
     sizes = [end - start for start, end in itertools.pairwise(starts)]
-    return Mixture(sizes, [mix.get(name, 1.0) for name in names], seed)
+    each = [size / max(1, count) for size, count in zip(stored, sizes, strict=True)]
+    return Mixture(sizes, [mix.get(name, 1.0) for name in names], seed, each)
 
 
 def _pack(views: list[View]) -> tuple[list[View], Tensor | None, list[torch.Size]]:

@@ -1,8 +1,8 @@
 """Which sample comes when: a function of the seed and of a position, whatever the number of ranks or workers.
 
 One endless sequence for the whole job: epoch after epoch, each a fresh shuffle of all samples. A step takes the
-next `batch x world` entries, rank r those at r, r + world, ... of them, so batches are always full, run across the end
-of an epoch, and every sample comes exactly once an epoch. The cursor is a place in that sequence and means the same
+next `batch x world` entries, rank r the r-th part of them, so batches are always full, run across the end of an epoch,
+and every sample comes exactly once an epoch. The cursor is a place in that sequence and means the same
 to any number of ranks.
 
 Large corpora are shuffled in two steps, so that reading stays nearly sequential: runs of neighbouring samples
@@ -23,7 +23,8 @@ import numpy as np
 from bridle.errors import ConfigError
 
 _BLOCK = 128  # samples
-_POOL = 128  # blocks; a corpus of one pool is shuffled as a whole
+_POOL, _LEAST = 128, 8  # blocks, at most and at least; a corpus of one pool is shuffled as a whole
+_POOL_BYTES = 4e9
 _ROUND = 1000  # draws of a mixture in which each set has exactly its share
 
 
@@ -58,10 +59,14 @@ class Epochs:
         samples: how many.
         seed: of all shuffles.
         first: number of the first sample.
+        sample_bytes: of one on average: a pool of large ones holds fewer of them, so that it fits into memory or, of
+            remote sets, into the cache; or every block would be read again and again.
     """
 
-    def __init__(self, samples: int, seed: int | Sequence[int], first: int = 0) -> None:
+    def __init__(self, samples: int, seed: int | Sequence[int], first: int = 0, sample_bytes: float = 0.0) -> None:
         self.samples = samples
+        fitting = int(_POOL_BYTES / max(1.0, sample_bytes) / _BLOCK)
+        self._blocks = min(_POOL, max(_LEAST, fitting))  # of a pool
         self._seed = (seed,) if isinstance(seed, int) else tuple(seed)
         self._first = first
         self._epoch, self._pool = -1, -1
@@ -83,10 +88,10 @@ class Epochs:
             self._epoch, self._pool = epoch, -1
             self._blocks_B2 = self._cut(epoch)
             lengths = np.diff(self._blocks_B2, axis=1)[:, 0]
-            self._starts = np.concatenate([[0], np.cumsum(lengths)])[::_POOL]
+            self._starts = np.concatenate([[0], np.cumsum(lengths)])[:: self._blocks]
         pool = int(np.searchsorted(self._starts, position, side="right")) - 1
         if pool != self._pool:
-            blocks = self._blocks_B2[pool * _POOL : (pool + 1) * _POOL]
+            blocks = self._blocks_B2[pool * self._blocks : (pool + 1) * self._blocks]
             rng = np.random.default_rng((*self._seed, epoch, *((pool,) if pool else ())))
             self._shuffled = rng.permutation(np.concatenate([np.arange(*block) for block in blocks]))
             self._pool = pool
@@ -94,7 +99,7 @@ class Epochs:
 
     def _cut(self, epoch: int) -> np.ndarray:
         """First and one past the last sample of each block, in random order."""
-        if self.samples <= _BLOCK * _POOL:
+        if self.samples <= _BLOCK * self._blocks:
             return np.array([[0, self.samples]])
         rng = np.random.default_rng((*self._seed, epoch, 2**32))
         cuts = np.arange(rng.integers(1, _BLOCK + 1), self.samples, _BLOCK)
@@ -111,9 +116,13 @@ class Mixture:
         seed: of all shuffles.
     """
 
-    def __init__(self, sizes: Sequence[int], weights: Sequence[float], seed: int) -> None:
-        starts = np.cumsum([0, *sizes])
-        self._sets = [Epochs(n, (seed, number + 1), int(starts[number])) for number, n in enumerate(sizes) if n]
+    def __init__(
+        self, sizes: Sequence[int], weights: Sequence[float], seed: int, sample_bytes: Sequence[float] = ()
+    ) -> None:
+        starts, each = np.cumsum([0, *sizes]), sample_bytes or [0.0] * len(sizes)
+        self._sets = [
+            Epochs(n, (seed, number + 1), int(starts[number]), each[number]) for number, n in enumerate(sizes) if n
+        ]
         self._seed, self._counts = seed, _shares([weight for weight, n in zip(weights, sizes, strict=True) if n])
 
     def take(self, start: Cursor, count: int) -> tuple[list[Request], Cursor]:

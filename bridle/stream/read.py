@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from bridle import media
-from bridle.archive import TarReader
+from bridle.archive import TarReader, parse_description
 from bridle.errors import DataError, MediaError
 from bridle.schema import Clip, MediaInfo, Modality
 from bridle.stream.index import Index, ShardSet
@@ -35,12 +34,7 @@ class SampleReader:
         Raises:
             MediaError: it is damaged.
         """
-        try:
-            meta = json.loads(self._tars.read(self.index.meta(sample)))
-            Modality(meta["modality"]), meta["path"], meta["suffix"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise MediaError(f"its description is damaged: {error}") from error
-        return meta
+        return parse_description(self._tars.read(self.index.meta(sample)))
 
     def content(self, sample: int) -> bytes:
         """The media as stored.

@@ -16,7 +16,7 @@ from bridle import __version__, distributed
 from bridle.checkpoint import RunFolder, find_checkpoint, load_training, read_model
 from bridle.config import dump
 from bridle.config.sections import Config
-from bridle.errors import ConfigError, DataError, Interrupted, NumericalError
+from bridle.errors import ConfigError, DataError, Interrupted
 from bridle.model import Bridle
 from bridle.patches import Patcher
 from bridle.sharding import Manifest, merge_statistics
@@ -114,6 +114,7 @@ def _sole_use(run: RunFolder) -> Iterator[None]:
 
 
 def _begin(run: RunFolder, damaged: Sequence[Path]) -> None:
+    run.sweep()
     for checkpoint in damaged:
         run.discard(checkpoint)
     run.update(status="running")
@@ -216,8 +217,8 @@ def _train(trainer: Trainer, training: dict[str, Any] | None, preset: str) -> di
         if trainer.first:
             run.update(status="interrupted")
         raise
-    except Exception as error:
-        taken_back = training is None and not isinstance(error, NumericalError) and trainer.first and run.give_up()
+    except Exception:
+        taken_back = training is None and not trainer.step and trainer.first and run.give_up()
         if trainer.first and not taken_back:
             with suppress(OSError):  # a full disk has been named already
                 run.update(status="failed")

@@ -19,7 +19,7 @@ from torch import Tensor
 from bridle import distributed
 from bridle.checkpoint import RunFolder, Saver, optimizer_state, restore_optimizer
 from bridle.draws import key_of
-from bridle.errors import DataError, Interrupted, NumericalError
+from bridle.errors import DataError, EnvironmentFault, Interrupted, NumericalError
 from bridle.model import Bridle
 from bridle.schema import PatchBatch
 from bridle.stream import Batch, ClipStream
@@ -136,11 +136,12 @@ class Trainer:
         return every > 0 and self.step % every == 0
 
     def _next(self, batches: Iterator[Batch], stepper: Stepper) -> Batch:
-        """The next batch; when the shards fail, what was learned is saved first."""
+        """The next batch; when shards, storage or decoders fail, what was learned is saved first."""
         try:
             return next(batches)
-        except DataError:
-            if self.phase_step:
+        except (DataError, EnvironmentFault):
+            if self.phase_step and distributed.world() == 1:  # the others wait for this rank's gradients
+                self._settle(stepper)
                 self._save(optimizer_state(stepper.optimizer), must=True)
             raise
 
@@ -158,7 +159,7 @@ class Trainer:
         Raises:
             NumericalError: too many of them in a row; a checkpoint has been written.
         """
-        told = torch.stack([outcome.told_3 for _, outcome in self._outcomes]).tolist()
+        told = torch.stack([outcome.told_3 for _, outcome in self._outcomes]).tolist() if self._outcomes else []
         for (step, _), (verdict, clips, stop) in zip(self._outcomes, told, strict=True):
             self.clips += int(clips)
             if stop:

@@ -148,6 +148,11 @@ def command(
         console.warn(f"... and {len(rejects) - _SHOWN_REJECTS} more; all are listed in {result['out']}/manifest.json")
     if result["unmatched"]:
         console.warn(f"{result['unmatched']} rows of {labels} name no file that was found")
+    if result["absent"] and result["absent"] + result["added"] == result["samples"]:
+        console.warn(
+            f"none of the {result['absent']} files that were in the set is below {raw}: if this is another folder, its "
+            "files were taken for theirs wherever the paths are the same"
+        )
     if result["ungrouped"]:
         console.warn(f"{result['ungrouped']} files do not match --group-by: each of them is a group of its own")
     if result["duplicates"] > result["dropped"]:
@@ -156,7 +161,9 @@ def command(
         console.record(result)
     else:
         shown = {
-            key: value for key, value in result.items() if key not in ("rejects", "unmatched", "ungrouped", "splits")
+            key: value
+            for key, value in result.items()
+            if key not in ("rejects", "unmatched", "ungrouped", "absent", "splits")
         }
         console.result(shown | {"labels": len(result["labels"])} | _by_part(result))
 

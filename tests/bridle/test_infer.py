@@ -185,6 +185,33 @@ def test_unknown_videos_are_kept_from_decoders_that_crash(tmp_path: Path, monkey
     assert codes.times_T == pytest.approx([0.0, 0.4])
 
 
+def test_a_set_of_headers_is_read_without_decoders_that_crash(
+    tmp_path: Path, shared_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "good.avi").symlink_to(shared_data / "odd" / "cinepak.avi")
+    shard(tmp_path / "raw", Modality.VIDEO, tmp_path / "set", options=Options(check="header"))
+
+    def crash(*_: object) -> None:
+        raise SystemExit("decord dies on some damaged files and takes the process along")
+
+    monkeypatch.setattr("bridle.media.video._decord_batches", crash)
+    assert len(list(tokenize_inputs(small("video"), [tmp_path / "set"]))) == 1
+
+
+def test_a_sample_that_was_altered_is_skipped_and_told(audio_model: Bridle, recordings: Path, tmp_path: Path) -> None:
+    samples = shard(recordings, None, tmp_path / "set")["samples"]
+    (tar,) = (tmp_path / "set").glob("*.tar")
+    content = bytearray(tar.read_bytes())
+    content[1000] ^= 1  # in the first sample's media
+    tar.write_bytes(content)
+    said: list[str] = []
+    listen = {"on_event": lambda kind, **fields: said.append(str(fields))}
+    found = list(tokenize_inputs(audio_model, [tmp_path / "set"], **listen))
+    assert len(found) == samples - 1
+    assert any("was altered" in text for text in said)
+
+
 def test_an_untrained_model_has_no_codes(recordings: Path) -> None:
     with pytest.raises(UsageError, match="no codes"):
         list(tokenize_inputs(small("audio", fitted=False), [recordings]))

@@ -673,3 +673,13 @@ def test_pixels_that_are_no_numbers_are_refused(tmp_path: Path, bad: float) -> N
     Image.fromarray(pixels).save(tmp_path / "bad.tif")
     with pytest.raises(MediaError, match="not finite"):
         media.check(tmp_path / "bad.tif", "bad.tif")
+
+
+def test_a_picture_that_is_larger_than_its_description_says_is_refused() -> None:
+    content = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 255, (900, 900, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(content, "JPEG", quality=90)
+    assert len(content.getvalue()) > 400_000
+    info = MediaInfo(Modality.IMAGE, "jpg", height=10, width=10, channels=3)
+    with pytest.raises(MediaError, match="900x900 is larger"):
+        media.decode(content.getvalue(), info, max_pixels=500_000)

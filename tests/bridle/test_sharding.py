@@ -26,6 +26,7 @@ from bridle.schema import MediaInfo, Modality
 from bridle.sharding import Manifest, Options, Split, child, find_sets, read_manifest, shard, transcode, verify
 from bridle.sharding.child import Failure, Report, Task
 from bridle.sharding.workers import Workers
+from bridle.stream import iterate
 
 build = importlib.import_module("bridle.sharding.build")
 
@@ -406,7 +407,7 @@ def test_a_manifest_that_disagrees_is_named(few: Path, tmp_path: Path) -> None:
     manifest.write_text(text[:50])
     said("not JSON")
     manifest.write_text("{}")
-    said("no shards")
+    said("is not a manifest")
 
 
 def make_set(folder: Path, modality: Modality) -> None:
@@ -459,6 +460,18 @@ def test_a_manifest_of_wrong_types_is_named(tmp_path: Path, key: str, value: obj
         find_sets(tmp_path)
 
 
+@pytest.mark.parametrize("content", ["null", "[]", "{}", '{"name": "an app"}'])
+def test_a_manifest_beside_an_index_is_ours_whatever_it_says(tmp_path: Path, content: str) -> None:
+    make_set(tmp_path / "good", Modality.AUDIO)
+    make_set(tmp_path / "lost", Modality.AUDIO)
+    (tmp_path / "lost" / "index-0123.npy").touch()
+    (tmp_path / "lost" / "manifest.json").write_text(content)
+    with pytest.raises(DataError, match=r"lost/manifest\.json"):
+        find_sets(tmp_path)
+    next((tmp_path / "lost").glob("index-*")).unlink()
+    assert [found.folder.name for found in find_sets(tmp_path)] == ["good"]  # somebody else's
+
+
 def test_a_tar_stands_for_itself(few: Path, tmp_path: Path) -> None:
     shard(few, Modality.AUDIO, tmp_path / "set", options=Options(max_size_bytes=1))
     manifest = read_manifest(tmp_path / "set")
@@ -466,6 +479,8 @@ def test_a_tar_stands_for_itself(few: Path, tmp_path: Path) -> None:
     for one in manifest.shards:
         (part,) = find_sets(tmp_path / "set" / one.file)
         assert (part.samples, [found.file for found in part.shards]) == (one.samples, [one.file])
+        assert len(list(iterate([part]))) == one.samples
+    assert len(list((tmp_path / "set").glob("index-*"))) == 1  # the set's own
     (tmp_path / "set" / "other.tar").touch()
     with pytest.raises(DataError, match="not one of the tars"):
         find_sets(tmp_path / "set" / "other.tar")

@@ -17,13 +17,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.lib.recfunctions import repack_fields
+from PIL import ExifTags, Image
 from standins import content_of, write_sound
 
-from bridle.archive import load_index, save_index
+from bridle.archive import ROW, load_index, save_index
 from bridle.errors import DataError, EnvironmentFault, UsageError
-from bridle.sharding import Options, Split, child, describe, find_sets, read_manifest, shard, verify
+from bridle.sharding import Options, Split, build, child, describe, find_sets, read_manifest, shard, verify
 from bridle.sharding.child import Failure, Report, Task
+from bridle.sharding.listing import place_of
 from bridle.stream import iterate
+from bridle_cli.main import main
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # the tests fork
 
@@ -91,10 +95,10 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(raw: Path, tmp_pat
 
 
 @pytest.mark.usefixtures("inline")
-@pytest.mark.parametrize("replaces", [False, True])
-def test_killed_at_each_change_of_the_folder_it_ends_with_the_same_bytes(
-    raw: Path, tmp_path: Path, replaces: bool
-) -> None:
+@pytest.mark.parametrize("way", ["new", "replace", "start over"])
+def test_killed_at_each_change_of_the_folder_it_ends_with_the_same_bytes(raw: Path, tmp_path: Path, way: str) -> None:
+    """Whatever was killed: the old set or the new one is there, or can be had back; and then the new one is made."""
+    replaces = way != "new"
     options = Options(max_size_bytes=40_000)
     shard(raw, None, tmp_path / "whole" / "set", options=options)
     expected = content_of(tmp_path / "whole" / "set")
@@ -132,11 +136,26 @@ def test_killed_at_each_change_of_the_folder_it_ends_with_the_same_bytes(
         now = content_of(out)
         if "manifest.json" in now:
             assert now == old or {name: now.get(name) for name in expected} == expected
+        if way == "start over":  # the old set comes back before it is replaced once more
+            back = dict[str, str]()
+            with pytest.raises(KeyboardInterrupt):
+                shard(raw, None, out, options=options, overwrite=True, progress=stop_and(back, out))
+            assert back in (old, expected) if number else back == old
         finished = now == expected or shard(raw, None, out, options=options, resume=True, overwrite=replaces)
         assert finished and content_of(out) == expected, number
         leftover = [path.name for path in out.glob(".*")]
         assert leftover == [] or (now == expected and shard(raw, None, out, resume=True)["added"] == 0)
     raise AssertionError("it never came to its end")
+
+
+def stop_and(look: dict[str, str], out: Path) -> Callable[[int, int], None]:
+    """Ends a run at its first file, when it has filled `look` with what is there."""
+
+    def stop(done: int, total: int) -> None:
+        look.update(content_of(out))
+        raise KeyboardInterrupt
+
+    return stop
 
 
 def test_a_killed_command_leaves_no_process_and_goes_on(raw: Path, tmp_path: Path) -> None:
@@ -145,11 +164,12 @@ def test_a_killed_command_leaves_no_process_and_goes_on(raw: Path, tmp_path: Pat
     first = subprocess.Popen([*command, "--out", str(out)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     while not list((out / ".partial").glob("*-000001.tar")) and first.poll() is None:
         time.sleep(0.005)
-    inside = subprocess.run([*command, "--out", str(out)], capture_output=True, text=True)
+    first.send_signal(signal.SIGSTOP)
+    for way in ("--overwrite", "--resume", "--json"):
+        inside = subprocess.run([*command, "--out", str(out), way], capture_output=True, text=True)
+        assert inside.returncode == 2 and "another process" in inside.stderr
     first.kill()
     first.wait()
-    if inside.returncode:  # the first was still at work
-        assert inside.returncode == 2 and ("another process" in inside.stderr or "already holds" in inside.stderr)
     again = subprocess.run([*command, "--out", str(out)], capture_output=True, text=True)
     assert again.returncode == 2 and ("--resume" in again.stderr)
     done = subprocess.run([*command, "--out", str(out), "--resume", "--json"], capture_output=True, text=True)
@@ -299,17 +319,36 @@ def test_a_damaged_index_is_made_again(raw: Path, tmp_path: Path) -> None:
     (manifest,) = find_sets(tmp_path / "set")
     (path,) = (tmp_path / "set").glob("index-*.npy")
     good, rng = path.read_bytes(), random.Random(0)
+    tar = tmp_path / "set" / manifest.shards[0].file
     for number in range(300):
         bad = bytearray(good)
         for _ in range(rng.choice((1, 1, 8))):
             bad[rng.randrange(128 if number % 2 else len(bad))] ^= 1 << rng.randrange(8)
         path.write_bytes(bad[: len(bad) // 2] if number % 10 == 0 else bad)
-        rows_N = load_index(manifest.folder, manifest.shards)
-        assert "media_crc" not in rows_N.dtype.names  # which only the writer of the tars knows
-        assert path.read_bytes() != bytes(bad)
+        load_index(manifest.folder, manifest.shards)
+        assert path.read_bytes() == good  # to the last bit, checksums included
     np.savez(path.with_suffix(""), np.zeros(3))
     path.with_suffix(".npz").replace(path)
     assert len(list(iterate([manifest]))) == 41
+    path.unlink()
+    content = bytearray(tar.read_bytes())
+    content[700] ^= 1
+    tar.write_bytes(content)
+    with pytest.raises(DataError, match=f"{tar.name} .* hash"):
+        load_index(manifest.folder, manifest.shards)
+
+
+@pytest.mark.usefixtures("inline")
+def test_an_index_of_before_there_were_checksums_is_completed_by_verify(raw: Path, tmp_path: Path) -> None:
+    shard(raw, None, tmp_path / "set")
+    (manifest,) = find_sets(tmp_path / "set")
+    (path,) = (tmp_path / "set").glob("index-*.npy")
+    good = path.read_bytes()
+    names = [name for name in ROW.names or () if not name.endswith("crc")]
+    save_index(manifest.folder, manifest.shards, repack_fields(load_index(manifest.folder, manifest.shards)[names]))
+    assert "media_crc" not in (load_index(manifest.folder, manifest.shards).dtype.names or ())
+    verify(manifest, decode=0)
+    assert path.read_bytes() == good
 
 
 @pytest.mark.usefixtures("inline")
@@ -337,6 +376,20 @@ def test_labels_in_every_form(raw: Path, tmp_path: Path) -> None:
     (raw / "class0" / "0_speaker_0.json").write_text("[1")
     with pytest.raises(DataError, match=r"0_speaker_0\.json"):
         shard(raw, None, tmp_path / "set-e", options=Options(labels="sidecar"))
+    (raw / "class0" / "0_speaker_0.json").write_text('{"labels": ["A", null]}')
+    with pytest.raises(DataError, match=r"0_speaker_0\.json"):
+        shard(raw, None, tmp_path / "set-e", options=Options(labels="sidecar"))
+    rows = [{"labels": ["", " q "]}, {"labels": None, "label": " A"}, {"label": " "}]
+    text = "".join(json.dumps({"path": f"class0/{n}_speaker_{n}.wav"} | row) + "\n" for n, row in zip((0, 3, 6), rows))
+    (tmp_path / "odd.jsonl").write_text(text)
+    result = shard(raw, None, tmp_path / "set-g", options=Options(labels=tmp_path / "odd.jsonl"))
+    assert result["labels"] == ["A", "q"] and result["unlabelled"] == 39
+    (tmp_path / "wide.csv").write_text("path,label\nclass0/0_speaker_0.wav,a\n", "utf-16")
+    with pytest.raises(DataError, match="UTF-16"):
+        shard(raw, None, tmp_path / "set-h", options=Options(labels=tmp_path / "wide.csv"))
+    (tmp_path / "two.csv").write_text("path,label\nclass0/0_speaker_0.wav,A\n0_speaker_0.wav , B\n")
+    with pytest.raises(DataError, match=r"line 3: '0_speaker_0\.wav' is labelled 'B', and as 'class0/0_sp.* 'A'"):
+        shard(raw, None, tmp_path / "set-h", options=Options(labels=tmp_path / "two.csv"))
     (tmp_path / "bad.jsonl").write_text('{"path": "x.wav", "label": "a"}\n{"label": "b"}\n')
     with pytest.raises(DataError, match="line 2"):
         shard(raw, None, tmp_path / "set-f", options=Options(labels=tmp_path / "bad.jsonl"))
@@ -364,14 +417,84 @@ def test_a_file_that_changes_while_it_is_read_is_no_sample(
 
 
 @pytest.mark.usefixtures("inline")
-def test_headers_can_be_believed(raw: Path, tmp_path: Path) -> None:
-    sound = raw / "class0" / "0_speaker_0.wav"
-    content = bytearray(sound.read_bytes())
-    sound.write_bytes(content[:400])  # the header promises more
-    full = shard(raw, None, tmp_path / "full")
-    quick = shard(raw, None, tmp_path / "quick", options=Options(check="header"))
-    assert quick["samples"] == full["samples"]
-    assert paths_in(tmp_path / "quick") == paths_in(tmp_path / "full")
+def test_headers_can_be_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "_MEASURED", 1)  # that is decoded anyway
+    (tmp_path / "raw").mkdir()
+    first, second = sorted(("one.png", "two.png"), key=lambda name: place_of(name, 0))
+    for name in (first, second):
+        noise = np.random.default_rng(0).integers(0, 255, (64, 48, 3), dtype=np.uint8)
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = 6
+        Image.fromarray(noise).save(tmp_path / "raw" / name, exif=exif)
+    cut = tmp_path / "raw" / second
+    cut.write_bytes(cut.read_bytes()[:4000])  # the header promises more
+    full = shard(tmp_path / "raw", None, tmp_path / "full")
+    quick = shard(tmp_path / "raw", None, tmp_path / "quick", options=Options(check="header"))
+    assert (quick["samples"], full["samples"]) == (2, 1)
+    failures: dict[str, str] = {}
+    ((meta, clip),) = iterate(find_sets(tmp_path / "quick"), failures)
+    assert (meta["height"], meta["width"]) == tuple(clip.data.shape[1:]) == (48, 64)
+    assert list(failures) == [second]
+
+
+@pytest.mark.usefixtures("inline")
+def test_a_set_that_was_moved_grows_under_its_own_name(raw: Path, tmp_path: Path) -> None:
+    shard(raw, None, tmp_path / "old")
+    (tmp_path / "old").rename(tmp_path / "new")
+    write_sound(raw / "class0" / "later.wav", 99)
+    result = shard(raw, None, tmp_path / "new", resume=True)
+    assert (result["name"], result["added"], result["absent"]) == ("old", 1, 0)
+    assert {path.name.split("-")[0] for path in (tmp_path / "new").glob("*.tar")} == {"old"}
+
+
+@pytest.mark.usefixtures("inline")
+def test_adding_with_other_labels_is_refused_and_from_another_folder_told(
+    raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shard(raw, None, tmp_path / "set")
+    with pytest.raises(UsageError, match="labels 'folder', now it is None"):
+        shard(raw, None, tmp_path / "set", options=Options(labels=None), resume=True)
+    write_sound(tmp_path / "elsewhere" / "class0" / "x.wav", 99)
+    assert main(["shard", str(tmp_path / "elsewhere"), "--out", str(tmp_path / "set"), "--resume", "--json"]) == 0
+    assert "none of the 41 files that were in the set is below" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.usefixtures("inline")
+def test_a_damaged_journal_is_named_and_started_over(raw: Path, tmp_path: Path) -> None:
+    def stop(done: int, total: int) -> None:
+        if done == 20:
+            raise KeyboardInterrupt
+
+    options = Options(max_size_bytes=12_000)
+    for damage in (b"no database at all", b""):
+        with pytest.raises(KeyboardInterrupt):
+            shard(raw, None, tmp_path / "set", options=options, progress=stop)
+        journal = tmp_path / "set" / ".partial" / "journal.sqlite"
+        journal.write_bytes(damage * 100 or journal.read_bytes()[: journal.stat().st_size // 2])
+        with pytest.raises(EnvironmentFault, match="--overwrite"):
+            shard(raw, None, tmp_path / "set", options=options, resume=True)
+        assert shard(raw, None, tmp_path / "set", options=options, overwrite=True)["samples"] == 41
+        shutil.rmtree(tmp_path / "set")
+
+
+def test_a_file_never_changes_its_part() -> None:
+    """What was validated on once must not be trained on with a later version."""
+    split = Split({"train": 0.5, "val": 0.5}, r"^([^_]+)_")
+    parts = [
+        split.part_of(path) for path in ("a/b.wav", "a/c.wav", "d.flac", "7_speaker.wav", "8_speaker.wav", "é.ogg")
+    ]
+    assert parts == ["val", "val", "train", "val", "val", "train"]
+
+
+@pytest.mark.usefixtures("inline")
+def test_a_part_that_cannot_be_decoded_is_named(tmp_path: Path) -> None:
+    split = Split({"train": 0.5, "val": 0.5})
+    for number in range(20):
+        write_sound(tmp_path / "raw" / f"{number}.wav", number)
+        if split.part_of(f"{number}.wav") == "val":
+            (tmp_path / "raw" / f"{number}.wav").write_bytes(b"RIFF")
+    with pytest.raises(DataError, match="belong to set-val can be decoded"):
+        shard(tmp_path / "raw", None, tmp_path / "set", options=Options(split=split))
 
 
 def test_verify_names_what_was_altered_and_info_adds_up(raw: Path, tmp_path: Path) -> None:

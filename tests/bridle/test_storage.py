@@ -397,6 +397,69 @@ def test_a_block_is_fetched_once(bucket: Remote, monkeypatch: pytest.MonkeyPatch
     assert found == [bytes(range(at, at + 10)) for at in range(80)] and calls == [1]
 
 
+def test_blocks_of_one_file_come_at_the_same_time(bucket: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And before they are asked for: the first step is given out when later ones are on their way."""
+    monkeypatch.setattr(cache, "BLOCK_BYTES", 4096)
+    for number in range(40):
+        write_sound(Path(os.environ["BRIDLE_CACHE"]).parent / "more" / f"{number}.wav", number)
+    shard(Path(os.environ["BRIDLE_CACHE"]).parent / "more", None, bucket / "one")
+    (there,) = find_sets(bucket / "one")
+    assert len(there.shards) == 1
+    stream = stream_of(there)
+    at_once, most, lock = 0, 0, threading.Lock()
+    real = Remote.read_at
+
+    def slow(self: Remote, offset: int, size: int) -> bytes:
+        nonlocal at_once, most
+        with lock:
+            at_once += 1
+            most = max(most, at_once)
+        time.sleep(0.05)
+        content = real(self, offset, size)
+        with lock:
+            at_once -= 1
+        return content
+
+    monkeypatch.setattr(Remote, "read_at", slow)
+    take(stream, 2)
+    assert most > 2
+
+
+def test_a_process_that_is_forked_while_blocks_come_waits_for_nobody(bucket: Remote) -> None:
+    """What a fork inherits of a lock must not outlive its owner."""
+    (bucket / "x").write_bytes(bytes(1000))
+    known, entered, leave = Remote("s3://media/x", version="of x"), threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with Cache()._alone("a block"):
+            entered.set()
+            leave.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    entered.wait()
+    process = os.fork()
+    if not process:
+        time.sleep(60)  # with the lock's file open
+        os._exit(0)
+    leave.set()
+    thread.join()
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(lambda: Cache()._alone("a block").__enter__()).result(10) is None
+    finally:
+        os.kill(process, signal.SIGKILL)
+        os.waitpid(process, 0)
+    assert Cache().read(known, 0, 5) == bytes(5)
+
+
+@pytest.mark.parametrize("said", ["inf", "nan", "-1", "1e400", "many"])
+def test_a_limit_that_is_none_is_named(monkeypatch: pytest.MonkeyPatch, said: str) -> None:
+    monkeypatch.setenv("BRIDLE_CACHE_GB", said)
+    with pytest.raises(EnvironmentFault, match="BRIDLE_CACHE_GB"):
+        Cache()
+
+
 def test_a_cache_that_takes_nothing_costs_speed_alone(
     shards: Path, bucket: Remote, monkeypatch: pytest.MonkeyPatch
 ) -> None:

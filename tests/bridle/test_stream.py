@@ -19,11 +19,11 @@ import soundfile
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from standins import prepare, same, stream_of, take, window_s
+from standins import prepare, same, small, stream_of, take, window_s
 from torch import Tensor
 
-from bridle.archive import Shard, TarWriter
-from bridle.errors import ConfigError, DataError
+from bridle.archive import Shard, TarWriter, parse_description
+from bridle.errors import ConfigError, DataError, MediaError
 from bridle.schema import Clip, Modality
 from bridle.sharding import Manifest, Options, find_sets, shard
 from bridle.stream import ClipStream, iterate
@@ -154,6 +154,15 @@ def test_large_corpora_are_shuffled_as_well_and_read_in_runs(samples: int) -> No
     if samples > 40_000:
         touched = np.unique(epochs[0][: 128 * 128] // 128)
         assert len(touched) < 2 * 128 + 2  # a pool needs two runs of the file's blocks each, not the whole corpus
+
+
+def test_a_pool_of_large_samples_fits_into_memory() -> None:
+    """1.2 MB each: 4 GB are 3333 samples; what comes in a row lies in as many at most."""
+    order = Epochs(100_000, 0, 0, 1.2e6)
+    taken = [one.index for one in order.take(Cursor(), 100_000)[0]]
+    assert sorted(taken) == list(range(100_000))
+    blocks = [len({index // 128 for index in taken[start : start + 3328]}) for start in range(0, 99_000, 3328)]
+    assert max(blocks) <= 4 * 27  # a row reaches over two pools, and a block of them over two of these
 
 
 @settings(max_examples=30, deadline=None)
@@ -342,6 +351,39 @@ def test_one_epoch_has_every_sample_for_any_ranks_and_workers(manifest: Manifest
     whole = [stream_of(manifest, batch_size=1, rank=rank, world=world, workers=workers) for rank in range(world)]
     keys = [batch.keys[0] for batches in (take(one, COUNT * 2 // world) for one in whole) for batch in batches]
     assert Counter(keys) == {f"key{number:02d}": 2 for number in range(COUNT)}
+
+
+def test_what_only_its_header_was_looked_at_of_is_not_kept_decoded(shared_data: Path, tmp_path: Path) -> None:
+    """It says 444 frames at 15 Hz, and holds 68."""
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "good.avi").symlink_to(shared_data / "odd" / "cinepak.avi")
+    shard(tmp_path / "raw", Modality.VIDEO, tmp_path / "set", options=Options(check="header"))
+    patcher = small("video").patcher
+    stream = ClipStream(find_sets(tmp_path / "set"), patcher.prepare, patcher.window_s, batch_size=1, cache_gb=2.0)
+    assert not stream.cached
+    assert all(len(batch.tensors[0]) for batch in take(stream, 8))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"duration_s": "long"}, {"duration_s": [1]}, {"duration_s": math.nan}, {"duration_s": math.inf},
+        {"duration_s": -1.0}, {"rate_hz": "x"}, {"rate_hz": True}, {"frames": {}}, {"suffix": ["x"]},
+        {"suffix": "x" * 300}, {"suffix": None}, {"path": 3}, {"label": {"a": 1}}, {"labels": 7}, {"labels": [["a"]]},
+        {"modality": "smell"}, {"modality": ["audio"]},
+    ],
+)  # fmt: skip
+def test_a_description_that_is_damaged_is_no_sample(change: dict[str, object]) -> None:
+    good = {"modality": "audio", "path": "a.wav", "suffix": "wav", "label": None, "duration_s": 1.0, "rate_hz": 8000}
+    assert parse_description(json.dumps(good).encode()) == good
+    with pytest.raises(MediaError, match="description is damaged"):
+        parse_description(json.dumps(good | change).encode())
+
+
+@pytest.mark.parametrize("content", [b"", b"null", b"[]", b"[" * 100_000, b"\xff", b"{"])
+def test_what_is_no_description_is_no_sample(content: bytes) -> None:
+    with pytest.raises(MediaError, match="description is damaged"):
+        parse_description(content)
 
 
 def test_what_only_its_header_was_looked_at_of_cannot_take_the_reader_along(shared_data: Path, tmp_path: Path) -> None:

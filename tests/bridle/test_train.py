@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import math
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -25,7 +26,7 @@ from bridle.checkpoint import RunFolder, load_model, newest_run, read_state
 from bridle.checkpoint.training_file import save_training
 from bridle.config.sections import Config, ScheduleSection
 from bridle.draws import Draws
-from bridle.errors import DataError, NumericalError, UsageError
+from bridle.errors import DataError, EnvironmentFault, NumericalError, UsageError
 from bridle.model import Bridle
 from bridle.schema import PatchBatch
 from bridle.train import objectives
@@ -428,6 +429,20 @@ def test_a_shard_that_is_cut_costs_no_steps(tmp_path: Path, workers: int) -> Non
     for tar, content in whole.items():
         tar.write_bytes(content)
     assert RunFolder(tmp_path / "run").checkpoints()[-1].name >= "step-00000004"
+    assert api.resume(tmp_path / "run")["steps"] == 400
+
+
+def test_a_decoding_process_that_is_killed_costs_no_steps(shards: Path, tmp_path: Path) -> None:
+    def kill(kind: str, **fields: object) -> None:
+        if kind == "step" and fields["step"] == 6:
+            for worker in multiprocessing.active_children():
+                worker.kill()
+
+    wanted = recipe("schedule.turns=0", "data.workers=1", "data.cache_gb=0")
+    with pytest.raises(EnvironmentFault, match="decoding process was killed"):
+        api.pretrain(shards, recipe=wanted, out=tmp_path / "run", steps=400, on_event=kill)
+    assert RunFolder(tmp_path / "run").checkpoints()[-1].name >= "step-00000006"
+    assert read_state(tmp_path / "run")["status"] == "failed"
     assert api.resume(tmp_path / "run")["steps"] == 400
 
 
