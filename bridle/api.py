@@ -136,6 +136,7 @@ def pretrain(
     device: str = "auto",
     overwrite: bool = False,
     dry_run: bool = False,
+    profile: bool = False,
     restarted: bool = False,
     on_event: OnEvent | None = None,
 ) -> dict[str, Any]:
@@ -148,6 +149,7 @@ def pretrain(
         recipe: where the configuration comes from, or the configuration itself; default: MODALITY-tiny.
         out: run folder; default: `runs/SET-PRESET`, numbered when that exists.
         steps, epochs, max_minutes: length of the run; at most one of them.
+        profile: where the time of a step goes: traces in `out/profile/`.
         restarted: another process began with the same call and was lost: go on with its run, if it left one.
     """
     from bridle import distributed
@@ -173,6 +175,7 @@ def pretrain(
             device=picked,
             overwrite=overwrite,
             dry_run=dry_run,
+            profile=profile,
             on_event=report,
         )
 
@@ -228,6 +231,13 @@ def resume(
             dry_run=dry_run,
             on_event=report,
         )
+
+
+def runs(root: str | Path = RUNS) -> list[dict[str, Any]]:
+    """What runs there are, and how far; see `bridle.checkpoint.list_runs`."""
+    from bridle.checkpoint import list_runs
+
+    return list_runs(Path(root))
 
 
 def load(checkpoint: str | Path | None = None, *, device: str = "auto") -> Pretrained:

@@ -206,6 +206,11 @@ def differentiable_sum(x: Tensor) -> Tensor:
     return functional_all_reduce(x) if _active() else x
 
 
+def least(x: int) -> int:
+    """The smallest of all ranks' numbers."""
+    return min(gather_objects(x))
+
+
 def number_of_first(x: float) -> float:
     """What rank 0 says."""
     return float(from_first(torch.tensor(x, dtype=torch.float64, device=_device()))) if _active() else x

@@ -18,7 +18,7 @@ import click
 from bridle.errors import BridleError, Interrupted, nearest
 from bridle_cli.console import Console
 
-COMMANDS = ("shard", "pretrain", "tokenize", "eval", "export", "config")
+COMMANDS = ("shard", "pretrain", "tokenize", "eval", "export", "runs", "config")
 _INTERRUPTED = 130
 _ENVIRONMENT = 5
 

@@ -6,6 +6,7 @@ The library reports events, `on_event(kind, **fields)`; the classes here turn th
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
 
 _PLAIN_EVERY_S = 10.0
+_NOTABLE_WAIT = 0.05  # share of the time spent waiting for data from which a plain line says so
 
 
 class Progress:
@@ -33,9 +35,8 @@ class Progress:
     def __enter__(self) -> Self:
         if not self._console.quiet and self._console.err.is_terminal:
             from rich.progress import BarColumn, TextColumn
-            from rich.progress import Progress as RichProgress
 
-            self._bars = RichProgress(
+            self._bars = _bars_above_more()(
                 TextColumn("{task.description}", markup=False),
                 BarColumn(bar_width=24),
                 TextColumn("{task.fields[count]}", markup=False),
@@ -81,8 +82,23 @@ class Progress:
             self._console.note(f"{name} {count}  {details}".rstrip())
 
 
+def _bars_above_more() -> type[RichProgress]:
+    """Rich's bars, with room below for what has no bar: the attribute `more`."""
+    from rich.progress import Progress as RichProgress
+
+    class Bars(RichProgress):
+        more: Any = None
+
+        def get_renderables(self) -> Iterator[Any]:
+            yield from super().get_renderables()
+            if self.more is not None:
+                yield self.more
+
+    return Bars
+
+
 class PretrainProgress(Progress):
-    """One bar for the whole run: phase, step, loss, clips a second, codes in use at each level, time left.
+    """One bar for the whole run, and below it a table: each level's loss and codes; speed, waiting, memory.
 
     Attributes:
         run: the run folder as soon as there is something in it, to say how an interrupted run goes on.
@@ -108,9 +124,24 @@ class PretrainProgress(Progress):
             f"step {step}: kNN on {clips} labelled clips {100 * knn:.0f} %, codes tell {bits} bits of the label"
         )
 
+    def _note(self, message: str, **_: Any) -> None:
+        self._console.note(message)
+
+    def _profile(self, phase: str, step_ms: float, ms: dict[str, float], trace: str, **_: Any) -> None:
+        parts = ", ".join(f"{part} {taken:.1f} ({taken / step_ms:.0%})" for part, taken in ms.items())
+        self._console.note(f"phase {phase}: {step_ms:.1f} ms a step, of it {parts}; {trace}")
+
     def _step(self, phase: str, phase_index: int, step: int, done: float, **fields: Any) -> None:
         name = f"{phase_index + 1}/{self._phases} {phase}"
-        self._advance(name, done, 1.0, f"step {step}", f"{100 * done:.0f} %  {_details(fields)}")
+        left = f"{100 * done:.0f} %"
+        if not self._bars:
+            self._advance(name, done, 1.0, f"step {step}", f"{left}  {_details(fields)}")
+            return
+        self._bars.more = _table(fields)  # type: ignore[attr-defined]
+        eta_s = fields.get("eta_s")
+        self._advance(
+            name, done, 1.0, f"step {step}", left + (f"  {duration(eta_s)} left" if eta_s is not None else "")
+        )
 
 
 def _details(fields: dict[str, Any]) -> str:
@@ -122,6 +153,29 @@ def _details(fields: dict[str, Any]) -> str:
         parts.append(f"{fields['clips_per_s']:.0f} clips/s")
     if fields.get("usage"):
         parts.append(f"codes in use {' '.join(f'{100 * share:.0f}' for share in fields['usage'])} %")
+    if fields.get("data_wait", 0.0) >= _NOTABLE_WAIT:
+        parts.append(f"waits for data {fields['data_wait']:.0%}")
     if fields.get("eta_s") is not None:
         parts.append(f"{duration(fields['eta_s'])} left")
     return "  ".join(parts)
+
+
+def _table(fields: dict[str, Any]) -> Any:
+    """A column for each level, and a line of what the machine does."""
+    from rich.console import Group
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 1))
+    table.add_column("level", justify="left")
+    for level in range(1, len(fields["usage"]) + 1):
+        table.add_column(str(level), justify="right")
+    name = "cross_entropy" if "cross_entropy" in fields else "residual_norm"
+    table.add_row(name.replace("_", " "), *(f"{value:.3f}" for value in fields[name]))
+    table.add_row("codes in use", *(f"{share:.0%}" for share in fields["usage"]))
+    table.add_row("perplexity", *(f"{value:.0f}" for value in fields["perplexity"]))
+    used = f" ({fields['mfu']:.0%} of the device)" if "mfu" in fields else ""
+    machine = (
+        f"loss {fields['loss']:.3f}  {fields['clips_per_s']:.0f} clips/s  data wait {fields['data_wait']:.0%}  "
+        f"{fields['memory_mb'] / 1e3:.1f} GB  {fields['tflops']:.3g} TFLOP/s{used}"
+    )
+    return Group(table, machine)

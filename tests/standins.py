@@ -28,6 +28,13 @@ PATCHES: dict[str, dict[str, Any]] = {
     "image": {"modality": "image", "size": 16, "patch": 4},
     "video": {"modality": "video", "frames": 4, "stride": 2, "size": 16, "tubelet": 2, "patch": 8},
 }
+# What `--set` makes of image-tiny for runs of a second.
+SMALL_RUN = (
+    "patches.size=16", "patches.patch=4", "encoder.width=16", "encoder.depth=1", "encoder.heads=2",
+    "predictor.width=16", "predictor.depth=1", "predictor.heads=2", "tokenizer.estimator_depth=1",
+    "quantizer.codes=8", "quantizer.levels=2", "quantizer.width=4", "optim.batch_size=8",
+    "train.log_every=2", "train.precision=float32", "schedule.cold=16", "schedule.tokenizer=8", "schedule.encoder=16",
+)  # fmt: skip
 STATISTICS = {
     "fbank_mean": -5.0,
     "fbank_std": 4.0,

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from bridle.checkpoint.model_file import read_model, save_model, snapshot
-from bridle.checkpoint.run_folder import RunFolder, find_checkpoint, newest_run, write_atomically
+from bridle.checkpoint.run_folder import RunFolder, find_checkpoint, list_runs, newest_run, write_atomically
 from bridle.checkpoint.saver import Saver
 from bridle.checkpoint.training_file import load_training, optimizer_state, restore_optimizer
 from bridle.config.sections import Config
@@ -55,6 +55,7 @@ __all__ = [
     "RunFolder",
     "Saver",
     "find_checkpoint",
+    "list_runs",
     "load_model",
     "load_training",
     "newest_run",

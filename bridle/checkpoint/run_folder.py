@@ -171,6 +171,16 @@ class RunFolder:
             ) from error
         return state
 
+    def rows(self) -> list[dict[str, Any]]:
+        """What `metrics.jsonl` holds, without lines that cannot be read."""
+        found = []
+        with suppress(OSError):
+            for line in self.metrics.read_text(encoding="utf-8", errors="replace").splitlines():
+                with suppress(ValueError):
+                    row = json.loads(line)
+                    found += [row] if isinstance(row, dict) and isinstance(row.get("step"), int) else []
+        return found
+
     def update(self, **changes: Any) -> None:
         """Changes keys of `state.json`, all at once or not at all."""
         state = self.state() if (self.path / STATE).exists() else {}
@@ -262,6 +272,51 @@ def newest_run(root: Path, *, unfinished: bool = False) -> Path:
     if not runs:
         raise DataError(f"no run with a checkpoint below {root}", "Train one: bridle pretrain --shards shards/")
     return max(runs, key=lambda run: (run / STATE).stat().st_mtime)
+
+
+def list_runs(root: Path) -> list[dict[str, Any]]:
+    """Every run at or below a folder, the one written to last first.
+
+    Returns:
+        `{run, status, preset, modality, step, loss, best_probe, best_step, bytes, modified}`: status is that of
+        `state.json`, but "stopped" where it says "running" and no process is; `best_probe` is the best accuracy of the
+        online probe (None: there was none) and `best_step` its step; unreadable runs have the status "damaged".
+    """
+    found = []
+    for state in sorted(root.glob(f"**/{STATE}")):
+        run = RunFolder(state.parent)
+        if not any(part.startswith(".") for part in state.parent.relative_to(root).parts):
+            found.append(_summary(run))
+    return sorted(found, key=lambda one: one["modified"], reverse=True)
+
+
+def _summary(run: RunFolder) -> dict[str, Any]:
+    try:
+        state = run.state()
+        status = state["status"]
+        if status == "running" and not run.busy:
+            status = "stopped"
+    except DataError:
+        state, status = {}, "damaged"
+    except OSError:  # somebody else's, whose lock we may not touch
+        status = state["status"]
+    rows = run.rows()
+    probes = [(row["probe"]["knn"], row["step"]) for row in rows if "probe" in row]
+    best = max(probes, default=(None, None))
+    last: dict[str, Any] = next((row for row in reversed(rows) if "loss" in row), {})
+    files = [file.stat() for file in run.path.rglob("*") if file.is_file()]
+    return {
+        "run": str(run.path),
+        "status": status,
+        "preset": state.get("preset"),
+        "modality": state.get("modality"),
+        "step": last.get("step", 0),
+        "loss": last.get("loss"),
+        "best_probe": best[0],
+        "best_step": best[1],
+        "bytes": sum(file.st_size for file in files),
+        "modified": max((file.st_mtime for file in files), default=0.0),
+    }
 
 
 def _is_stillborn(path: Path) -> bool:

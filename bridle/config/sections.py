@@ -179,10 +179,15 @@ class TrainSection(Section):
 
     seed: Count = 0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    part: Positive | None = None  # clips a device computes at once; a step adds up their gradients. Null: all it has
+    # Clips a device computes at once; a step adds up their gradients. Null: all it has; auto: as many as fit. Only the
+    # tokenizer's standardising tells parts from the whole.
+    part: Positive | Literal["auto"] | None = None
+    recompute: bool = False  # activations of a block are computed again for its gradient: less memory, more time
+    compile: bool = False  # blocks through torch.compile
     log_every: Positive = 10
     checkpoint_every: Positive = 500  # steps
     keep: Positive = 2  # checkpoints
+    tracker: Literal["none", "tensorboard", "wandb"] = "none"  # besides metrics.jsonl; extras of the same names
     probe_every: Count = 500  # steps between two looks at labelled clips, if there are any; 0: never
     probe_clips: Positive = 500
 

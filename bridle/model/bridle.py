@@ -16,7 +16,7 @@ from bridle.model.encoder import Encoder
 from bridle.model.masking import Mask, pick
 from bridle.model.predictor import Predictor
 from bridle.model.tokenizer import ColdTokenizer, Estimator, Tokenizer
-from bridle.nn import Standardise
+from bridle.nn import Blocks, Standardise
 from bridle.patches import build_patcher
 from bridle.quantize import Quantized
 from bridle.schema import PatchBatch
@@ -49,6 +49,9 @@ class Bridle(nn.Module):
         self.estimator = Estimator(section.width, axes, config.encoder, config.tokenizer.estimator_depth)
         # The estimator's targets have mean 0 and variance 1 in every channel, or a few channels would rule the cosine.
         self.target_norm = Standardise(config.encoder.width) if standardise else nn.Identity()
+        for module in self.modules():
+            if isinstance(module, Blocks):
+                module.recompute = config.train.recompute
         # Whether the learned tokenizer is the one in force.
         self.register_buffer("learned", torch.tensor(False))
 
@@ -70,12 +73,14 @@ class Bridle(nn.Module):
         """The R valid patches through the tokenizer in force."""
         return self.tokenizer(batch) if bool(self.learned) else self.cold_tokenizer(batch)
 
-    def predict(self, batch: PatchBatch, mask: Mask) -> Tensor:
-        """Logits of the hidden patches' codes `(B, M, Q, K)`; the encoder computes the visible patches only."""
-        x_BVP = pick(batch.x_BNP, mask.visible_BV)
-        visible_BV3 = pick(batch.coords_BN3, mask.visible_BV)
-        masked_BM3 = pick(batch.coords_BN3, mask.masked_BM)
-        h_BVD = self.encoder(x_BVP, visible_BV3, mask.visible_valid_BV)[:, 1:]
+    def encode_visible(self, batch: PatchBatch, mask: Mask) -> Tensor:
+        """E's features `(B, V, D)` of the visible patches, which alone it computes."""
+        x_BVP, visible_BV3 = pick(batch.x_BNP, mask.visible_BV), pick(batch.coords_BN3, mask.visible_BV)
+        return self.encoder(x_BVP, visible_BV3, mask.visible_valid_BV)[:, 1:]
+
+    def predict(self, h_BVD: Tensor, batch: PatchBatch, mask: Mask) -> Tensor:
+        """Logits of the hidden patches' codes `(B, M, Q, K)`, from the features of the visible ones."""
+        visible_BV3, masked_BM3 = pick(batch.coords_BN3, mask.visible_BV), pick(batch.coords_BN3, mask.masked_BM)
         return self.predictor(h_BVD, visible_BV3, masked_BM3, mask.visible_valid_BV, mask.masked_valid_BM)
 
     def restart_encoder(self) -> None:

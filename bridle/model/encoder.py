@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bridle.config.sections import EncoderSection
-from bridle.nn import Block, GridPositions, initialise
+from bridle.nn import Blocks, GridPositions, initialise
 
 
 class Encoder(nn.Module):
@@ -26,7 +26,7 @@ class Encoder(nn.Module):
         self.embed = nn.Linear(values, shape.width)
         self.positions = GridPositions(shape.width, axes)
         self.class_token_D = nn.Parameter(torch.zeros(shape.width))
-        self.blocks = nn.ModuleList(Block(shape.width, shape.heads, shape.mlp_ratio) for _ in range(shape.depth))
+        self.blocks = Blocks(shape.depth, shape.width, shape.heads, shape.mlp_ratio)
         self.norm = nn.LayerNorm(shape.width)
         self.apply(initialise)
         nn.init.normal_(self.class_token_D, std=0.02)
@@ -37,6 +37,4 @@ class Encoder(nn.Module):
         h_BND = torch.cat([self.class_token_D.expand(len(h_BND), 1, -1).to(h_BND.dtype), h_BND], dim=1)
         if valid_BN is not None:
             valid_BN = nn.functional.pad(valid_BN, (1, 0), value=True)
-        for block in self.blocks:
-            h_BND = block(h_BND, valid_BN)
-        return self.norm(h_BND)
+        return self.norm(self.blocks(h_BND, valid_BN))

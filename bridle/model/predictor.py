@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bridle.config.sections import PredictorSection
-from bridle.nn import Block, GridPositions, initialise
+from bridle.nn import Blocks, GridPositions, initialise
 
 
 class Predictor(nn.Module):
@@ -26,7 +26,7 @@ class Predictor(nn.Module):
         self.embed = nn.Linear(width_in, shape.width)
         self.positions = GridPositions(shape.width, axes)
         self.mask_token_W = nn.Parameter(torch.zeros(shape.width))
-        self.blocks = nn.ModuleList(Block(shape.width, shape.heads, shape.mlp_ratio) for _ in range(shape.depth))
+        self.blocks = Blocks(shape.depth, shape.width, shape.heads, shape.mlp_ratio)
         self.norm = nn.LayerNorm(shape.width)
         self.head = nn.Linear(shape.width, levels * codes)
         self.apply(initialise)
@@ -51,7 +51,6 @@ class Predictor(nn.Module):
         valid = None
         if visible_valid_BV is not None and masked_valid_BM is not None:
             valid = torch.cat([visible_valid_BV, masked_valid_BM], dim=1)
-        for block in self.blocks:
-            x = block(x, valid)
+        x = self.blocks(x, valid)
         logits = self.head(self.norm(x[:, seen_BVW.shape[1] :]))
         return logits.unflatten(-1, (self.levels, self.codes))

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from bridle import distributed
 from bridle.config.sections import EncoderSection, QuantizerSection
 from bridle.model.encoder import Encoder
-from bridle.nn import Block, GridPositions, Standardise, initialise
+from bridle.nn import Blocks, GridPositions, Standardise, initialise
 from bridle.quantize import Quantized, RandomProjection, ResidualQuantizer
 from bridle.schema import PatchBatch
 
@@ -112,7 +112,7 @@ class Estimator(nn.Module):
         super().__init__()
         self.embed = nn.Linear(code_width, shape.width)
         self.positions = GridPositions(shape.width, axes)
-        self.blocks = nn.ModuleList(Block(shape.width, shape.heads, shape.mlp_ratio) for _ in range(depth))
+        self.blocks = Blocks(depth, shape.width, shape.heads, shape.mlp_ratio)
         self.norm = nn.LayerNorm(shape.width)
         self.head = nn.Linear(shape.width, shape.width)
         self.apply(initialise)
@@ -120,6 +120,5 @@ class Estimator(nn.Module):
     def forward(self, z_q_RC: Tensor, batch: PatchBatch) -> Tensor:
         """`(R, C)` of the valid patches -> `(R, D)`."""
         h_BND = self.embed(batch.padded(z_q_RC)) + self.positions(batch.coords_BN3)
-        for block in self.blocks:
-            h_BND = block(h_BND, batch.mask_BN)
+        h_BND = self.blocks(h_BND, batch.mask_BN)
         return self.head(self.norm(batch.rows(h_BND)))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 
 class Attention(nn.Module):
@@ -45,6 +46,27 @@ class Block(nn.Module):
     def forward(self, x_BND: Tensor, valid_BN: Tensor | None = None) -> Tensor:
         x_BND = x_BND + self.attention(self.norm1(x_BND), valid_BN)
         return x_BND + self.mlp(self.norm2(x_BND))
+
+
+class Blocks(nn.ModuleList):
+    """Blocks one after the other.
+
+    Attributes:
+        recompute: keep only what goes into each block and compute the rest a second time for the gradient: less memory,
+            a third more work (Chen et al. 2016).
+    """
+
+    def __init__(self, depth: int, width: int, heads: int, mlp_ratio: float) -> None:
+        super().__init__(Block(width, heads, mlp_ratio) for _ in range(depth))
+        self.recompute = False
+
+    def forward(self, x_BND: Tensor, valid_BN: Tensor | None = None) -> Tensor:
+        for block in self:
+            if self.recompute and torch.is_grad_enabled():
+                x_BND = checkpoint(block, x_BND, valid_BN, use_reentrant=False)
+            else:
+                x_BND = block(x_BND, valid_BN)
+        return x_BND
 
 
 def initialise(module: nn.Module) -> None:

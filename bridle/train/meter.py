@@ -21,6 +21,7 @@ class Meter:
 
     def __init__(self) -> None:
         self.last = time.monotonic()
+        self.waited_s = 0.0  # for data; whoever waits adds to it
         self.before_QK: Tensor | None = None
         self._sums: list[Tensor] = []
 
@@ -44,6 +45,7 @@ class Meter:
         used_QK = count_QK if self.before_QK is None else count_QK + self.before_QK
         self._sums, now = [], time.monotonic()
         elapsed, self.last = now - self.last, now
+        waited_s, self.waited_s = self.waited_s, 0.0
         if not float(steps):
             return None
         self.before_QK = count_QK
@@ -53,4 +55,5 @@ class Meter:
             "usage": [round(x, 4) for x in usage_share(used_QK).tolist()],
             "perplexity": [round(x, 2) for x in usage_entropy(used_QK).exp2().tolist()],
             "clips_per_s": float(clips) / max(elapsed, 1e-9),
+            "data_wait": min(1.0, waited_s / max(elapsed, 1e-9)),
         }

@@ -18,6 +18,7 @@ from bridle.draws import Draws
 from bridle.model import Bridle, Mask, draw_mask, pick
 from bridle.quantize import count_codes
 from bridle.schema import PatchBatch
+from bridle.train.profiler import part_of_step
 
 _PADDING = -1
 
@@ -70,7 +71,10 @@ def make_targets(model: Bridle, batch: PatchBatch, draws: Draws) -> Targets:
 
 def encoder_objective(model: Bridle, targets: Targets, weight_Q: Tensor) -> Objective:
     """Predict the codes of hidden patches; see `level_weights`."""
-    logits_BMQK = model.predict(targets.views, targets.mask)
+    with part_of_step("encoder"):
+        h_BVD = model.encode_visible(targets.views, targets.mask)
+    with part_of_step("predictor"):
+        logits_BMQK = model.predict(h_BVD, targets.views, targets.mask)
     target_BMQ = targets.code_BMQ
     loss = F.cross_entropy(
         logits_BMQK.float().flatten(0, -2), target_BMQ.flatten(), reduction="none", ignore_index=_PADDING
@@ -82,9 +86,11 @@ def encoder_objective(model: Bridle, targets: Targets, weight_Q: Tensor) -> Obje
 def tokenizer_objective(model: Bridle, batch: PatchBatch) -> Objective:
     """Choose codes from which a small network can guess the encoder's features of the unmasked clip."""
     config = model.config
-    target_RD = model.target_norm(batch.rows(model.features(batch)))
-    out = model.tokenizer(batch)
-    guess_RD = model.estimator(out.z_q_NC, batch)
+    with part_of_step("encoder"):
+        target_RD = model.target_norm(batch.rows(model.features(batch)))
+    with part_of_step("tokenizer"):
+        out = model.tokenizer(batch)
+        guess_RD = model.estimator(out.z_q_NC, batch)
     miss = 1 - F.cosine_similarity(guess_RD.float(), target_RD, dim=-1).mean()
     count_QK = count_codes(out.codes_NQ, config.quantizer.codes)
     loss = miss + config.tokenizer.commitment * out.commitment + out.codebook_loss

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -21,8 +21,8 @@ from bridle.model import Bridle
 from bridle.patches import Patcher
 from bridle.sharding import Manifest, merge_statistics
 from bridle.stream import ClipStream
-from bridle.train.phases import Phase, plan_phases
-from bridle.train.step import autocast_dtype
+from bridle.train.phases import plan_phases
+from bridle.train.plan import describe
 from bridle.train.trainer import OnEvent, Trainer
 
 
@@ -39,6 +39,7 @@ def pretrain(
     device: str = "cpu",
     overwrite: bool = False,
     dry_run: bool = False,
+    profile: bool = False,
     on_event: OnEvent = lambda kind, **fields: None,
 ) -> dict[str, Any]:
     """Pretrains one model and leaves a run folder.
@@ -49,6 +50,7 @@ def pretrain(
         out: the run folder.
         resume: go on from the newest checkpoint in `out`, with the limits it was started with.
         steps, epochs, max_minutes: stretch or shrink all phases alike.
+        profile: traces of some steps of each phase in `out/profile/`; their sums with the event "profile".
         on_event: called with "start", "phase", "step", "warning" and "end" and their fields.
 
     Returns:
@@ -83,7 +85,7 @@ def pretrain(
     if batch < config.optim.batch_size:
         on_event("warning", message=f"a step takes {batch} clips, not {config.optim.batch_size}: there are no more")
     phases = plan_phases(config.schedule, stream.samples / batch, **limits)
-    plan = describe(model, stream, phases, device, config)
+    plan = describe(model, stream, phases, device)
     if dry_run:
         return {"run": str(out), "modality": model.modality, "preset": preset, **plan}
     if not resume:
@@ -98,7 +100,8 @@ def pretrain(
     with _sole_use(run):
         distributed.first_decides(partial(_begin, run, damaged))
         on_event("start", **plan)
-        return _train(Trainer(model, stream, phases, run, device, on_event), training, preset)
+        make = partial(Trainer, model, stream, phases, run, device, on_event, profile)
+        return _train(make, run, training, preset)
 
 
 @contextmanager
@@ -209,17 +212,18 @@ def _newest_usable(run: RunFolder, on_event: OnEvent) -> tuple[Bridle, dict[str,
     raise first or DataError(f"{run.path} holds no checkpoint to go on from.", "Start it again with --overwrite.")
 
 
-def _train(trainer: Trainer, training: dict[str, Any] | None, preset: str) -> dict[str, Any]:
-    run, started = trainer.run, time.monotonic()
+def _train(make: Callable[[], Trainer], run: RunFolder, training: dict[str, Any] | None, preset: str) -> dict[str, Any]:
+    started, first, trainer = time.monotonic(), distributed.rank() == 0, None
     try:
+        trainer = make()
         trainer.train(training)
     except Interrupted:
-        if trainer.first:
+        if first:
             run.update(status="interrupted")
         raise
     except Exception:
-        taken_back = training is None and not trainer.step and trainer.first and run.give_up()
-        if trainer.first and not taken_back:
+        learned = training is not None or (trainer is not None and trainer.step > 0)
+        if first and (learned or not run.give_up()):
             with suppress(OSError):  # a full disk has been named already
                 run.update(status="failed")
         raise
@@ -247,48 +251,3 @@ def _finish(trainer: Trainer, preset: str, failures: dict[str, str], started: fl
     run.update(status="complete", result=result)
     trainer.on_event("end", **result, wall_s=time.monotonic() - started)
     return result
-
-
-def describe(model: Bridle, stream: ClipStream, phases: list[Phase], device: str, config: Config) -> dict[str, Any]:
-    """What the run will do: inputs, shapes, parameters, memory, batch, rates, phases."""
-    size = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
-    patches = model.patcher.grid[0] * model.patcher.grid[1] * model.patcher.grid[2]
-    visible = max(1, round(patches * (1 - config.mask.ratio)))
-    return {
-        "samples": stream.samples,
-        "clips_in_memory": stream.cached,
-        "grid": list(model.patcher.grid),
-        "patch": list(model.patcher.patch),
-        "patches": patches,
-        "visible": visible,
-        "parameters": {name: count for name, count in size.items() if count},
-        "memory_mb": _estimate_memory_mb(
-            config, patches, visible, sum(size.values()), min(stream.batch_size, config.train.part or stream.batch_size)
-        ),
-        "devices": distributed.world(),
-        "batch_size": stream.batch_size * distributed.world(),
-        "masks_per_clip": config.mask.per_clip,
-        "lr": config.optim.lr,
-        "tokenizer_lr": config.optim.tokenizer_lr,
-        "device": device,
-        "precision": "bfloat16" if autocast_dtype(config.train.precision, torch.device(device)) else "float32",
-        "steps": sum(phase.steps or 0 for phase in phases) or None,
-        "phases": [{"name": phase.kind, "steps": phase.steps, "seconds": phase.seconds} for phase in phases],
-    }
-
-
-def _estimate_memory_mb(config: Config, patches: int, visible: int, parameters: int, batch: int) -> int:
-    """Weights, gradients and AdamW's moments, and what the larger of the two kinds of step keeps for its backward."""
-
-    def activations(tokens: int, width: int, depth: int, mlp_ratio: float) -> float:
-        return tokens * width * depth * (10 + 2 * mlp_ratio) * 4
-
-    e, p, t = config.encoder, config.predictor, config.tokenizer
-    views = batch * config.mask.per_clip
-    masked = patches - visible
-    logits = 3 * 4 * views * masked * config.quantizer.levels * config.quantizer.codes
-    encoder = activations(views * visible, e.width, e.depth, e.mlp_ratio) + logits
-    encoder += activations(views * patches, p.width, p.depth, p.mlp_ratio)
-    depth = (t.depth or e.depth) + t.estimator_depth
-    tokenizer = activations(batch * patches, e.width, depth, e.mlp_ratio)
-    return round((16 * parameters + max(encoder, tokenizer)) / 1e6)

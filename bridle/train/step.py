@@ -9,9 +9,11 @@ Shapes: B clips, Q levels, K codes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -20,11 +22,14 @@ from torch import Tensor, nn
 from bridle import distributed
 from bridle.config.sections import OptimSection
 from bridle.draws import Draws
+from bridle.errors import EnvironmentFault
 from bridle.model import Bridle
 from bridle.schema import PatchBatch
 from bridle.train.objectives import Losses, Objective, Targets, level_weights, make_targets
 from bridle.train.phases import Kind
+from bridle.train.profiler import part_of_step
 
+_SHARE_OF_FREE = 0.8  # of the memory that is free
 SOUND, BAD_MEDIA, NOTHING_HIDDEN, BAD_LOSS = range(4)
 REASONS = (
     "",
@@ -116,15 +121,60 @@ class Stepper:
         for part in parts:
             with distributed.without_joining(self.losses, part is not parts[-1]):
                 loss = self._loss(part, share_2, weight_Q, tokenizer, outcome)
-                # Gradients are averaged over the ranks, and the shares of all of them add up to one.
-                (loss * distributed.world()).backward()
+                with part_of_step("backward"):
+                    # Gradients are averaged over the ranks, and the shares of all of them add up to one.
+                    (loss * distributed.world()).backward()
+        with part_of_step("optimizer"):
+            self._update(outcome)
+        return outcome
+
+    def fit(self, most: int, memory: Callable[[int], float]) -> int:
+        """The largest part, halved from `most`, whose forward and backward pass fit into memory; also sets it.
+
+        Args:
+            memory: bytes that a part is estimated to need, for devices that kill instead of refusing (a CPU).
+
+        Raises:
+            EnvironmentFault: not even one clip fits.
+        """
+        size = most
+        while True:
+            try:
+                if self.device.type == "cpu" and memory(size) > _SHARE_OF_FREE * available_memory():
+                    raise torch.OutOfMemoryError
+                self._try(size)
+                break
+            except torch.OutOfMemoryError:
+                if size == 1:
+                    raise EnvironmentFault(
+                        "the memory of the device is too small for one clip",
+                        "A smaller preset, or smaller clips: --set patches....; --set train.recompute=true takes less.",
+                    ) from None
+                size = -(-size // 2)
+                torch.cuda.empty_cache()
+        self.part = distributed.least(size)
+        return self.part
+
+    def _try(self, size: int) -> None:
+        """A step of that many blank clips which changes nothing."""
+        self.part = size
+        (part,) = self._parts([self.model.patcher.blank()] * size, range(size), 0)
+        share_2, weight_Q, told_3 = self._whole([part], 0, 0)
+        outcome = Outcome(told_3, *(torch.zeros((), device=self.device) for _ in range(3)))
+        with distributed.without_joining(self.losses, True):
+            self._loss(part, share_2, weight_Q, True, outcome).backward()
+        self.model.settle(torch.tensor(False, device=self.device))
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def _update(self, outcome: Outcome) -> None:
+        """What the gradients ask for, if all of them are finite."""
+        told_3 = outcome.told_3
         norm = nn.utils.clip_grad_norm_(self.parameters, self.model.config.optim.clip_norm)
         finite = (norm + distributed.sum_over_ranks(outcome.loss.clone())).isfinite()
         told_3[0] = torch.where((told_3[0] == SOUND) & ~finite, float(BAD_LOSS), told_3[0])
         self.model.settle(outcome.sound)
         self.optimizer.found_inf = (~outcome.sound).float()  # type: ignore[attr-defined]  # the fused AdamW's own switch
         self.optimizer.step()
-        return outcome
 
     def _parts(self, views: Sequence[Tensor], places: Sequence[int], number: int) -> list[_Part]:
         seed, masks = self.model.config.train.seed, self.model.config.mask.per_clip
@@ -132,11 +182,14 @@ class Stepper:
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
             for start in range(0, len(views), size):
                 here = places[start : start + size]
-                batch = self.model.patcher(list(views[start : start + size]), Draws(seed, number, here, self.device))
+                draws = Draws(seed, number, here, self.device)
+                with part_of_step("host to device"):
+                    batch = self.model.patcher(list(views[start : start + size]), draws)
                 targets = None
                 if self.kind != "tokenizer" and self.model.ready:
                     of_masks = [place + mask * self.clips for mask in range(masks) for place in here]
-                    targets = make_targets(self.model, batch, Draws(seed, number, of_masks, self.device))
+                    with part_of_step("tokenizer"):
+                        targets = make_targets(self.model, batch, Draws(seed, number, of_masks, self.device))
                 parts.append(_Part(batch, targets))
         return parts
 
@@ -204,6 +257,15 @@ def set_trainable(model: Bridle, kind: Kind) -> dict[Part, list[nn.Module]]:
     for module in chain(*parts.values()):
         module.requires_grad_(True).train()
     return parts
+
+
+def available_memory() -> float:
+    """Bytes that a process may still take without others being moved out (Linux; elsewhere: no limit)."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return 1024 * float(next(line for line in lines if line.startswith("MemAvailable")).split()[1])
+    except (OSError, StopIteration, ValueError):
+        return math.inf
 
 
 def build_optimizer(parts: dict[Part, list[nn.Module]], optim: OptimSection) -> torch.optim.AdamW:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,13 +22,16 @@ from bridle.checkpoint import RunFolder, Saver, optimizer_state, restore_optimiz
 from bridle.draws import key_of
 from bridle.errors import DataError, EnvironmentFault, Interrupted, NumericalError
 from bridle.model import Bridle
+from bridle.nn import Block
 from bridle.schema import PatchBatch
 from bridle.stream import Batch, ClipStream
+from bridle.train.cost import clip_flops, memory_mb, peak_flops, step_bytes
 from bridle.train.log import MetricsLog
 from bridle.train.material import material_warnings
 from bridle.train.meter import Meter
 from bridle.train.online_probe import OnlineProbe
 from bridle.train.phases import Phase, rate_share
+from bridle.train.profiler import Profiler, part_of_step
 from bridle.train.step import REASONS, Outcome, Stepper, autocast_dtype
 from bridle.train.watch import Watch
 
@@ -47,18 +51,31 @@ class Trainer:
         phases: see `plan_phases`.
         run: where checkpoints and metrics go.
         on_event: told "phase", "step", "warning" (see `bridle.train.pretrain`).
+        profile: look at where the time of some steps of each phase goes.
     """
 
     def __init__(
-        self, model: Bridle, stream: ClipStream, phases: list[Phase], run: RunFolder, device: str, on_event: OnEvent
+        self,
+        model: Bridle,
+        stream: ClipStream,
+        phases: list[Phase],
+        run: RunFolder,
+        device: str,
+        on_event: OnEvent,
+        profile: bool = False,
     ) -> None:
         self.model, self.stream, self.phases, self.run, self.on_event = model, stream, phases, run, on_event
         self.config, self.device = model.config, torch.device(device)
         self.first = distributed.rank() == 0  # it alone writes
         self.dtype = autocast_dtype(self.config.train.precision, self.device)
-        self.part = self.config.train.part
+        for module in model.modules() if self.config.train.compile else ():
+            if isinstance(module, Block):
+                module.compile()
+        self.profiler = Profiler(run.path / "profile", self.device, on_event) if profile and self.first else None
         self.saver = Saver(run, self.config.train.keep, lambda message: on_event("warning", message=message))
-        self.log, self.watch = MetricsLog(run.metrics), Watch(self.config.quantizer.codes)
+        tracker = self.config.train.tracker if self.first else "none"
+        self.log = MetricsLog(run.metrics, tracker, self.config.model_dump(mode="json"))
+        self.watch = Watch(self.config.quantizer.codes)
         self.probe: OnlineProbe | None = None
         self.phase_index, self.phase_step, self.step, self.clips = 0, 0, 0, 0
         self.phase_seconds = self.seconds = 0.0
@@ -81,7 +98,7 @@ class Trainer:
         batches = self.stream.batches() if resume_from else None
         if not resume_from:
             self._save({}, must=True)  # a run killed before its first checkpoint can be resumed too
-        with self._signals(), closing(self.saver):
+        with self._signals(), closing(self.saver), closing(self.log):
             while self.phase_index < len(self.phases):
                 if optimizer_tensors is None and self.phase_step == 0:
                     self._enter(self.phases[self.phase_index])
@@ -90,16 +107,21 @@ class Trainer:
                 optimizer_tensors = None
 
     def _run_phase(self, phase: Phase, batches: Iterator[Batch], optimizer_tensors: dict[str, Tensor] | None) -> None:
-        stepper = Stepper(self.model, phase.kind, self.stream.batch_size * distributed.world(), self.dtype, self.part)
+        stepper = self._stepper(phase)
         if optimizer_tensors:
             restore_optimizer(stepper.optimizer, optimizer_tensors)
         self.on_event("phase", phase=phase.kind, index=self.phase_index, phases=len(self.phases))
+        if self.profiler:
+            self.profiler.enter(self.phase_index, phase.kind)
         meter, mark, self.learned = Meter(), time.monotonic(), self.phase_step > 0
         while (fraction := phase.fraction(self.phase_step, self.phase_seconds)) < 1.0:
             # The middle of the step: neither the first step nor the last is lost to a rate of zero.
             middle = min(1.0, fraction + 0.5 / phase.steps) if phase.steps else max(fraction, 1e-4)
             rate = stepper.set_rate(rate_share(middle, self.config.optim.warmup))
-            outcome = self._make(stepper, self._next(batches, stepper))
+            began = time.monotonic()
+            batch = self._next(batches, stepper)
+            meter.waited_s += time.monotonic() - began
+            outcome = self._make(stepper, batch)
             if phase.kind != "tokenizer":
                 # Encoders that start afresh have averages of their own.
                 self.model.follow(self.phase_step if self.config.schedule.restart else self.step, outcome.sound)
@@ -110,12 +132,25 @@ class Trainer:
             self.step, self.phase_step = self.step + 1, self.phase_step + 1
             meter.add(outcome)
             self._outcomes.append((self.step, outcome))
+            if self.profiler:
+                self.profiler.step()
             self._after_step(phase, stepper, meter, rate)
+        if self.profiler:
+            self.profiler.leave()
         if not self.learned:
             why = f"all steps of the {phase.kind} phase were skipped, at last because {self.why}"
             raise NumericalError(why, _REMEDY)
         self._leave(phase)
         self._save({}, must=self.phase_index == len(self.phases))
+
+    def _stepper(self, phase: Phase) -> Stepper:
+        part, clips = self.config.train.part, self.stream.batch_size
+        if isinstance(part, int):
+            return Stepper(self.model, phase.kind, clips * distributed.world(), self.dtype, part)
+        stepper = Stepper(self.model, phase.kind, clips * distributed.world(), self.dtype)
+        if part == "auto" and (found := stepper.fit(clips, partial(step_bytes, self.model))) < clips:
+            self.on_event("note", message=f"{phase.kind}: {found} of {clips} clips at once fit into memory")
+        return stepper
 
     def _after_step(self, phase: Phase, stepper: Stepper, meter: Meter, rate: float) -> None:
         """What is due now: reading, reporting, a look, a checkpoint, the end."""
@@ -138,7 +173,8 @@ class Trainer:
     def _next(self, batches: Iterator[Batch], stepper: Stepper) -> Batch:
         """The next batch; when shards, storage or decoders fail, what was learned is saved first."""
         try:
-            return next(batches)
+            with part_of_step("data wait"):
+                return next(batches)
         except (DataError, EnvironmentFault):
             if self.phase_step and distributed.world() == 1:  # the others wait for this rank's gradients
                 self._settle(stepper)
@@ -151,7 +187,15 @@ class Trainer:
             views, places = [self.model.patcher.blank()], [distributed.rank() * self.stream.batch_size]
         # Codebooks that could not be started leave no targets, and joint training would wait for them in vain.
         tokenizer = self.phase_step % self.config.schedule.joint_every == 0 or not self.model.ready
-        return stepper.step(views, places, self.step, len(batch.keys), tokenizer=tokenizer, stop=self._signal)
+        try:
+            return stepper.step(views, places, self.step, len(batch.keys), tokenizer=tokenizer, stop=self._signal)
+        except torch.OutOfMemoryError as error:
+            size = stepper.part or len(views)
+            raise EnvironmentFault(
+                f"the memory of the device is full with {size} clips at once: {str(error).splitlines()[0]}",
+                f"Compute a step in parts, with the same result: --set train.part={max(1, size // 2)}, or --batch-size "
+                "auto. --set train.recompute=true takes less memory and more time.",
+            ) from error
 
     def _settle(self, stepper: Stepper) -> None:
         """Reads what became of the steps since the last time; counts and names those that changed nothing.
@@ -223,7 +267,12 @@ class Trainer:
     def _report(self, phase: Phase, meter: Meter, rate: float) -> None:
         if not (read := meter.read()):
             return
-        row = {"step": self.step, "phase": phase.kind, "phase_index": self.phase_index, **read, "lr": rate}
+        row: dict[str, Any] = {"step": self.step, "phase": phase.kind, "phase_index": self.phase_index, **read}
+        row["lr"] = rate
+        tflops = row["clips_per_s"] * clip_flops(self.model, phase.kind) / 1e12
+        row |= {"tflops": tflops, "memory_mb": memory_mb(self.device)}
+        if peak := peak_flops(self.device):
+            row["mfu"] = 1e12 * tflops / (peak * distributed.world())
         row["residual_norm" if phase.kind == "tokenizer" else "cross_entropy"] = row.pop("per_level")
         self.last = {**self.last, **row}
         if self.first:

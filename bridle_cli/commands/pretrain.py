@@ -17,6 +17,18 @@ from bridle_cli.progress import PretrainProgress
 _NEWEST = "newest"
 
 
+def _batch_size(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    if value is not None and value != "auto" and not (value.isdecimal() and int(value) > 0):
+        raise click.BadParameter(f"'{value}' is neither a number of clips nor auto.", context, parameter)
+    return value
+
+
+def _as_settings(batch_size: str | None) -> tuple[str, ...]:
+    if batch_size is None:
+        return ()
+    return ("train.part=auto",) if batch_size == "auto" else (f"optim.batch_size={batch_size}",)
+
+
 @click.command(name="pretrain")
 @click.option(
     "--shards",
@@ -45,6 +57,13 @@ _NEWEST = "newest"
     metavar="[RUN]",
     help="Go on with an interrupted run; without a name: --out, or the newest.",
 )
+@click.option(
+    "--batch-size",
+    metavar="N|auto",
+    default=None,
+    callback=_batch_size,
+    help="Clips a step, on all devices together. auto: as the preset says, computed in parts that fit into memory.",
+)
 @options.seed
 @options.device
 @click.option(
@@ -56,6 +75,7 @@ _NEWEST = "newest"
 )
 @click.option("--restarted", is_flag=True, hidden=True)  # said by whoever started the processes, to the next ones
 @options.workers
+@click.option("--profile", is_flag=True, help="Show where the time goes; traces of some steps land in RUN/profile/.")
 @options.dry_run
 @options.overwrite
 @options.shared
@@ -71,12 +91,14 @@ def command(
     steps: int | None,
     epochs: float | None,
     max_minutes: float | None,
+    batch_size: str | None,
     resume: str | None,
     seed: int | None,
     device: str,
     devices: int,
     restarted: bool,
     workers: int | None,
+    profile: bool,
     dry_run: bool,
     overwrite: bool,
 ) -> None:
@@ -104,14 +126,15 @@ def command(
     with PretrainProgress(console) as progress:
         try:
             if resume is not None:
-                own = {"--preset": preset, "--config": config_file, "--set": sets, "--modality": modality}
-                _refuse_with_resume({**own, **limits, "--seed": seed, "--workers": workers, "--overwrite": overwrite})
+                own: dict[str, Any] = {"--preset": preset, "--config": config_file, "--set": sets}
+                own |= {"--modality": modality, "--seed": seed, "--workers": workers, "--batch-size": batch_size}
+                _refuse_with_resume({**own, **limits, "--overwrite": overwrite, "--profile": profile})
                 run = out if resume == _NEWEST else Path(resume)
                 result = api.resume(run, shards=shards, device=device, dry_run=dry_run, on_event=progress)
             else:
                 result = api.pretrain(
                     shards or Path("shards"),
-                    recipe=api.Recipe(modality, preset, config_file, sets, seed, workers),
+                    recipe=api.Recipe(modality, preset, config_file, (*sets, *_as_settings(batch_size)), seed, workers),
                     out=out,
                     steps=steps,
                     epochs=epochs,
@@ -119,6 +142,7 @@ def command(
                     device=device,
                     overwrite=overwrite,
                     dry_run=dry_run,
+                    profile=profile,
                     restarted=restarted,
                     on_event=progress,
                 )

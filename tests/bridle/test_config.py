@@ -50,12 +50,15 @@ def test_paper_is_the_published_recipe(name: str, tokens: int, batch: int, lr: f
     assert (paper.quantizer.levels, paper.quantizer.codes, paper.quantizer.width) == (4, 256, 256)
 
 
-def test_larger_and_smaller_presets_change_the_encoder_alone() -> None:
-    base = config.load("image-base")
-    for name, shape in {"image-large": (1024, 24, 16), "image-small": (384, 12, 6)}.items():
-        other = config.load(name)
-        assert (other.encoder.width, other.encoder.depth, other.encoder.heads) == shape
-        assert other.model_copy(update={"encoder": base.encoder}) == base
+@pytest.mark.parametrize("modality", ["audio", "image", "video"])
+def test_larger_presets_change_the_encoder_alone_and_small_ones_what_a_step_costs(modality: str) -> None:
+    base, large, small = (config.load(f"{modality}-{size}") for size in ("base", "large", "small"))
+    assert (large.encoder.width, large.encoder.depth, large.encoder.heads) == (1024, 24, 16)
+    assert large.model_copy(update={"encoder": base.encoder}) == base
+    assert (small.encoder.width, small.encoder.depth, small.encoder.heads) == (384, 12, 6)
+    assert small.mask.per_clip * small.optim.batch_size == base.mask.per_clip * base.optim.batch_size  # masked views
+    for same in ("patches", "quantizer", "schedule", "train", "data"):
+        assert getattr(small, same) == getattr(base, same)
 
 
 def test_later_sources_win(tmp_path: Path) -> None:

@@ -42,12 +42,7 @@ from bridle.train.phases import plan_phases, rate_share
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # runs are compared bit for bit
 MEDIA = Path(__file__).parent.parent / "media"
-SMALL = (
-    "patches.size=16", "patches.patch=4", "encoder.width=16", "encoder.depth=1", "encoder.heads=2",
-    "predictor.width=16", "predictor.depth=1", "predictor.heads=2", "tokenizer.estimator_depth=1",
-    "quantizer.codes=8", "quantizer.levels=2", "quantizer.width=4", "optim.batch_size=8",
-    "train.log_every=2", "train.precision=float32", "schedule.cold=16", "schedule.tokenizer=8", "schedule.encoder=16",
-)  # fmt: skip
+SMALL = standins.SMALL_RUN
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import standins
 import torch
 from safetensors.torch import load_file
 
@@ -20,10 +21,7 @@ from bridle.checkpoint import RunFolder, read_state
 
 MEDIA = Path(__file__).parent.parent / "media"
 SMALL = (
-    "patches.size=16", "patches.patch=4", "encoder.width=16", "encoder.depth=1", "encoder.heads=2",
-    "predictor.width=16", "predictor.depth=1", "predictor.heads=2", "tokenizer.estimator_depth=1",
-    "quantizer.codes=8", "quantizer.levels=2", "quantizer.width=4", "optim.batch_size=8",
-    "train.log_every=1", "train.precision=float32", "schedule.cold=10", "schedule.tokenizer=10", "schedule.encoder=10",
+    *standins.SMALL_RUN, "train.log_every=1", "schedule.cold=10", "schedule.tokenizer=10", "schedule.encoder=10",
     "schedule.turns=1", "mask.per_clip=2", "tokenizer.level_weights=energy", "optim.ema=0.9",
 )  # fmt: skip
 

@@ -56,6 +56,7 @@ def test_pretrain_hands_over_every_option(fake, capsys) -> None:
         "device": "cpu",
         "overwrite": True,
         "dry_run": True,
+        "profile": False,
         "restarted": False,
     }
     assert json.loads(capsys.readouterr().out) == RUN

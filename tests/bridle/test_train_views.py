@@ -1,0 +1,194 @@
+"""What a run shows of itself, and what it does when memory is short."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import standins
+import torch
+
+from bridle import api
+from bridle.checkpoint import RunFolder
+from bridle.config.sections import Config
+from bridle.errors import EnvironmentFault
+from bridle.model import Bridle
+from bridle.train import step as steps
+from bridle.train.cost import clip_flops
+from bridle.train.step import Outcome, Stepper
+from bridle_cli.main import main
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+MEDIA = Path(__file__).parent.parent / "media"
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("shards") / "photos"
+    api.shard(MEDIA / "image", modality="image", out=out, workers=1)
+    return out
+
+
+def recipe(*sets: str) -> api.Recipe:
+    return api.Recipe(preset="image-tiny", sets=(*standins.SMALL_RUN, *sets))
+
+
+def stepper(kind: str = "encoder", clips: int = 8) -> Stepper:
+    sections = {"patches": standins.PATCHES["image"], **standins.SMALL}
+    model = Bridle(Config.model_validate(sections), standins.STATISTICS)
+    model.cold_tokenizer.fit(torch.randn(500, model.patcher.values))
+    return Stepper(model, kind, clips)  # type: ignore[arg-type]
+
+
+def test_metrics_say_how_fast_and_how_long_was_waited(shards: Path, tmp_path: Path) -> None:
+    api.pretrain(shards, recipe=recipe(), out=tmp_path / "run", steps=20)
+    rows = [row for row in RunFolder(tmp_path / "run").rows() if "loss" in row]
+    assert {row["phase"] for row in rows} == {"cold", "tokenizer", "encoder"}
+    for row in rows:
+        assert 0 <= row["data_wait"] <= 1 and row["memory_mb"] > 50
+        assert 0 < row["tflops"] < 10 and "mfu" not in row  # a CPU promises nothing
+
+
+def test_flops_by_hand() -> None:
+    """16 patches of 48 values, 4 visible, 12 hidden; width 16, 1 block; 3 levels of 8 codes 4 wide."""
+    model = stepper().model
+    model.config = model.config.model_copy(
+        update={"mask": model.config.mask.model_copy(update={"ratio": 0.75, "per_clip": 2})}
+    )
+
+    def block(tokens: int) -> int:  # qkv 3, out 1, mlp 4 + 4 matrices of 16 x 16, and attention's two products
+        return 2 * tokens * 12 * 16 * 16 + 2 * 2 * tokens * tokens * 16
+
+    search = 2 * 16 * 3 * 8 * 4
+    encoder = 2 * 4 * 48 * 16 + block(1 + 4)
+    predictor = 2 * 4 * 16 * 16 + block(4 + 12) + 2 * 12 * 16 * (3 * 8)
+    assert clip_flops(model, "cold") == 2 * 16 * 48 * 4 + search + 3 * 2 * (encoder + predictor)
+    own = 2 * 16 * 48 * 16 + block(17) + 2 * 16 * (16 * 16 + 16 * 4) + search
+    assert clip_flops(model, "encoder") == own + 3 * 2 * (encoder + predictor)
+
+
+def test_a_profile_names_the_parts_of_each_phase(shards: Path, tmp_path: Path) -> None:
+    seen: dict[str, dict[str, Any]] = {}
+
+    def watch(kind: str, **fields: Any) -> None:
+        if kind == "profile":
+            seen[fields["phase"]] = fields
+
+    turn = ("schedule.cold=1", "schedule.tokenizer=1", "schedule.encoder=1", "schedule.turns=1")
+    api.pretrain(shards, recipe=recipe(*turn), out=tmp_path / "run", steps=48, profile=True, on_event=watch)
+    assert list(seen) == ["1-cold", "2-tokenizer", "3-encoder"]
+    for name, told in seen.items():
+        parts = {"data wait", "host to device", "tokenizer", "encoder", "backward", "optimizer"}
+        assert set(told["ms"]) == parts | (set() if "tokenizer" in name else {"predictor"})
+        assert 0.5 * told["step_ms"] < sum(told["ms"].values()) <= 1.05 * told["step_ms"]
+        events = json.loads(Path(told["trace"]).read_text())["traceEvents"]
+        assert sum(event.get("name") == "bridle: backward" for event in events) >= 10
+
+
+def test_tensorboard_has_what_the_log_has(shards: Path, tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    api.pretrain(shards, recipe=recipe("train.tracker=tensorboard"), out=tmp_path / "run", steps=8)
+    events = accumulator.EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    rows = [row for row in RunFolder(tmp_path / "run").rows() if "loss" in row]
+    assert [(one.step, pytest.approx(one.value, abs=1e-5)) for one in events.Scalars("loss")] == [
+        (row["step"], row["loss"]) for row in rows
+    ]
+    assert {"usage/1", "usage/2", "cross_entropy/2", "data_wait"} <= set(events.Tags()["scalars"])
+
+
+@pytest.mark.parametrize("name", ["tensorboard", "wandb"])
+def test_a_tracker_that_is_missing_has_a_remedy(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    for module in ("torch.utils.tensorboard", "wandb"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(EnvironmentFault, match=name) as caught:
+        api.pretrain(shards, recipe=recipe(f"train.tracker={name}"), out=tmp_path / "run", steps=8)
+    assert f"bridle[{name}]" in caught.value.hint and not (tmp_path / "run").exists()
+
+
+def test_runs_are_listed_with_their_state(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "runs"
+    api.pretrain(shards, recipe=recipe("train.probe_every=4"), out=root / "whole", steps=8)
+    for name, status in (("killed", "running"), ("stopped", "interrupted")):
+        api.pretrain(shards, recipe=recipe("train.seed=1"), out=root / "deep" / name, steps=4)
+        RunFolder(root / "deep" / name).update(status=status)
+    (root / "broken").mkdir()
+    (root / "broken" / "state.json").write_text("{")
+    assert main(["runs", str(root), "--json"]) == 0
+    found = {Path(one["run"]).name: one for one in map(json.loads, capsys.readouterr().out.splitlines())}
+    assert {name: one["status"] for name, one in found.items()} == {
+        "whole": "complete", "killed": "stopped", "stopped": "interrupted", "broken": "damaged"
+    }  # fmt: skip
+    whole = found["whole"]
+    assert (whole["step"], whole["preset"], whole["modality"]) == (8, "image-tiny", "image")
+    probes = [(row["probe"]["knn"], row["step"]) for row in RunFolder(root / "whole").rows() if "probe" in row]
+    assert (whole["best_probe"], whole["best_step"]) == max(probes) and found["killed"]["best_probe"] is None
+    assert whole["bytes"] > 10_000
+    with RunFolder(root / "deep" / "killed").lock():
+        assert {Path(one["run"]).name: one["status"] for one in api.runs(root)}["killed"] == "running"
+    assert main(["runs", str(root)]) == 0
+    assert "interrupted" in capsys.readouterr().out
+    assert main(["runs", str(tmp_path / "nowhere")]) == 0
+
+
+def test_activations_that_are_computed_again_change_nothing_but_memory(shards: Path, tmp_path: Path) -> None:
+    for name in ("false", "true"):
+        api.pretrain(shards, recipe=recipe(f"train.recompute={name}"), out=tmp_path / name, steps=8)
+    kept, again = (RunFolder(tmp_path / name).rows() for name in ("false", "true"))
+    assert [row["loss"] for row in kept] == pytest.approx([row["loss"] for row in again], rel=1e-6)
+
+
+def test_memory_that_is_full_names_what_would_fit(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Stepper._loss
+
+    def loss(self: Stepper, *arguments: Any) -> torch.Tensor:
+        if len(arguments[0].batch.lengths) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return real(self, *arguments)
+
+    monkeypatch.setattr(Stepper, "_loss", loss)
+    with pytest.raises(EnvironmentFault, match="full with 8 clips") as caught:
+        api.pretrain(shards, recipe=recipe(), out=tmp_path / "run", steps=8)
+    assert "train.part=4" in caught.value.hint
+    said: list[str] = []
+    api.pretrain(
+        shards, recipe=recipe("train.part=auto", "schedule.turns=0"), out=tmp_path / "run", steps=8,
+        on_event=lambda kind, **fields: said.append(fields["message"]) if kind == "note" else None,
+    )  # fmt: skip
+    assert said == ["cold: 2 of 8 clips at once fit into memory"]
+    monkeypatch.undo()
+    api.pretrain(shards, recipe=recipe("schedule.turns=0"), out=tmp_path / "whole", steps=8)
+    parts, whole = (RunFolder(tmp_path / name).rows() for name in ("run", "whole"))
+    assert [row["loss"] for row in parts] == pytest.approx([row["loss"] for row in whole], rel=1e-5)
+
+
+def test_looking_for_the_part_that_fits_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    for kind in ("cold", "tokenizer"):
+        one = stepper(kind)
+        if kind == "tokenizer":
+            one.model.tokenizer.train().start([one.model.patcher([one.model.patcher.blank()] * 8)])
+        before = {name: value.clone() for name, value in one.model.state_dict().items()}
+        monkeypatch.setattr(steps, "available_memory", lambda: 1e6)
+        assert one.fit(8, lambda clips: 3e5 * clips) == 2  # 0.8 of a megabyte
+        assert all(torch.equal(value, before[name]) for name, value in one.model.state_dict().items())
+        assert not one.optimizer.state
+        with pytest.raises(EnvironmentFault, match="one clip"):
+            one.fit(8, lambda clips: 1e9)
+
+
+def test_a_step_that_is_not_sound_says_why_and_changes_nothing() -> None:
+    one = stepper("cold", 2)
+    one.set_rate(1.0)
+    views = [torch.zeros(3, 16, 16, dtype=torch.uint8)] * 2
+    before = [p.clone() for p in one.parameters]
+    one.model.patcher.mean.fill_(float("nan"))
+    outcome: Outcome = one.step(views, [0, 1], 0, 2)
+    assert outcome.told_3.tolist() == [float(steps.BAD_MEDIA), 2.0, 0.0] and not outcome.sound
+    assert all(torch.equal(p, old) for p, old in zip(one.parameters, before, strict=True))
