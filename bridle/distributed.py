@@ -10,14 +10,18 @@ import logging
 import os
 import sys
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.nn.functional import all_reduce as functional_all_reduce
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor.experimental import implicit_replication
 from torch.nn.parallel import DistributedDataParallel
 
 from bridle.errors import EnvironmentFault
@@ -189,9 +193,51 @@ def join_gradients(module: nn.Module, *, some_unused: bool = False) -> nn.Module
     )
 
 
-def without_joining(module: nn.Module, wanted: bool) -> AbstractContextManager[None]:
+def shard_weights(parts: Iterable[nn.Module], unit: type[nn.Module]) -> None:
+    """Deals weights, gradients and whatever is made of them to all ranks (FSDP2); each forward pass fetches them.
+
+    Args:
+        parts: modules that are called as a whole.
+        unit: what is fetched at once inside of them.
+    """
+    mesh = init_device_mesh(_device().type, (world(),))
+    for part in parts:
+        for module in part.modules():
+            if isinstance(module, unit):
+                fully_shard(module, mesh=mesh, reshard_after_forward=True)
+        fully_shard(part, mesh=mesh, reshard_after_forward=True)  # also what is asked without a gradient
+
+
+def whole(x: Tensor) -> Tensor:
+    """All of a tensor that may be dealt to the ranks; then every rank must call it."""
+    return x.full_tensor() if isinstance(x, DTensor) else x
+
+
+def local(x: Tensor) -> Tensor:
+    """This rank's part of it."""
+    return x.to_local() if isinstance(x, DTensor) else x
+
+
+def dealt_like(x: Tensor, other: Tensor) -> Tensor:
+    """A whole tensor dealt as the other is."""
+    if not isinstance(other, DTensor):
+        return x
+    return distribute_tensor(x.to(other.device), other.device_mesh, other.placements)
+
+
+def beside_dealt(wanted: bool) -> AbstractContextManager[None]:
+    """Plain tensors in it are taken for the same on all ranks, beside those that are dealt."""
+    return implicit_replication() if wanted else contextlib.nullcontext()
+
+
+@contextmanager
+def without_joining(module: nn.Module, wanted: bool) -> Iterator[None]:
     """Backward passes in it only add up: the last one of a step joins for all."""
-    return module.no_sync() if wanted and isinstance(module, DistributedDataParallel) else contextlib.nullcontext()
+    dealt = [one for one in module.modules() if isinstance(one, FSDPModule)]
+    for one in dealt:
+        one.set_requires_gradient_sync(not wanted, recurse=False)
+    with module.no_sync() if wanted and isinstance(module, DistributedDataParallel) else contextlib.nullcontext():
+        yield
 
 
 def sum_over_ranks(x: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from bridle import distributed
 from bridle.checkpoint.tensor_file import check_digest, digest_of, write_tensors
 from bridle.config.sections import Config
 from bridle.errors import DataError
@@ -34,8 +35,10 @@ class Snapshot:
 
 
 def snapshot(model: Bridle) -> Snapshot:
-    """Copies of all weights in the CPU's memory."""
-    weights = {name: value.detach().to("cpu", copy=True) for name, value in model.state_dict().items()}
+    """Copies of all weights in the CPU's memory. Where they are dealt to several ranks, each must call it."""
+    weights = {
+        name: distributed.whole(value.detach()).to("cpu", copy=True) for name, value in model.state_dict().items()
+    }
     about = {"config": model.config.model_dump(mode="json"), "statistics": model.statistics}
     return Snapshot(weights, about)
 

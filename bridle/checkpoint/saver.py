@@ -10,10 +10,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from bridle.checkpoint.model_file import snapshot
+from bridle.checkpoint.model_file import Snapshot
 from bridle.checkpoint.run_folder import RunFolder
 from bridle.errors import EnvironmentFault
-from bridle.model import Bridle
 
 
 class Saver:
@@ -30,8 +29,8 @@ class Saver:
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future[Path] | None = None
 
-    def save(self, model: Bridle, training: dict[str, Any], step: int, *, must: bool = False) -> None:
-        """Starts writing a checkpoint; what the model learns from now on is not in it.
+    def save(self, model: Snapshot, training: dict[str, Any], step: int, *, must: bool = False) -> None:
+        """Starts writing a checkpoint.
 
         Args:
             must: waits until it is on the disk.
@@ -40,7 +39,7 @@ class Saver:
             EnvironmentFault, OSError: it `must`, and cannot be written.
         """
         self.wait()
-        self._writing = self._thread.submit(self._run.save, snapshot(model), training, step, self._keep)
+        self._writing = self._thread.submit(self._run.save, model, training, step, self._keep)
         if must:
             writing, self._writing = self._writing, None
             writing.result()

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.optim import Optimizer
 
+from bridle import distributed
 from bridle.checkpoint.tensor_file import check_digest, digest_of, write_tensors
 from bridle.errors import DataError
 
@@ -71,10 +72,10 @@ def load_training(folder: Path) -> dict[str, Any]:
 
 
 def optimizer_state(optimizer: Optimizer) -> dict[str, Tensor]:
-    """The moments of every parameter, named `index.moment`."""
+    """The moments of every parameter, named `index.moment`. If they are dealt to several ranks, each must call it."""
     states = optimizer.state_dict()["state"]
     return {
-        f"{index}.{moment}": torch.as_tensor(value).to("cpu", copy=True)
+        f"{index}.{moment}": distributed.whole(torch.as_tensor(value)).to("cpu", copy=True)
         for index, state in states.items()
         for moment, value in state.items()
     }
@@ -83,7 +84,9 @@ def optimizer_state(optimizer: Optimizer) -> dict[str, Tensor]:
 def restore_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
     """The reverse of `optimizer_state`; learning rates are the schedule's business."""
     states: dict[int, dict[str, Tensor]] = {}
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for name, tensor in tensors.items():
         index, moment = name.split(".", 1)
-        states.setdefault(int(index), {})[moment] = tensor
+        dealt = distributed.dealt_like(tensor, parameters[int(index)]) if tensor.dim() else tensor
+        states.setdefault(int(index), {})[moment] = dealt
     optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -184,6 +184,8 @@ class TrainSection(Section):
     part: Positive | Literal["auto"] | None = None
     recompute: bool = False  # activations of a block are computed again for its gradient: less memory, more time
     compile: bool = False  # blocks through torch.compile
+    # Each of several devices holds a part of the weights, gradients and moments (FSDP2), for encoders that do not fit.
+    shard_weights: bool = False
     log_every: Positive = 10
     checkpoint_every: Positive = 500  # steps
     keep: Positive = 2  # checkpoints
@@ -214,3 +216,9 @@ class Config(Section):
     schedule: ScheduleSection = ScheduleSection()
     train: TrainSection = TrainSection()
     data: DataSection = DataSection()
+
+    @model_validator(mode="after")
+    def _together(self) -> Config:
+        if self.train.shard_weights and self.quantizer.learn == "gradient":
+            raise ValueError("train.shard_weights leaves codebooks whole: they cannot learn by gradient then")
+        return self

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bridle import distributed
 from bridle.config.sections import Config
 from bridle.model.encoder import Encoder
 from bridle.model.masking import Mask, pick
@@ -98,7 +99,7 @@ class Bridle(nn.Module):
             decay = min(self.config.optim.ema, (1 + step) / (10 + step))
             share = sound * (1 - decay)
             for mean, now in zip(self.average.parameters(), self.encoder.parameters(), strict=True):
-                mean.lerp_(now, share)
+                distributed.local(mean).lerp_(distributed.local(now), share)
 
     @torch.no_grad()
     def settle(self, sound: Tensor) -> None:

@@ -24,6 +24,7 @@ from bridle.config.sections import OptimSection
 from bridle.draws import Draws
 from bridle.errors import EnvironmentFault
 from bridle.model import Bridle
+from bridle.nn import Block
 from bridle.schema import PatchBatch
 from bridle.train.objectives import Losses, Objective, Targets, level_weights, make_targets
 from bridle.train.phases import Kind
@@ -83,10 +84,17 @@ class Stepper:
     ) -> None:
         self.model, self.kind, self.clips, self.dtype, self.part = model, kind, clips, dtype, part
         self.device = model.encoder.class_token_D.device
-        self.optimizer = build_optimizer(set_trainable(model, kind), model.config.optim)
+        self.losses: nn.Module = Losses(model)
+        parts = set_trainable(model, kind)
+        if model.config.train.shard_weights and distributed.world() > 1:
+            networks: list[nn.Module | None] = [model.encoder, model.average, model.predictor, model.estimator]
+            networks += [model.tokenizer.encoder, model.tokenizer.project]
+            distributed.shard_weights([one for one in networks if one is not None], Block)
+        else:
+            some_unused = kind == "joint" or not model.ready  # joint steps use the tokenizer now and then
+            self.losses = distributed.join_gradients(self.losses, some_unused=some_unused)
+        self.optimizer = build_optimizer(parts, model.config.optim)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        some_unused = kind == "joint" or not model.ready  # joint steps use the tokenizer now and then
-        self.losses = distributed.join_gradients(Losses(model), some_unused=some_unused)
 
     def set_rate(self, share: float) -> float:
         """Learning rates as a share of their peaks; returns the first."""
@@ -170,11 +178,12 @@ class Stepper:
         """What the gradients ask for, if all of them are finite."""
         told_3 = outcome.told_3
         norm = nn.utils.clip_grad_norm_(self.parameters, self.model.config.optim.clip_norm)
-        finite = (norm + distributed.sum_over_ranks(outcome.loss.clone())).isfinite()
+        finite = (distributed.whole(norm) + distributed.sum_over_ranks(outcome.loss.clone())).isfinite()
         told_3[0] = torch.where((told_3[0] == SOUND) & ~finite, float(BAD_LOSS), told_3[0])
         self.model.settle(outcome.sound)
         self.optimizer.found_inf = (~outcome.sound).float()  # type: ignore[attr-defined]  # the fused AdamW's own switch
-        self.optimizer.step()
+        with distributed.beside_dealt(self.model.config.train.shard_weights):
+            self.optimizer.step()
 
     def _parts(self, views: Sequence[Tensor], places: Sequence[int], number: int) -> list[_Part]:
         seed, masks = self.model.config.train.seed, self.model.config.mask.per_clip

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from bridle import distributed
-from bridle.checkpoint import RunFolder, Saver, optimizer_state, restore_optimizer
+from bridle.checkpoint import RunFolder, Saver, optimizer_state, restore_optimizer, snapshot
 from bridle.draws import key_of
 from bridle.errors import DataError, EnvironmentFault, Interrupted, NumericalError
 from bridle.model import Bridle
@@ -67,10 +67,9 @@ class Trainer:
         self.model, self.stream, self.phases, self.run, self.on_event = model, stream, phases, run, on_event
         self.config, self.device = model.config, torch.device(device)
         self.first = distributed.rank() == 0  # it alone writes
+        self.dealt = self.config.train.shard_weights and distributed.world() > 1
         self.dtype = autocast_dtype(self.config.train.precision, self.device)
-        for module in model.modules() if self.config.train.compile else ():
-            if isinstance(module, Block):
-                module.compile()
+        self._compile()
         self.profiler = Profiler(run.path / "profile", self.device, on_event) if profile and self.first else None
         self.saver = Saver(run, self.config.train.keep, lambda message: on_event("warning", message=message))
         tracker = self.config.train.tracker if self.first else "none"
@@ -87,6 +86,11 @@ class Trainer:
         self._signal = 0  # that this process was told to stop by
         self._stop = 0  # that the run ends with: all ranks say the same
 
+    def _compile(self) -> None:
+        for module in self.model.modules() if self.config.train.compile else ():
+            if isinstance(module, Block):
+                module.compile()
+
     def train(self, resume_from: dict[str, Any] | None = None) -> None:
         """Runs all phases from where the run stands.
 
@@ -97,7 +101,7 @@ class Trainer:
         optimizer_tensors = self._restore(resume_from) if resume_from else None
         batches = self.stream.batches() if resume_from else None
         if not resume_from:
-            self._save({}, must=True)  # a run killed before its first checkpoint can be resumed too
+            self._save(None, must=True)  # a run killed before its first checkpoint can be resumed too
         with self._signals(), closing(self.saver), closing(self.log):
             while self.phase_index < len(self.phases):
                 if optimizer_tensors is None and self.phase_step == 0:
@@ -140,8 +144,10 @@ class Trainer:
         if not self.learned:
             why = f"all steps of the {phase.kind} phase were skipped, at last because {self.why}"
             raise NumericalError(why, _REMEDY)
+        if self.dealt:
+            self._gather()
         self._leave(phase)
-        self._save({}, must=self.phase_index == len(self.phases))
+        self._save(None, must=self.phase_index == len(self.phases))
 
     def _stepper(self, phase: Phase) -> Stepper:
         part, clips = self.config.train.part, self.stream.batch_size
@@ -163,7 +169,7 @@ class Trainer:
         if self._due(self.config.train.probe_every):
             self._look(phase)
         if save or self._stop:
-            self._save(optimizer_state(stepper.optimizer), must=bool(self._stop))
+            self._save(stepper, must=bool(self._stop))
         if self._stop:
             raise Interrupted(self._stop)
 
@@ -178,7 +184,7 @@ class Trainer:
         except (DataError, EnvironmentFault):
             if self.phase_step and distributed.world() == 1:  # the others wait for this rank's gradients
                 self._settle(stepper)
-                self._save(optimizer_state(stepper.optimizer), must=True)
+                self._save(stepper, must=True)
             raise
 
     def _make(self, stepper: Stepper, batch: Batch) -> Outcome:
@@ -215,7 +221,7 @@ class Trainer:
                 self.on_event("warning", message=f"step {step}: skipped, {self.why}")
         self._outcomes.clear()
         if self.bad_steps >= _BAD_STEPS:
-            self._save(optimizer_state(stepper.optimizer), must=True)
+            self._save(stepper, must=True)
             raise NumericalError(
                 f"{self.bad_steps} steps in a row were skipped, at last because {self.why}. "
                 f"The weights before them are in {self.run.checkpoints()[-1]}",
@@ -252,6 +258,14 @@ class Trainer:
             self.model.learned.fill_(True)
         self.phase_index, self.phase_step, self.phase_seconds = self.phase_index + 1, 0, 0.0
 
+    def _gather(self) -> None:
+        """A model with all of its weights on every rank: what happens between phases is not for parts of them."""
+        weights = snapshot(self.model).weights
+        self.model = Bridle(self.config, self.model.statistics)
+        self.model.load_state_dict(weights)
+        self.model.to(self.device)
+        self._compile()
+
     def _first_patches(self) -> list[PatchBatch]:
         """Unchanged clips for the start of the codebooks, from the next batches; the stream then goes back."""
         start, batches = self.stream.state(), list[PatchBatch]()
@@ -284,14 +298,15 @@ class Trainer:
 
     def _look(self, phase: Phase) -> None:
         """The online probe, logged beside the losses; the other ranks wait with the next step."""
-        if not self.first:
+        if not (self.first or self.dealt):  # who holds a part of the weights is asked for it
             return
         self.probe = self.probe or OnlineProbe(self.stream.reader, self.model.patcher, self.config.train.probe_clips)
         if not self.probe.views:
             return
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
             seen = self.probe.judge(self.model, learning=phase.kind == "tokenizer")
-        self.log.write({"step": self.step, "phase": phase.kind, "phase_index": self.phase_index, "probe": seen})
+        if self.first:
+            self.log.write({"step": self.step, "phase": phase.kind, "phase_index": self.phase_index, "probe": seen})
         self.on_event("probe", step=self.step, clips=len(self.probe.views), **seen)
 
     def _done(self) -> float:
@@ -305,7 +320,11 @@ class Trainer:
         done = self._done()
         return self.seconds * (1 - done) / max(done, 1e-9)
 
-    def _save(self, optimizer: dict[str, Tensor], *, must: bool = False) -> None:
+    def _save(self, stepper: Stepper | None, *, must: bool = False) -> None:
+        """A checkpoint; with the optimizer's moments in the midst of a phase. Every rank must call it."""
+        if not (self.first or self.dealt):
+            return
+        shot, optimizer = snapshot(self.model), optimizer_state(stepper.optimizer) if stepper else {}
         training = {
             "step": self.step,
             "phase_index": self.phase_index,
@@ -319,7 +338,7 @@ class Trainer:
             "optimizer": optimizer,
         }
         if self.first:
-            self.saver.save(self.model, training, self.step, must=must)
+            self.saver.save(shot, training, self.step, must=must)
 
     def _restore(self, training: dict[str, Any]) -> dict[str, Tensor] | None:
         for name in ("step", "phase_index", "phase_step", "phase_seconds", "seconds", "clips", "last"):

@@ -7,10 +7,12 @@ import json
 import math
 import multiprocessing
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -135,7 +137,7 @@ def test_the_loss_falls(shards: Path, tmp_path: Path) -> None:
 
 
 def losses(run: Path) -> list[float]:
-    return [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [row["loss"] for row in RunFolder(run).rows() if "loss" in row]
 
 
 CHILD = """
@@ -176,6 +178,38 @@ def test_a_killed_run_resumes_to_the_same_weights(shards: Path, tmp_path: Path, 
     assert [json.loads(line)["loss"] for line in logs[0]] == pytest.approx(
         [json.loads(line)["loss"] for line in logs[1]]
     )
+
+
+def test_killed_at_random_steps_of_each_phase_it_ends_with_the_same_bits(shards: Path, tmp_path: Path) -> None:
+    sets = ("train.checkpoint_every=1", "train.log_every=1", "schedule.turns=1", "optim.ema=0.9", "mask.per_clip=2")
+    sets += ("schedule.cold=1", "schedule.tokenizer=1", "schedule.encoder=1")
+    api.pretrain(shards, recipe=recipe(*sets), out=tmp_path / "whole", steps=120)
+    run, rng, kills = tmp_path / "killed", random.Random(0), Counter[str]()
+    while not run.exists() or read_state(run)["status"] != "complete":
+        process = os.fork()
+        if process == 0:
+            try:
+                if (run / "checkpoints").exists():
+                    api.resume(run)
+                else:
+                    api.pretrain(shards, recipe=recipe(*sets), out=run, steps=120)
+                os._exit(0)
+            except BaseException:
+                os._exit(1)
+        before = len(losses(run)) if (run / "metrics.jsonl").exists() else 0
+        target = before + rng.randint(1, 3)
+        while not os.waitpid(process, os.WNOHANG)[0]:
+            time.sleep(0.002)
+            if (run / "metrics.jsonl").exists() and len(losses(run)) >= target:
+                time.sleep(rng.uniform(0, 0.03))
+                os.kill(process, signal.SIGKILL)
+                os.waitpid(process, 0)
+                kills[RunFolder(run).rows()[-1]["phase"]] += 1
+                break
+    assert min(kills[phase] for phase in ("cold", "tokenizer", "encoder")) >= 10
+    first, second = weights(tmp_path / "whole"), weights(run)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert losses(tmp_path / "whole") == losses(run)
 
 
 @pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -59,12 +59,18 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
     return load_file(RunFolder(run).checkpoints()[-1] / "model.safetensors")
 
 
-def assert_alike(first: Path, second: Path) -> None:
+def assert_alike(first: Path, second: Path, *, stopped: bool = True) -> None:
+    """The same losses to 1e-5. Of runs that were `stopped` at a moment that nobody chose two steps may be off by 1 %:
+    sums in another order move z by a millionth, and now and then a patch between two codes gets the other one."""
     one, two = rows(first), rows(second)
     assert len(one) == len(two) == 30
-    for a, b in zip(one, two, strict=True):
-        assert a["loss"] == pytest.approx(b["loss"], rel=1e-5), (a["step"], a["phase"])
-        assert a["usage"] == b["usage"]
+    pairs = [(a["step"], a["loss"], b["loss"]) for a, b in zip(one, two, strict=True)]
+    off = [pair for pair in pairs if not near(*pair[1:], 1e-5)]
+    assert len(off) <= (2 if stopped else 0) and all(near(a, b, 0.01) for _, a, b in off), off
+
+
+def near(a: float, b: float, relative: float) -> bool:
+    return a == pytest.approx(b, rel=relative)
 
 
 def ranks_of(process: subprocess.Popen[str]) -> list[int]:
@@ -89,7 +95,8 @@ def alone(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_processes_learn_what_one_does(shards: Path, alone: Path, tmp_path: Path) -> None:
     """All three phases: masks, augmentation, codebooks, averages and gradients are those of the joined batch."""
     out, _ = finish(start(command(shards, tmp_path / "run", "--devices", "2", "--json")))
-    assert_alike(alone, tmp_path / "run")
+    assert_alike(alone, tmp_path / "run", stopped=False)
+    assert [row["usage"] for row in rows(alone)] == [row["usage"] for row in rows(tmp_path / "run")]
     result = json.loads(out)  # once, from the first process
     assert result["clips"] == 30 * 8
 
@@ -97,7 +104,7 @@ def test_two_processes_learn_what_one_does(shards: Path, alone: Path, tmp_path: 
 def test_a_batch_in_parts_gives_the_gradient_of_the_whole(shards: Path, tmp_path: Path) -> None:
     for name, part in (("whole", "null"), ("parts", "3")):
         finish(start(command(shards, tmp_path / name, sets=("schedule.turns=0", f"train.part={part}"))))
-    assert_alike(tmp_path / "whole", tmp_path / "parts")
+    assert_alike(tmp_path / "whole", tmp_path / "parts", stopped=False)
 
 
 def test_a_run_of_one_process_goes_on_in_two_and_the_reverse(shards: Path, alone: Path, tmp_path: Path) -> None:
@@ -175,3 +182,23 @@ def test_processes_with_different_recipes_are_refused(shards: Path, tmp_path: Pa
     _, err = finish(start([sys.executable, *launcher]), 1)
     assert "another config.optim.lr (0.002, not 0.001)" in err
     assert not (tmp_path / "run").exists()
+
+
+def test_weights_that_are_dealt_to_two_processes_learn_what_whole_ones_do(
+    shards: Path, alone: Path, tmp_path: Path
+) -> None:
+    """FSDP2, stopped in the midst of each phase; goes on whole, and dealt again."""
+    run, dealt = tmp_path / "run", ("train.shard_weights=true", "train.checkpoint_every=2", "train.probe_every=5")
+    process = start(command(shards, run, "--devices", "2", sets=dealt))
+    for step, devices in ((4, "1"), (14, "2"), (24, "2")):
+        wait_for(run / "checkpoints" / f"step-{step:08d}", process)
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=100)
+        assert process.returncode == 143, err
+        assert len(load_file(RunFolder(run).checkpoints()[-1] / "training.safetensors")) > 10  # in the midst
+        words = [sys.executable, "-m", "bridle_cli", "pretrain", "--resume", str(run), "--devices", devices]
+        process = start(words)
+    finish(process)
+    assert_alike(alone, run)
+    for name, tensor in weights(alone).items():
+        assert torch.allclose(tensor.float(), weights(run)[name].float(), atol=2e-3), name
