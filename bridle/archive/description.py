@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import math
+import os
+import re
 from typing import Any
 
 from bridle.errors import MediaError
 from bridle.schema import Modality
 
 _NUMBERS = ("duration_s", "rate_hz", "channels", "frames", "height", "width")
-_SUFFIX_LENGTH = 16
+_MOST = 1e15  # seconds, hertz, frames, pixels
 
 
 def parse_description(content: bytes) -> dict[str, Any]:
@@ -34,14 +35,22 @@ def _mistakes(meta: dict[str, Any]) -> Any:
     for name in ("path", "suffix"):
         if not isinstance(meta.get(name), str) or not meta[name]:
             yield f"{name} {meta.get(name)!r}"
-    if len(meta["suffix"]) > _SUFFIX_LENGTH:
-        yield "a suffix of that length"
+    if not re.fullmatch("[a-z0-9]{1,16}", meta["suffix"]):
+        yield f"suffix {meta['suffix'][:20]!r}"
     for name in _NUMBERS:
         value = meta.get(name)
-        if value is not None and (type(value) not in (int, float) or not 0 <= value < math.inf):
-            yield f"{name} {value!r}"
-    if not isinstance(meta.get("label"), str | None):
-        yield "a label that is no text"
+        if value is not None and (type(value) not in (int, float) or not 0 <= value <= _MOST):
+            yield f"{name} that is no number in reach"
+    if not re.fullmatch("([0-9a-f]{64})?", meta.get("sha256", "") if isinstance(meta.get("sha256", ""), str) else "?"):
+        yield f"sha256 {meta['sha256']!r}"
     several = meta.get("labels", [])
-    if not isinstance(several, list) or not all(isinstance(one, str) for one in several):
-        yield "labels that are no list of texts"
+    if not isinstance(several, list):
+        yield "labels that are no list"
+    labels = [*several, *([] if meta.get("label") is None else [meta["label"]])]
+    if not all(isinstance(one, str) for one in labels):
+        yield "a label that is no text"
+    try:
+        os.fsencode(meta["path"])  # names of files may hold bytes that are no UTF-8; other halves of pairs are damage
+        "".join(labels).encode()
+    except UnicodeEncodeError:
+        yield "text that is none"

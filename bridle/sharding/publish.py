@@ -241,11 +241,16 @@ def _move(source: Path, target: Path, moved: list[tuple[Path, Path]]) -> None:
 
 
 def _is_published(partial: Path) -> bool:
-    """Whether the run before was killed after its set was in place."""
+    """Whether the run before was killed after its set was in place; its manifest may be there before that is noted."""
     if not (partial / JOURNAL).exists():
         return False
     with contextlib.closing(Journal(partial / JOURNAL)) as journal:
-        return bool(journal.noted("published"))
+        if journal.noted("published"):
+            return True
+        manifest = journal.noted("manifest")
+    with contextlib.suppress(OSError):
+        return bool(manifest) and (partial.parent / FILE).read_bytes() == str(manifest).encode()
+    return False
 
 
 def _moved(partial: Path, out: Path) -> list[Path]:

@@ -370,7 +370,10 @@ def test_what_only_its_header_was_looked_at_of_is_not_kept_decoded(shared_data: 
         {"duration_s": "long"}, {"duration_s": [1]}, {"duration_s": math.nan}, {"duration_s": math.inf},
         {"duration_s": -1.0}, {"rate_hz": "x"}, {"rate_hz": True}, {"frames": {}}, {"suffix": ["x"]},
         {"suffix": "x" * 300}, {"suffix": None}, {"path": 3}, {"label": {"a": 1}}, {"labels": 7}, {"labels": [["a"]]},
-        {"modality": "smell"}, {"modality": ["audio"]},
+        {"modality": "smell"}, {"modality": ["audio"]}, {"duration_s": 10**400}, {"frames": 2**63}, {"rate_hz": 1e300},
+        {"sha256": 5}, {"sha256": "zz"}, {"sha256": None}, {"path": "\ud800x"}, {"suffix": "\ud800"},
+        {"suffix": "../x"},
+        {"label": "\ud800"}, {"labels": ["a", "\udfff"]},
     ],
 )  # fmt: skip
 def test_a_description_that_is_damaged_is_no_sample(change: dict[str, object]) -> None:
