@@ -194,6 +194,8 @@ def resume(
     run: str | Path | None = None,
     *,
     shards: str | Path | None = None,
+    sets: Sequence[str] = (),
+    force: bool = False,
     device: str = "auto",
     dry_run: bool = False,
     on_event: OnEvent | None = None,
@@ -203,6 +205,7 @@ def resume(
     Args:
         run: run folder; default: the newest that is not complete.
         shards: where the shards lie now, if they moved.
+        sets: `section.key=value` over its configuration, with `force`, for keys that change nothing that is learned.
     """
     from bridle import config, distributed
     from bridle.checkpoint import newest_run, read_state
@@ -215,7 +218,7 @@ def resume(
         report = _report(on_event)
         report("run", path=str(folder))
         state = read_state(folder)
-        loaded = config.load(file=folder / "config.yaml")
+        loaded = config.load(file=folder / "config.yaml", sets=sets)
         places = [locate(shards)] if shards else [locate(place) for place in state["shards"]]
         for place in places:
             if not place.exists():
@@ -227,6 +230,7 @@ def resume(
             folder,
             preset=state["preset"],
             resume=True,
+            force=force,
             device=picked,
             dry_run=dry_run,
             on_event=report,

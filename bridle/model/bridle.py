@@ -17,7 +17,7 @@ from bridle.model.encoder import Encoder
 from bridle.model.masking import Mask, pick
 from bridle.model.predictor import Predictor
 from bridle.model.tokenizer import ColdTokenizer, Estimator, Tokenizer
-from bridle.nn import Blocks, Standardise
+from bridle.nn import Standardise
 from bridle.patches import build_patcher
 from bridle.quantize import Quantized
 from bridle.schema import PatchBatch
@@ -50,9 +50,6 @@ class Bridle(nn.Module):
         self.estimator = Estimator(section.width, axes, config.encoder, config.tokenizer.estimator_depth)
         # The estimator's targets have mean 0 and variance 1 in every channel, or a few channels would rule the cosine.
         self.target_norm = Standardise(config.encoder.width) if standardise else nn.Identity()
-        for module in self.modules():
-            if isinstance(module, Blocks):
-                module.recompute = config.train.recompute
         # Whether the learned tokenizer is the one in force.
         self.register_buffer("learned", torch.tensor(False))
 

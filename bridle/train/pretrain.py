@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from bridle import __version__, distributed
-from bridle.checkpoint import RunFolder, find_checkpoint, load_training, read_model
+from bridle.checkpoint import RunFolder, find_checkpoint, load_training, read_model, write_atomically
+from bridle.checkpoint.run_folder import CONFIG
 from bridle.config import dump
 from bridle.config.sections import Config
 from bridle.errors import ConfigError, DataError, Interrupted
@@ -24,6 +25,13 @@ from bridle.stream import ClipStream
 from bridle.train.phases import plan_phases
 from bridle.train.plan import describe
 from bridle.train.trainer import OnEvent, Trainer
+
+# What decides speed, memory and what is kept, and nothing that is learned (`part`: see the configuration).
+_HARMLESS = (
+    "train.log_every", "train.checkpoint_every", "train.keep", "train.tracker", "train.probe_every",
+    "train.probe_clips", "train.part", "train.recompute", "train.compile", "train.shard_weights", "data.workers",
+    "data.cache_gb",
+)  # fmt: skip
 
 
 def pretrain(
@@ -40,6 +48,7 @@ def pretrain(
     overwrite: bool = False,
     dry_run: bool = False,
     profile: bool = False,
+    force: bool = False,
     on_event: OnEvent = lambda kind, **fields: None,
 ) -> dict[str, Any]:
     """Pretrains one model and leaves a run folder.
@@ -50,6 +59,7 @@ def pretrain(
         out: the run folder.
         resume: go on from the newest checkpoint in `out`, with the limits it was started with.
         steps, epochs, max_minutes: stretch or shrink all phases alike.
+        force: resume with settings that differ from those of the run, where they change nothing that is learned.
         profile: traces of some steps of each phase in `out/profile/`; their sums with the event "profile".
         on_event: called with "start", "phase", "step", "warning" and "end" and their fields.
 
@@ -61,7 +71,8 @@ def pretrain(
     Raises:
         DataError: nothing to resume, the shards are not those of the run, or fewer clips than processes.
         UsageError: `out` exists.
-        ConfigError: the batch cannot be dealt to the processes alike, or they were given different recipes or data.
+        ConfigError: the batch cannot be dealt to the processes alike, they were given different recipes or data, or the
+            run to resume was begun with another.
         EnvironmentFault: another process of the run is gone.
     """
     limits: dict[str, Any] = {"steps": steps, "epochs": epochs, "max_minutes": max_minutes}
@@ -74,6 +85,7 @@ def pretrain(
             return dict(state["result"])
         limits = state["limits"]
         model, training, damaged = _newest_usable(run, on_event)
+        _adopt(model, config, force)
     else:
         model = Bridle(config, merge_statistics(manifests))
     model = model.to(device)
@@ -98,7 +110,7 @@ def pretrain(
         }
         run = distributed.first_decides(partial(RunFolder.create, out, dump(config), state, overwrite=overwrite))
     with _sole_use(run):
-        distributed.first_decides(partial(_begin, run, damaged))
+        distributed.first_decides(partial(_begin, run, damaged, dump(config)))
         on_event("start", **plan)
         make = partial(Trainer, model, stream, phases, run, device, on_event, profile)
         return _train(make, run, training, preset)
@@ -116,11 +128,38 @@ def _sole_use(run: RunFolder) -> Iterator[None]:
         yield
 
 
-def _begin(run: RunFolder, damaged: Sequence[Path]) -> None:
+def _begin(run: RunFolder, damaged: Sequence[Path], config_yaml: str) -> None:
     run.sweep()
+    write_atomically(run.path / CONFIG, config_yaml)
     for checkpoint in damaged:
         run.discard(checkpoint)
     run.update(status="running")
+
+
+def _adopt(model: Bridle, config: Config, force: bool) -> None:
+    """The settings to go on with, if they are those of the run or may be others.
+
+    Raises:
+        ConfigError: naming the keys.
+    """
+    before, now = (_flat(one.model_dump(mode="json")) for one in (model.config, config))
+    changed = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
+    told = ", ".join(f"{key} ({before.get(key)}, now {now.get(key)})" for key in changed)
+    if any(key not in _HARMLESS for key in changed):
+        raise ConfigError(
+            f"the run was begun with other settings: {told}",
+            f"Only these may change while it goes on, with --force: {', '.join(_HARMLESS)}. Else start a new run.",
+        )
+    if changed and not force:
+        raise ConfigError(f"the run was begun with other settings: {told}", "They change nothing it learns: --force.")
+    model.config = config
+
+
+def _flat(nested: dict[str, Any], under: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        flat |= _flat(value, f"{under}{key}.") if isinstance(value, dict) and value else {under + key: value}
+    return flat
 
 
 def _identity(config: Config, stream: ClipStream) -> dict[str, Any]:

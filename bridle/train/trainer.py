@@ -22,7 +22,7 @@ from bridle.checkpoint import RunFolder, Saver, optimizer_state, restore_optimiz
 from bridle.draws import key_of
 from bridle.errors import DataError, EnvironmentFault, Interrupted, NumericalError
 from bridle.model import Bridle
-from bridle.nn import Block
+from bridle.nn import Block, Blocks
 from bridle.schema import PatchBatch
 from bridle.stream import Batch, ClipStream
 from bridle.train.cost import clip_flops, memory_mb, peak_flops, step_bytes
@@ -69,7 +69,7 @@ class Trainer:
         self.first = distributed.rank() == 0  # it alone writes
         self.dealt = self.config.train.shard_weights and distributed.world() > 1
         self.dtype = autocast_dtype(self.config.train.precision, self.device)
-        self._compile()
+        self._set_blocks()
         self.profiler = Profiler(run.path / "profile", self.device, on_event) if profile and self.first else None
         self.saver = Saver(run, self.config.train.keep, lambda message: on_event("warning", message=message))
         tracker = self.config.train.tracker if self.first else "none"
@@ -86,9 +86,11 @@ class Trainer:
         self._signal = 0  # that this process was told to stop by
         self._stop = 0  # that the run ends with: all ranks say the same
 
-    def _compile(self) -> None:
-        for module in self.model.modules() if self.config.train.compile else ():
-            if isinstance(module, Block):
+    def _set_blocks(self) -> None:
+        for module in self.model.modules():
+            if isinstance(module, Blocks):
+                module.recompute = self.config.train.recompute
+            if isinstance(module, Block) and self.config.train.compile:
                 module.compile()
 
     def train(self, resume_from: dict[str, Any] | None = None) -> None:
@@ -264,7 +266,7 @@ class Trainer:
         self.model = Bridle(self.config, self.model.statistics)
         self.model.load_state_dict(weights)
         self.model.to(self.device)
-        self._compile()
+        self._set_blocks()
 
     def _first_patches(self) -> list[PatchBatch]:
         """Unchanged clips for the start of the codebooks, from the next batches; the stream then goes back."""

@@ -64,6 +64,7 @@ def _as_settings(batch_size: str | None) -> tuple[str, ...]:
     callback=_batch_size,
     help="Clips a step, on all devices together. auto: as the preset says, computed in parts that fit into memory.",
 )
+@click.option("--force", is_flag=True, help="With --resume: other --set values, where they change nothing it learns.")
 @options.seed
 @options.device
 @click.option(
@@ -93,6 +94,7 @@ def command(
     max_minutes: float | None,
     batch_size: str | None,
     resume: str | None,
+    force: bool,
     seed: int | None,
     device: str,
     devices: int,
@@ -126,11 +128,17 @@ def command(
     with PretrainProgress(console) as progress:
         try:
             if resume is not None:
-                own: dict[str, Any] = {"--preset": preset, "--config": config_file, "--set": sets}
-                own |= {"--modality": modality, "--seed": seed, "--workers": workers, "--batch-size": batch_size}
+                own = {"--preset": preset, "--config": config_file, "--modality": modality, "--seed": seed}
                 _refuse_with_resume({**own, **limits, "--overwrite": overwrite, "--profile": profile})
-                run = out if resume == _NEWEST else Path(resume)
-                result = api.resume(run, shards=shards, device=device, dry_run=dry_run, on_event=progress)
+                result = api.resume(
+                    out if resume == _NEWEST else Path(resume),
+                    shards=shards,
+                    sets=(*sets, *_as_settings(batch_size), *([] if workers is None else [f"data.workers={workers}"])),
+                    force=force,
+                    device=device,
+                    dry_run=dry_run,
+                    on_event=progress,
+                )
             else:
                 result = api.pretrain(
                     shards or Path("shards"),

@@ -14,7 +14,7 @@ import torch
 from bridle import api
 from bridle.checkpoint import RunFolder
 from bridle.config.sections import Config
-from bridle.errors import EnvironmentFault
+from bridle.errors import ConfigError, EnvironmentFault
 from bridle.model import Bridle
 from bridle.train import step as steps
 from bridle.train.cost import clip_flops
@@ -192,3 +192,29 @@ def test_a_step_that_is_not_sound_says_why_and_changes_nothing() -> None:
     outcome: Outcome = one.step(views, [0, 1], 0, 2)
     assert outcome.told_3.tolist() == [float(steps.BAD_MEDIA), 2.0, 0.0] and not outcome.sound
     assert all(torch.equal(p, old) for p, old in zip(one.parameters, before, strict=True))
+
+
+def test_a_run_goes_on_with_its_own_settings_or_harmless_ones(shards: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    api.pretrain(shards, recipe=recipe("schedule.turns=0"), out=tmp_path / "whole", steps=20)
+    api.pretrain(
+        shards, recipe=recipe("schedule.turns=0", "train.checkpoint_every=4", "train.keep=9"), out=run, steps=20
+    )
+    for folder in RunFolder(run).checkpoints():
+        if folder.name > "step-00000008":
+            RunFolder(run).discard(folder)
+    RunFolder(run).update(status="interrupted")
+    with pytest.raises(ConfigError, match=r"optim\.lr \(0\.001, now 0\.01\)"):
+        api.resume(run, sets=["optim.lr=0.01"], force=True)
+    with pytest.raises(ConfigError, match=r"train\.keep \(9, now 3\)") as caught:
+        api.resume(run, sets=["train.keep=3"])
+    assert "--force" in caught.value.hint
+    text = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(text.replace("batch_size: 8", "batch_size: 4"))  # by hand
+    with pytest.raises(ConfigError, match=r"optim\.batch_size \(8, now 4\)"):
+        api.resume(run)
+    (run / "config.yaml").write_text(text)
+    api.resume(run, sets=["train.keep=1", "train.recompute=true", "train.part=4"], force=True)
+    assert len(RunFolder(run).checkpoints()) == 1 and "keep: 1" in (run / "config.yaml").read_text()
+    whole, resumed = (RunFolder(tmp_path / name).rows() for name in ("whole", "run"))
+    assert [row["loss"] for row in whole] == pytest.approx([row["loss"] for row in resumed], rel=1e-5)

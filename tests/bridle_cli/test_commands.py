@@ -92,6 +92,15 @@ def test_resume_with_and_without_a_name(fake, arguments, run) -> None:
     assert double.arguments == (run,)
 
 
+def test_resume_takes_settings(fake) -> None:
+    double = fake("resume", RUN)
+    words = "pretrain --resume x --set train.keep=3 --workers 2 --batch-size auto --force".split()
+    assert main(words) == 0
+    assert list(double.options["sets"]) == ["train.keep=3", "train.part=auto", "data.workers=2"]
+    assert double.options["force"] is True
+    assert main(["pretrain", "--resume", "x", "--batch-size", "some"]) == 2
+
+
 def test_interrupted_pretraining_says_how_to_go_on(monkeypatch, capsys) -> None:
     def pretrain(*_: object, on_event, **__: object) -> None:
         on_event("run", path="runs/x")

@@ -98,7 +98,6 @@ def test_a_file_name_cannot_move_the_cursor(failing, capsys) -> None:
         (["export", "runs/x", "--format", "onnx", "--out", "y"], "'safetensors'"),
         (["pretrain", "--steps", "0"], "--steps"),
         (["pretrain", "--steps", "5", "--epochs", "2"], "exclude each other"),
-        (["pretrain", "--resume", "runs/x", "--set", "optim.lr=1"], "--set"),
         (["pretrain", "--resume", "runs/x", "--steps", "5"], "--steps"),
         (["config", "show"], "--preset"),
         (["config", "shwo"], "show"),
