@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from bridle import api
 from bridle.schema import Modality
 from bridle.sharding import child
 from bridle.sharding.child import Failure, Report, Task
@@ -32,6 +33,14 @@ class Inline:
 def inline(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sharding without processes: a second saved for every set of a test that is about something else."""
     monkeypatch.setattr(importlib.import_module("bridle.sharding.build"), "Workers", Inline)
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A set of 120 photos, for tests that train on it and leave it as it is."""
+    out = tmp_path_factory.mktemp("shards") / "photos"
+    api.shard(Path(__file__).parent / "media" / "image", modality="image", out=out, workers=1)
+    return out
 
 
 @pytest.fixture

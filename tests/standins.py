@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bridle import api
 from bridle.config.sections import Config
 from bridle.model import Bridle
 from bridle.schema import Clip, MediaInfo
@@ -42,6 +43,11 @@ STATISTICS = {
     "pixel_std": [0.25, 0.25, 0.25],
     "rate_hz": 10.0,
 }
+
+
+def small_recipe(*sets: str) -> api.Recipe:
+    """image-tiny, for runs of a second."""
+    return api.Recipe(preset="image-tiny", sets=(*SMALL_RUN, *sets))
 
 
 def small(modality: str, fitted: bool = True) -> Bridle:

@@ -42,20 +42,10 @@ from bridle.train.objectives import (
 )
 from bridle.train.phases import plan_phases, rate_share
 
+recipe = standins.small_recipe
 pytestmark = pytest.mark.usefixtures("one_thread")  # runs are compared bit for bit
 MEDIA = Path(__file__).parent.parent / "media"
 SMALL = standins.SMALL_RUN
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("shards") / "photos"
-    api.shard(MEDIA / "image", modality="image", out=out, workers=1)
-    return out
-
-
-def recipe(*sets: str) -> api.Recipe:
-    return api.Recipe(preset="image-tiny", sets=(*SMALL, *sets))
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:

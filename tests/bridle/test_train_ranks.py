@@ -26,13 +26,6 @@ SMALL = (
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("shards") / "photos"
-    api.shard(MEDIA / "image", modality="image", out=out, workers=1)
-    return out
-
-
 def command(shards: Path, run: Path, *more: str, sets: tuple[str, ...] = (), steps: int = 30) -> list[str]:
     arguments = ["pretrain", "--shards", shards, "--preset", "image-tiny", "--out", run, "--steps", steps, *more]
     settings = [word for pair in (*SMALL, *sets) for word in ("--set", pair)]

@@ -21,19 +21,9 @@ from bridle.train.cost import clip_flops
 from bridle.train.step import Outcome, Stepper
 from bridle_cli.main import main
 
+recipe = standins.small_recipe
 pytestmark = pytest.mark.usefixtures("one_thread")
 MEDIA = Path(__file__).parent.parent / "media"
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("shards") / "photos"
-    api.shard(MEDIA / "image", modality="image", out=out, workers=1)
-    return out
-
-
-def recipe(*sets: str) -> api.Recipe:
-    return api.Recipe(preset="image-tiny", sets=(*standins.SMALL_RUN, *sets))
 
 
 def stepper(kind: str = "encoder", clips: int = 8) -> Stepper:
