@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import click
 
-from bridle.errors import BridleError, Interrupted, nearest
+from bridle.errors import BridleError, ConfigError, Interrupted, UsageError, nearest
 from bridle_cli.console import Console
 
 COMMANDS = ("shard", "pretrain", "tokenize", "eval", "export", "runs", "config")
@@ -82,6 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _report(error: BaseException, console: Console) -> int:
     """Says what happened and returns the exit code that goes with it."""
+    if isinstance(error, UsageError | ConfigError | Interrupted) and os.environ.get("RANK", "0") != "0":
+        return error.exit_code  # all processes of a run meet it, and the first says it
     if isinstance(error, BridleError):
         console.fail(error.message, error.hint)
         return error.exit_code

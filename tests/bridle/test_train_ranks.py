@@ -163,7 +163,7 @@ def test_what_is_wrong_is_said_once(
     shards: Path, tmp_path: Path, more: tuple[str, ...], sets: tuple[str, ...], code: int, says: str
 ) -> None:
     _, err = finish(start(command(shards, tmp_path / "run", *(more or ("--devices", "2")), sets=sets)), code)
-    assert says in err and "Traceback" not in err
+    assert err.count("error:") == 1 and says in err and "Traceback" not in err
     assert not (tmp_path / "run").exists()
 
 
