@@ -153,12 +153,16 @@ def pretrain(
         restarted: another process began with the same call and was lost: go on with its run, if it left one.
     """
     from bridle import distributed
+    from bridle.checkpoint import run_of_launch
     from bridle.train import pretrain as run
 
     config, preset, manifests = _prepare(locate(shards), recipe or Recipe())
     name = f"{_set_name(manifests, locate(shards))}-{preset or 'custom'}"
     with distributed.group(picked := pick_device(device)):
-        begun = distributed.first_decides(lambda: _begun(out) if restarted else None)
+        root = Path(out) if out else RUNS
+        begun = distributed.first_decides(
+            lambda: run_of_launch(root, distributed.launch_id()) if restarted else None  # nobody else's
+        )
         if begun:
             return resume(begun, shards=shards, device=device, on_event=on_event)
         folder = distributed.first_decides(lambda: Path(out) if out else _free_run(name))
@@ -439,17 +443,6 @@ def _free_run(name: str) -> Path:
     while candidate.exists():
         candidate, number = RUNS / f"{name}-{number}", number + 1
     return candidate
-
-
-def _begun(out: str | Path | None) -> Path | None:
-    """The run that a lost process of the same command left, if it came that far."""
-    from bridle.checkpoint import RunFolder, newest_run
-
-    try:
-        run = Path(out) if out else newest_run(RUNS, unfinished=True)
-    except DataError:
-        return None
-    return run if RunFolder(run).checkpoints() else None
 
 
 def _report(on_event: OnEvent | None) -> OnEvent:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 import sys
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -44,6 +45,14 @@ def local_world() -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
+def launch_id() -> str | None:
+    """What the processes of one launch have in common, also after they were started again; None for a single one."""
+    if not launched():
+        return None
+    said = os.environ.get("TORCHELASTIC_RUN_ID", "none")  # "none" unless --rdzv-id or --standalone gave another
+    return said if said != "none" else f"{socket.gethostname()}-{os.getppid()}"
+
+
 def launch(command: Sequence[str], devices: int, restarts: int) -> int:
     """Runs `python -m bridle_cli COMMAND` in that many processes of this machine, as `torchrun` does.
 
@@ -60,7 +69,7 @@ def launch(command: Sequence[str], devices: int, restarts: int) -> int:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the processes speak for themselves
-    extra: list[str] = []
+    extra, run_id = list[str](), uuid.uuid4().hex
     while True:
         # Its own restarts would repeat what a user got wrong, too: only what was killed from outside is worth it.
         settings = LaunchConfig(
@@ -69,7 +78,7 @@ def launch(command: Sequence[str], devices: int, restarts: int) -> int:
             nproc_per_node=devices,
             rdzv_backend="c10d",
             rdzv_endpoint="localhost:0",
-            run_id=uuid.uuid4().hex,
+            run_id=run_id,
             max_restarts=0,
             monitor_interval=0.1,
         )

@@ -66,4 +66,4 @@ class Draws:
 
     def shared(self, purpose: str, columns: int) -> Tensor:
         """In [0, 1), the same for all clips of the step, `(columns,)`."""
-        return uniform(torch.tensor(key_of(self._seed, self._step, purpose), device=self._device), columns)
+        return uniform(torch.full((), key_of(self._seed, self._step, purpose), device=self._device), columns)

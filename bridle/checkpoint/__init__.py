@@ -8,7 +8,14 @@ from typing import Any
 import torch
 
 from bridle.checkpoint.model_file import read_model, save_model, snapshot
-from bridle.checkpoint.run_folder import RunFolder, find_checkpoint, list_runs, newest_run, write_atomically
+from bridle.checkpoint.run_folder import (
+    RunFolder,
+    find_checkpoint,
+    list_runs,
+    newest_run,
+    run_of_launch,
+    write_atomically,
+)
 from bridle.checkpoint.saver import Saver
 from bridle.checkpoint.training_file import load_training, optimizer_state, restore_optimizer
 from bridle.config.sections import Config
@@ -63,6 +70,7 @@ __all__ = [
     "read_model",
     "read_state",
     "restore_optimizer",
+    "run_of_launch",
     "save_model",
     "snapshot",
     "write_atomically",

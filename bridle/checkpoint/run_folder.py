@@ -274,6 +274,16 @@ def newest_run(root: Path, *, unfinished: bool = False) -> Path:
     return max(runs, key=lambda run: (run / STATE).stat().st_mtime)
 
 
+def run_of_launch(root: Path, launch: str | None) -> Path | None:
+    """The run at or below a folder that this launch began and that can be resumed (see `distributed.launch_id`)."""
+    for state in sorted(root.glob(f"**/{STATE}")) if launch else ():
+        run = RunFolder(state.parent)
+        with suppress(DataError):
+            if run.state().get("launch") == launch and run.checkpoints():
+                return run.path
+    return None
+
+
 def list_runs(root: Path) -> list[dict[str, Any]]:
     """Every run at or below a folder, the one written to last first.
 

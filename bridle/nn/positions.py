@@ -31,6 +31,8 @@ class GridPositions(nn.Module):
         self.register_buffer("frequency_F", torch.exp(-math.log(_LONGEST) * exponent_F), persistent=False)
 
     def forward(self, coords_BN3: Tensor) -> Tensor:
-        angle = coords_BN3[..., list(self.axes), None].float() * self.frequency_F
+        # Not by a list of axes: it would be copied to a GPU at every call, and the CPU would wait for that.
+        used = torch.stack([coords_BN3[..., axis] for axis in self.axes], dim=-1)
+        angle = used[..., None].float() * self.frequency_F
         wave = torch.cat([angle.sin(), angle.cos()], dim=-1).flatten(-2)
         return nn.functional.pad(wave, (0, self.width - wave.shape[-1]))

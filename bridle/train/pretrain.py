@@ -107,6 +107,7 @@ def pretrain(
             "preset": preset,
             "shards": [str(manifest.place.resolve()) for manifest in manifests],
             "limits": limits,
+            "launch": distributed.launch_id(),
         }
         run = distributed.first_decides(partial(RunFolder.create, out, dump(config), state, overwrite=overwrite))
     with _sole_use(run):

@@ -232,10 +232,10 @@ class Stepper:
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
             encoder, tokens = self.losses(targets, weight_Q, part.batch if trains else None)
         loss = torch.zeros((), device=self.device)
-        logged: Objective | None = None
         if encoder and targets:
-            loss, logged = encoder.loss * (encoder_share := share_2[0] * targets.hidden), encoder
-            _add(outcome, logged, encoder_share)
+            encoder_share = share_2[0] * targets.hidden
+            loss = encoder.loss * encoder_share
+            _add(outcome, encoder, encoder_share)
         if tokens:
             token_share = share_2[1] * sum(part.batch.lengths)
             extra = tokens.loss * token_share

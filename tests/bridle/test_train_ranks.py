@@ -135,6 +135,17 @@ def test_torchrun_starts_the_others_again(shards: Path, alone: Path, tmp_path: P
     assert_alike(alone, run)
 
 
+def test_a_restart_goes_on_with_no_run_but_its_own(shards: Path, tmp_path: Path) -> None:
+    """`torchrun` repeats a command that was refused: what was there before must be left alone by the second try too."""
+    run = tmp_path / "run"
+    api.pretrain(shards, recipe=standins.small_recipe(), out=run, steps=4)
+    RunFolder(run).update(status="interrupted")
+    before = (run / "state.json").read_bytes()
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
+    _, err = finish(start([sys.executable, *launcher, *command(shards, run)[1:]]), 1)
+    assert err.count("exists already") == 2 and (run / "state.json").read_bytes() == before
+
+
 def test_a_clip_that_cannot_be_decoded_holds_nobody_up(tmp_path: Path) -> None:
     """One clip a process and step: whoever meets the damaged one has none, and all must take the step."""
     api.shard(MEDIA / "image", modality="image", out=tmp_path / "shards", workers=1, check="header")
