@@ -1,0 +1,33 @@
+"""BRIDLE from Python: one function a command, each the same as the command of its name.
+
+    api.shard("recordings", modality="audio")
+    run = api.pretrain("shards/recordings", recipe=api.Recipe(preset="audio-tiny"))
+    codes = list(api.tokenize(["clip.wav"], checkpoint=run["run"]))
+
+Raw media and shards may lie in object storage: `s3://bucket/folder`, as text. Importing this package is cheap; each
+function imports what it needs.
+"""
+
+from bridle.api.data import shard, shard_info, shard_verify
+from bridle.api.evaluation import evaluate
+from bridle.api.session import pick_device
+from bridle.api.tokens import export, load, tokenize, write_codes
+from bridle.api.training import launch, pretrain, resume, runs
+from bridle.config.recipe import Recipe
+
+__all__ = [
+    "Recipe",
+    "evaluate",
+    "export",
+    "launch",
+    "load",
+    "pick_device",
+    "pretrain",
+    "resume",
+    "runs",
+    "shard",
+    "shard_info",
+    "shard_verify",
+    "tokenize",
+    "write_codes",
+]

@@ -1,0 +1,96 @@
+"""A checkpoint at work on files: codes, vectors, an export."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bridle.api.session import OnEvent, open_model
+from bridle.storage import locate
+
+if TYPE_CHECKING:
+    from bridle.cluster import Engine
+    from bridle.infer import Pretrained
+    from bridle.schema import Codes
+
+
+def load(checkpoint: str | Path | None = None, *, device: str = "auto") -> Pretrained:
+    """A model that takes paths: `load("runs/voices").embed("clip.wav")`.
+
+    Args:
+        checkpoint: a run, checkpoint or export; `None`: the newest run below `runs/`.
+    """
+    from bridle.infer import Pretrained
+
+    return Pretrained(open_model(checkpoint, device))
+
+
+def tokenize(
+    inputs: Sequence[str | Path],
+    *,
+    checkpoint: str | Path | None = None,
+    workers: int = 0,
+    engine: Engine = "local",
+    device: str = "auto",
+    on_event: OnEvent | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Codes of files, folders and sets of shards, one object a file: `{file, levels, grid, codes, times}`.
+
+    `codes` is nested: levels, then time, rows and columns as in `grid`; `times` are the starts of the time steps in
+    seconds.
+
+    Args:
+        workers: threads that decode ahead; with `engine="ray"` (a Ray cluster), processes with the model.
+    """
+    for codes in _codes(inputs, checkpoint, workers, engine, device, on_event)[0]:
+        yield {
+            "file": codes.file,
+            "levels": codes.levels,
+            "grid": list(codes.grid),
+            "codes": codes.codes_THWQ.movedim(-1, 0).tolist(),
+            "times": codes.times_T,
+        }
+
+
+def write_codes(
+    inputs: Sequence[str | Path],
+    out: str | Path,
+    *,
+    checkpoint: str | Path | None = None,
+    workers: int = 0,
+    engine: Engine = "local",
+    device: str = "auto",
+    overwrite: bool = False,
+    on_event: OnEvent | None = None,
+) -> dict[str, Any]:
+    """As `tokenize`, into one `.npz` or `.safetensors` file; its layout is in `bridle.infer.codes_file`."""
+    from bridle import infer
+
+    infer.check_output(Path(out), overwrite=overwrite)  # before anything is loaded
+    codes, source = _codes(inputs, checkpoint, workers, engine, device, on_event)
+    return infer.write_codes(Path(out), codes, source=source, overwrite=overwrite)
+
+
+def export(run: str | Path, *, format: str = "safetensors", out: str | Path, overwrite: bool = False) -> dict[str, Any]:
+    """Write a run for others to load, and check that it loads back equal; see `bridle.export.export`."""
+    from bridle.export import export as write
+
+    return write(Path(run), format=format, out=Path(out), overwrite=overwrite)
+
+
+def _codes(
+    inputs: Sequence[str | Path],
+    checkpoint: str | Path | None,
+    workers: int,
+    engine: Engine,
+    device: str,
+    on_event: OnEvent | None,
+) -> tuple[Iterator[Codes], str]:
+    """Codes as they come, and the checkpoint that they are of."""
+    from bridle.infer import tokenize_inputs
+
+    model = open_model(checkpoint, device if engine == "local" else "cpu")
+    places = [locate(item) for item in inputs]
+    codes = tokenize_inputs(model, places, workers=workers, engine=engine, device=device, on_event=on_event)
+    return codes, str(model.source)

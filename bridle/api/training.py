@@ -1,0 +1,174 @@
+"""Shards -> a run: begin it, go on with it, list what there is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bridle.api.session import RUNS, OnEvent, pick_device, silent
+from bridle.config.recipe import Recipe
+from bridle.errors import DataError
+from bridle.storage import Location, locate
+
+if TYPE_CHECKING:
+    from bridle.config import Config
+    from bridle.sharding import Manifest
+
+
+def pretrain(
+    shards: str | Path = "shards",
+    *,
+    recipe: Recipe | Config | None = None,
+    out: str | Path | None = None,
+    steps: int | None = None,
+    epochs: float | None = None,
+    max_minutes: float | None = None,
+    device: str = "auto",
+    overwrite: bool = False,
+    dry_run: bool = False,
+    profile: bool = False,
+    restarted: bool = False,
+    on_event: OnEvent | None = None,
+) -> dict[str, Any]:
+    """Pretrain an encoder and its codebooks on every set below `shards`; see `bridle.train.pretrain`.
+
+    Processes that `torchrun` started train together.
+
+    Args:
+        shards: a set, or a folder of sets.
+        recipe: where the configuration comes from, or the configuration itself; default: MODALITY-tiny.
+        out: run folder; default: `runs/SET-PRESET`, numbered when that exists.
+        steps, epochs, max_minutes: length of the run; at most one of them.
+        profile: where the time of a step goes: traces in `out/profile/`.
+        restarted: another process began with the same call and was lost: go on with its run, if it left one.
+    """
+    from bridle import distributed
+    from bridle.checkpoint import run_of_launch
+    from bridle.train import pretrain as run
+
+    config, preset, manifests = _prepare(locate(shards), recipe or Recipe())
+    name = f"{_set_name(manifests, locate(shards))}-{preset or 'custom'}"
+    with distributed.group(picked := pick_device(device)):
+        root = Path(out) if out else RUNS
+        begun = distributed.first_decides(
+            lambda: run_of_launch(root, distributed.launch_id()) if restarted else None  # nobody else's
+        )
+        if begun:
+            return resume(begun, shards=shards, device=device, on_event=on_event)
+        folder = distributed.first_decides(lambda: Path(out) if out else _free_run(name))
+        report = _report(on_event)
+        report("run", path=str(folder))
+        return run(
+            config,
+            manifests,
+            folder,
+            preset=preset,
+            steps=steps,
+            epochs=epochs,
+            max_minutes=max_minutes,
+            device=picked,
+            overwrite=overwrite,
+            dry_run=dry_run,
+            profile=profile,
+            on_event=report,
+        )
+
+
+def launch(command: Sequence[str], devices: int, *, restarts: int = 3) -> int:
+    """Run a command of the command line as several processes of this machine that train together; its exit code.
+
+    Processes that are killed or lost are started again, all of them, with `--restarted`.
+    """
+    from bridle import distributed
+
+    return distributed.launch(command, devices, restarts)
+
+
+def resume(
+    run: str | Path | None = None,
+    *,
+    shards: str | Path | None = None,
+    sets: Sequence[str] = (),
+    force: bool = False,
+    device: str = "auto",
+    dry_run: bool = False,
+    on_event: OnEvent | None = None,
+) -> dict[str, Any]:
+    """Go on with an interrupted run from its last checkpoint, with its own configuration and length.
+
+    Args:
+        run: run folder; default: the newest that is not complete.
+        shards: where the shards lie now, if they moved.
+        sets: `section.key=value` over its configuration, with `force`, for keys that change nothing that is learned.
+    """
+    from bridle import config, distributed
+    from bridle.checkpoint import newest_run, read_state
+    from bridle.schema import Modality
+    from bridle.sharding import find_sets
+    from bridle.train import pretrain as train
+
+    with distributed.group(picked := pick_device(device)):
+        folder = distributed.first_decides(lambda: Path(run) if run else newest_run(RUNS, unfinished=True))
+        report = _report(on_event)
+        report("run", path=str(folder))
+        state = read_state(folder)
+        loaded = config.load(file=folder / "config.yaml", sets=sets)
+        places = [locate(shards)] if shards else [locate(place) for place in state["shards"]]
+        for place in places:
+            if not place.exists():
+                raise DataError(f"The shards of {folder} are gone: {place}", "Say where they are now with --shards.")
+        manifests = [found for place in places for found in find_sets(place, Modality(loaded.patches.modality))]
+        return train(
+            loaded,
+            manifests,
+            folder,
+            preset=state["preset"],
+            resume=True,
+            force=force,
+            device=picked,
+            dry_run=dry_run,
+            on_event=report,
+        )
+
+
+def runs(root: str | Path = RUNS) -> list[dict[str, Any]]:
+    """What runs there are, and how far; see `bridle.checkpoint.list_runs`."""
+    from bridle.checkpoint import list_runs
+
+    return list_runs(Path(root))
+
+
+def _prepare(shards: Location, recipe: Recipe | Config) -> tuple[Config, str, list[Manifest]]:
+    """Configuration, its preset and the sets of its modality; a recipe adapts to them, a configuration stays."""
+    from bridle.config import extends
+    from bridle.schema import Modality
+    from bridle.sharding import find_sets, merge_extent
+
+    if not isinstance(recipe, Recipe):
+        return recipe, "", find_sets(shards, Modality(recipe.patches.modality))
+    modality = recipe.modality
+    if recipe.preset or (recipe.file and extends(recipe.file)):
+        modality = recipe.load()[0].patches.modality
+    manifests = find_sets(shards, Modality(modality) if modality else None)
+    config, preset = recipe.load(f"{manifests[0].modality}-tiny", merge_extent(manifests))
+    return config, preset, manifests
+
+
+def _set_name(manifests: Sequence[Manifest], shards: Location) -> str:
+    return manifests[0].name if len(manifests) == 1 else shards.resolve().name
+
+
+def _free_run(name: str) -> Path:
+    """`runs/NAME`, or the first of `runs/NAME-2`, `runs/NAME-3` ... that is not taken."""
+    candidate, number = RUNS / name, 2
+    while candidate.exists():
+        candidate, number = RUNS / f"{name}-{number}", number + 1
+    return candidate
+
+
+def _report(on_event: OnEvent | None) -> OnEvent:
+    """Of several processes the first speaks for all."""
+    from bridle import distributed
+
+    return on_event if on_event and distributed.rank() == 0 else silent
