@@ -54,7 +54,7 @@ class Draws:
     """
 
     def __init__(self, seed: int, step: int, places: Sequence[int], device: torch.device | str = "cpu") -> None:
-        self._seed, self._step, self._device = seed, step, device
+        self._seed, self._step = seed, step
         self._place_B = torch.tensor(list(places), dtype=torch.int64).to(device, non_blocking=True)
 
     def __len__(self) -> int:
@@ -63,7 +63,3 @@ class Draws:
     def uniform(self, purpose: str, columns: int = 1) -> Tensor:
         """In [0, 1), float32 `(B, columns)`; another purpose gives other numbers."""
         return uniform(self._place_B * _GOLDEN + key_of(self._seed, self._step, purpose), columns)
-
-    def shared(self, purpose: str, columns: int) -> Tensor:
-        """In [0, 1), the same for all clips of the step, `(columns,)`."""
-        return uniform(torch.full((), key_of(self._seed, self._step, purpose), device=self._device), columns)

@@ -72,7 +72,7 @@ class Bridle(nn.Module):
         return self.tokenizer(batch) if bool(self.learned) else self.cold_tokenizer(batch)
 
     def encode_visible(self, batch: PatchBatch, mask: Mask) -> Tensor:
-        """E's features `(B, V, D)` of the visible patches, which alone it computes."""
+        """E's features `(B, V, D)` of the visible patches, which alone it computes, for each of B masks."""
         x_BVP, visible_BV3 = pick(batch.x_BNP, mask.visible_BV), pick(batch.coords_BN3, mask.visible_BV)
         return self.encoder(x_BVP, visible_BV3, mask.visible_valid_BV)[:, 1:]
 

@@ -3,7 +3,7 @@
 Every shape is a way to score the patches of a grid; the lowest scores stay visible. So the share of hidden patches
 is the same for every clip, padding is neither visible nor masked, and clips of different length share a batch.
 
-Shapes: B clips, N patches, V visible, M masked.
+Shapes: B masks (one or several for each clip, see `draw_mask`), N patches, V visible, M masked.
 """
 
 from __future__ import annotations
@@ -29,44 +29,56 @@ class Mask:
     masked_valid_BM: Tensor | None
 
 
-def draw_mask(batch: PatchBatch, shape: str, ratio: float, draws: Draws, predict: float = 1.0) -> Mask:
-    """One random mask a clip.
+def draw_mask(
+    batch: PatchBatch,
+    shape: str,
+    ratio: float,
+    draws: Draws,
+    predict: float = 1.0,
+    full: tuple[int, int, int] | None = None,
+) -> Mask:
+    """Random masks, the same whatever other clips are in the batch.
 
     Args:
         batch: patches with validity and grid.
         shape: "random" hides single patches, "tube" the same rows and columns at all times, "block" rectangles.
         ratio: share of each clip's valid patches to hide; with tubes the nearest share that whole tubes allow.
-        draws: of the clips of the batch.
+        draws: of every mask: one for each clip in order, or several times that.
         predict: share of the hidden patches that stay in `masked_BM`. The others are simply never asked for, which
             makes the predictor cheaper (CrossMAE, arXiv 2401.14391).
+        full: grid of a full clip, which the sizes of blocks follow from; default: of the batch.
     """
     tubes = 0
     if shape == "tube" and batch.grid[1] * batch.grid[2] > 1:  # a single tube would hide everything or nothing
         tubes = batch.grid[1] * batch.grid[2]
         score_BN = draws.uniform("mask", tubes)[:, None].expand(-1, batch.grid[0], -1).flatten(1)
     elif shape == "block":
-        score_BN = _block_scores(batch.grid, draws)
+        score_BN = _block_scores(batch.grid, full or batch.grid, draws)
     else:
         score_BN = draws.uniform("mask", batch.valid_BN.shape[1])
     mask = split(score_BN, batch, ratio, tubes=tubes)
-    hidden = mask.masked_BM.shape[1]
-    if (kept := max(1, round(hidden * predict))) < hidden:
-        slot_M = draws.shared("predict", hidden).argsort()[:kept]
-        valid_BM = mask.masked_valid_BM
-        mask = replace(
-            mask,
-            masked_BM=mask.masked_BM[:, slot_M],
-            masked_valid_BM=None if valid_BM is None else valid_BM[:, slot_M],
-        )
-    return mask
+    return mask if predict == 1 else _fewer(mask, predict, draws.uniform("predict", score_BN.shape[1]))
 
 
-def _block_scores(grid: tuple[int, int, int], draws: Draws, blocks: int = 64) -> Tensor:
+def _fewer(mask: Mask, share: float, score_BN: Tensor) -> Mask:
+    """A part of each clip's hidden patches, at least one: those of the lowest scores."""
+    score_BM = score_BN.gather(1, mask.masked_BM)
+    most = max(1, round(mask.masked_BM.shape[1] * share))
+    if mask.masked_valid_BM is None:
+        return replace(mask, masked_BM=mask.masked_BM.gather(1, score_BM.argsort(1)[:, :most]))
+    order_BM = score_BM.masked_fill(~mask.masked_valid_BM, torch.inf).argsort(1)[:, :most]
+    hidden_B1 = mask.masked_valid_BM.sum(1, keepdim=True)
+    kept_B1 = (hidden_B1.double() * share).round().clamp(min=1).minimum(hidden_B1)
+    valid_BM = torch.arange(most, device=order_BM.device) < kept_B1
+    return replace(mask, masked_BM=mask.masked_BM.gather(1, order_BM), masked_valid_BM=valid_BM)
+
+
+def _block_scores(grid: tuple[int, int, int], full: tuple[int, int, int], draws: Draws, blocks: int = 64) -> Tensor:
     """Random boxes fall one after the other; a patch's score is how early it was hit, the earliest highest."""
     place_BK3 = draws.uniform("mask centre", 3 * blocks).unflatten(1, (blocks, 3))
     extent_BK3 = draws.uniform("mask extent", 3 * blocks).unflatten(1, (blocks, 3))
     device = place_BK3.device
-    size_3 = torch.tensor(grid, dtype=torch.float32).to(device, non_blocking=True)
+    size_3 = torch.tensor(full, dtype=torch.float32).to(device, non_blocking=True)
     axes = [torch.arange(n, dtype=torch.float32, device=device) + 0.5 for n in grid]
     point_N3 = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
     order_K1 = torch.arange(blocks, 0, -1, device=device)[:, None]
@@ -84,11 +96,13 @@ def split(score_BN: Tensor, batch: PatchBatch, ratio: float, *, tubes: int = 0) 
 
     With `tubes` that many groups of equal score are kept whole: part of a tube left visible would give the rest away.
     """
-    patches, device = score_BN.shape[1], score_BN.device
+    patches, device, masks = score_BN.shape[1], score_BN.device, len(score_BN) // len(batch.lengths)
     if not batch.dense:
-        score_BN = score_BN.masked_fill(~batch.valid_BN, torch.inf)
+        score_BN = score_BN.masked_fill(~batch.valid_BN.repeat(masks, 1), torch.inf)
     order_BN = score_BN.argsort(dim=1, stable=True)
-    n_B = torch.tensor(batch.lengths[:1] if batch.dense else batch.lengths)  # shapes are settled on the CPU
+    n_B = torch.tensor(
+        batch.lengths[:1] if batch.dense else list(batch.lengths) * masks
+    )  # shapes are settled on the CPU
     whole_B = (n_B // tubes).clamp(min=1) if tubes > 1 else torch.ones_like(n_B)  # patches that stay or go together
     units_B = n_B // whole_B
     visible_B = (units_B.double() * (1 - ratio)).round().long().clamp(min=1).minimum(
@@ -109,6 +123,8 @@ def split(score_BN: Tensor, batch: PatchBatch, ratio: float, *, tubes: int = 0) 
     )
 
 
-def pick(x_BNX: Tensor, index_BM: Tensor) -> Tensor:
-    """Rows of each clip by index: `(B, N, X)`, `(B, M)` -> `(B, M, X)`."""
-    return x_BNX.gather(1, index_BM[..., None].expand(-1, -1, x_BNX.shape[-1]))
+def pick(x_BNX: Tensor, index_mBM: Tensor) -> Tensor:
+    """Rows of each clip by index: `(B, N, X)`, `(m * B, M)` -> `(m * B, M, X)`; the clips m times in order."""
+    masks = len(index_mBM) // len(x_BNX)
+    index = index_mBM.unflatten(0, (masks, -1))[..., None].expand(-1, -1, -1, x_BNX.shape[-1])
+    return x_BNX.expand(masks, -1, -1, -1).gather(2, index).flatten(0, 1)

@@ -70,6 +70,8 @@ class AudioPatcher(Patcher):
         frames = [self.mel.frames(len(view)) for view in views]
         # A last patch that is at least half full counts; a clip always has one.
         steps = [min(max(1, (f + patch // 2) // patch), self.grid[0]) for f in frames]
+        # What a clip becomes must not depend on the longest of its batch.
+        real = [max(1, min(f, step * patch)) for f, step in zip(frames, steps, strict=True)]
         longest = max(steps) * patch
         wave_BS = pad_sequence(views, batch_first=True).to(device, non_blocking=True)
         needed = self.mel.samples(longest)
@@ -78,7 +80,7 @@ class AudioPatcher(Patcher):
             gain_B1 = (draws.uniform("gain") * 2 - 1) * self.config.gain_db
             wave_BS = wave_BS * 10 ** (gain_B1 / 20)
         mel_BTM = self.mel(wave_BS)
-        frame_B11 = torch.tensor(frames).to(device, non_blocking=True).clamp(1, longest)[:, None, None]
+        frame_B11 = torch.tensor(real).to(device, non_blocking=True)[:, None, None]
         real_BT1 = torch.arange(longest, device=device)[None, :, None] < frame_B11
         mel_BTM = self._normalise(mel_BTM, real_BT1, frame_B11) * real_BT1
         return self._assemble(mel_BTM[:, None, :, :, None], steps)

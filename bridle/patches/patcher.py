@@ -42,6 +42,12 @@ class Patcher(nn.Module, ABC):
     def blank(self) -> Tensor:
         """A view of nothing: silence, a black picture."""
 
+    def nothing(self) -> PatchBatch:
+        """A batch of one clip without a valid patch, for who has no clip and must take part all the same."""
+        batch = self([self.blank()])
+        nowhere_BN = torch.zeros_like(batch.valid_BN)
+        return PatchBatch(torch.zeros_like(batch.x_BNP), batch.coords_BN3, nowhere_BN, [0], batch.grid)
+
     @abstractmethod
     def windows(self, clip: Clip) -> list[tuple[Tensor, float]]:
         """Consecutive views that cover the whole clip, each with its start in seconds."""

@@ -54,9 +54,11 @@ class MelFilterbank(nn.Module):
         """The fewest samples that give that many frames."""
         return (frames - 1) * self.hop + self.window
 
-    @torch.autocast("cuda", enabled=False)
     def forward(self, wave_BS: Tensor) -> Tensor:
-        wave_BS = wave_BS.float()
+        with torch.autocast(wave_BS.device.type, enabled=False):
+            return self._features(wave_BS.float())
+
+    def _features(self, wave_BS: Tensor) -> Tensor:
         frames = max(1, self.frames(wave_BS.shape[1]))
         block = _BLOCK if wave_BS.device.type == "cpu" else len(wave_BS) * frames
         clips = max(1, block // frames)

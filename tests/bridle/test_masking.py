@@ -49,6 +49,35 @@ def test_every_valid_patch_is_either_visible_or_masked(shape, grid, ratio, steps
             assert not set((visible % tubes).tolist()) & set((masked % tubes).tolist())
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    shape=st.sampled_from(["random", "tube", "block"]),
+    predict=st.sampled_from([1.0, 0.4]),
+    masks=st.integers(1, 2),
+    steps=st.lists(st.integers(1, 6), min_size=2, max_size=5),
+)
+def test_the_company_of_a_clip_does_not_change_its_mask(shape, predict, masks, steps) -> None:  # type: ignore[no-untyped-def]
+    """However a batch is cut into parts, which pad to their own longest clip."""
+    full = (6, 3, 2)
+
+    def sets(steps: list[int], places: list[int]) -> dict[int, list[set[int]]]:
+        batch = batch_of((max(steps), 3, 2), steps)
+        draws = Draws(1, 0, [place + 10 * number for number in range(masks) for place in places])
+        mask = draw_mask(batch, shape, 0.6, draws, predict, full)
+        found: dict[int, list[set[int]]] = {place: [] for place in places}
+        for row, place in enumerate(places * masks):
+            for index, valid in ((mask.visible_BV, mask.visible_valid_BV), (mask.masked_BM, mask.masked_valid_BM)):
+                found[place].append(set((index[row] if valid is None else index[row][valid[row]]).tolist()))
+        return found
+
+    together, places = sets(steps, list(range(len(steps)))), list(range(len(steps)))
+    for part in (places[:1], places[1:]):
+        for place, found in sets([steps[place] for place in part], part).items():
+            assert found == together[place]
+            hidden = 6 * steps[place] - len(found[0])
+            assert len(found[1]) == min(hidden, max(1, round(hidden * predict)))
+
+
 def test_a_single_tube_is_no_tube() -> None:
     batch = batch_of((8, 1, 1), [8, 8])
     visible = [draw_mask(batch, "tube", 0.5, Draws(seed, 0, range(2))).visible_BV for seed in range(2)]
