@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import socket
 import sys
 import uuid
@@ -25,9 +26,10 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.distributed.tensor.experimental import implicit_replication
 from torch.nn.parallel import DistributedDataParallel
 
-from bridle.errors import EnvironmentFault
+from bridle.errors import BridleError, EnvironmentFault
 
 T = TypeVar("T")
+_alone = False  # see `alone`
 
 
 def launched() -> bool:
@@ -53,22 +55,34 @@ def launch_id() -> str | None:
     return said if said != "none" else f"{socket.gethostname()}-{os.getppid()}"
 
 
-def launch(command: Sequence[str], devices: int, restarts: int) -> int:
+def launch(
+    command: Sequence[str], devices: int, restarts: int, on_warning: Callable[[str], None] = lambda message: None
+) -> int:
     """Runs `python -m bridle_cli COMMAND` in that many processes of this machine, as `torchrun` does.
 
     Args:
         command: arguments.
         devices: processes, each with a GPU of its own where there are any.
         restarts: how often they are all started again, with `--restarted`, when one was killed.
+        on_warning: told when they are.
 
     Returns:
         the exit code of the process that failed first, else 0.
+
+    Raises:
+        EnvironmentFault: more processes than this machine has GPUs or, without any, cores.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the processes speak for themselves
+    gpus, cores = torch.cuda.device_count(), os.cpu_count() or 1
+    if devices > (gpus or max(cores, 2)):
+        there = f"{gpus} GPUs" if gpus else f"no GPU and {cores} cores"
+        raise EnvironmentFault(f"--devices {devices}: this machine has {there}.", "Fewer --devices.")
+    for name in list(logging.root.manager.loggerDict):
+        if name.startswith("torch.distributed.elastic"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # the processes speak for themselves
     extra, run_id = list[str](), uuid.uuid4().hex
     while True:
         # Its own restarts would repeat what a user got wrong, too: only what was killed from outside is worth it.
@@ -88,9 +102,14 @@ def launch(command: Sequence[str], devices: int, restarts: int) -> int:
         except SignalException as stopped:
             return 128 + int(stopped.sigval)
         except ChildFailedError as failed:
-            code = failed.get_first_failure()[1].exitcode
-        if code >= 0 or not restarts:
-            return code if code >= 0 else 128 - code
+            # Whoever was killed, the others fail as well, now and then before it is seen; then they are ended.
+            first = failed.get_first_failure()[1].exitcode
+            codes = [first, *(one.exitcode for one in failed.failures.values() if one.exitcode != -signal.SIGTERM)]
+            killed = [code for code in codes if code < 0]
+            code = 128 - killed[0] if killed else first
+        if not killed or not restarts:
+            return code
+        on_warning("a process of the run was killed: all start again, from the last checkpoint")
         restarts, extra = restarts - 1, ["--restarted"]
 
 
@@ -125,7 +144,18 @@ def group(device: str) -> Iterator[None]:
 
 
 def _active() -> bool:
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    return not _alone and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """This process as if there were no others: what a rank tries by itself must not wait for them."""
+    global _alone
+    before, _alone = _alone, True
+    try:
+        yield
+    finally:
+        _alone = before
 
 
 def rank() -> int:
@@ -175,6 +205,30 @@ def first_decides(decide: Callable[[], T]) -> T:
     return result  # type: ignore[return-value]
 
 
+def together(work: Callable[[], T]) -> T:
+    """What `work` gives to each rank, if it succeeds on all of them; else all end with the first failure of any.
+
+    Rank 0 raises it, so that it is said once. `work` must not ask the other ranks.
+    """
+    if not _active():
+        return work()
+    result: T | None = None
+    failure: Exception | None = None
+    try:
+        result = work()
+    except Exception as error:  # raised below, on all of them
+        failure = error
+    for number, other in enumerate(gather_objects(failure)):
+        if other is None:
+            continue
+        if rank() == 0:
+            if number and isinstance(other, BridleError):
+                other.message = f"process {number}: {other.message}"
+            raise other
+        raise SystemExit(getattr(other, "exit_code", 1))
+    return result  # type: ignore[return-value]
+
+
 def gather_objects(item: T) -> list[T]:
     """Everybody's item, by rank, on every rank."""
     if not _active():
@@ -215,6 +269,11 @@ def shard_weights(parts: Iterable[nn.Module], unit: type[nn.Module]) -> None:
             if isinstance(module, unit):
                 fully_shard(module, mesh=mesh, reshard_after_forward=True)
         fully_shard(part, mesh=mesh, reshard_after_forward=True)  # also what is asked without a gradient
+
+
+def are_dealt(parameters: Iterable[Tensor]) -> bool:
+    """Whether some of them are parts of larger ones, see `shard_weights`."""
+    return any(isinstance(parameter, DTensor) for parameter in parameters)
 
 
 def whole(x: Tensor) -> Tensor:

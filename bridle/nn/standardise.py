@@ -31,10 +31,11 @@ class Standardise(nn.Module):
             x_RC = x_RC.float()
             if not self.training:
                 return (x_RC - self.running_mean) * (self.running_var + _EPSILON).rsqrt()
-            rows = distributed.sum_over_ranks(torch.full((), float(len(x_RC)), device=x_RC.device)).clamp(min=1)
-            mean_C = distributed.differentiable_sum(x_RC.sum(0)) / rows
+            rows = distributed.sum_over_ranks(torch.full((), float(len(x_RC)), device=x_RC.device))
+            least_one = rows.clamp(min=1)
+            mean_C = distributed.differentiable_sum(x_RC.sum(0)) / least_one
             centred_RC = x_RC - mean_C
-            variance_C = distributed.differentiable_sum(centred_RC.square().sum(0)) / rows
+            variance_C = distributed.differentiable_sum(centred_RC.square().sum(0)) / least_one
             self._seen.append((rows, mean_C.detach(), variance_C.detach()))
             return centred_RC * (variance_C + _EPSILON).rsqrt()
 
@@ -45,7 +46,7 @@ class Standardise(nn.Module):
             return
         rows_M1, mean_MC, variance_MC = (torch.stack(part) for part in zip(*self._seen, strict=True))
         self._seen.clear()
-        share_M1 = rows_M1[:, None] / rows_M1.sum()
+        share_M1 = rows_M1[:, None] / rows_M1.sum().clamp(min=1)
         mean_C = (share_M1 * mean_MC).sum(0)
         variance_C = (share_M1 * (variance_MC + (mean_MC - mean_C).square())).sum(0)
         rows = rows_M1.sum()

@@ -5,34 +5,54 @@ Shapes: N tokens, D width; a multiply and an add are two operations. Elementwise
 
 from __future__ import annotations
 
+import math
+import re
 import resource
 import sys
+from pathlib import Path
 
 import torch
 
+from bridle import distributed
 from bridle.config.sections import EncoderSection
 from bridle.model import Bridle
 from bridle.train.phases import Kind
 
-_PEAKS = {"H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "A10": 125e12}
+# Dense bfloat16 operations a second by the makers' data sheets; a name stands for itself, longer ones come first.
+_PEAKS = {
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "A10G": 70e12,
+    "A10": 125e12,
+}
 _BACKWARD = 3  # a step that trains costs this much of its forward pass
 
 
-def hidden_and_visible(model: Bridle) -> tuple[int, int]:
-    """Patches of a full clip that are predicted, and that the encoder sees."""
-    t, h, w = model.patcher.grid
-    visible = max(1, round(t * h * w * (1 - model.config.mask.ratio)))
-    return max(1, round((t * h * w - visible) * model.config.mask.predict)), visible
+def full_clip(model: Bridle) -> int:
+    """Patches of a clip that fills its window."""
+    return math.prod(model.patcher.grid)
 
 
-def clip_flops(model: Bridle, kind: Kind) -> float:
-    """Floating-point operations of one full clip in a step of that phase, all its masks included."""
+def hidden_and_visible(model: Bridle, patches: float) -> tuple[int, int]:
+    """Patches of such a clip that are predicted, and that the encoder sees."""
+    visible = max(1, round(patches * (1 - model.config.mask.ratio)))
+    return max(1, round((patches - visible) * model.config.mask.predict)), visible
+
+
+def clip_flops(model: Bridle, kind: Kind, patches: float | None = None) -> float:
+    """Floating-point operations of one clip in a step of that phase, all its masks included.
+
+    Args:
+        patches: valid ones, padding is no work worth counting; default: of a full clip.
+    """
     config = model.config
     e, p, t, q = config.encoder, config.predictor, config.tokenizer, config.quantizer
-    patches, (hidden, visible) = (
-        model.patcher.grid[0] * model.patcher.grid[1] * model.patcher.grid[2],
-        (hidden_and_visible(model)),
-    )
+    patches = full_clip(model) if patches is None else patches
+    hidden, visible = hidden_and_visible(model, patches)
     own = e.model_copy(update={"depth": t.depth or e.depth})
     search = 2.0 * patches * q.levels * q.codes * q.width
     tokens = 2.0 * patches * model.patcher.values * e.width + _trunk(own, patches + 1)
@@ -43,19 +63,16 @@ def clip_flops(model: Bridle, kind: Kind) -> float:
         return features + _BACKWARD * (tokens + estimator)
     targets = tokens if kind != "cold" else 2.0 * patches * model.patcher.values * q.width + search
     if kind == "joint":
-        targets += clip_flops(model, "tokenizer") / config.schedule.joint_every
+        targets += clip_flops(model, "tokenizer", patches) / config.schedule.joint_every
     encoder = 2.0 * visible * model.patcher.values * e.width + _trunk(e, visible + 1)
     predictor = 2.0 * visible * e.width * p.width + _trunk(p, visible + hidden)
     predictor += 2.0 * hidden * p.width * q.levels * q.codes
     return targets + _BACKWARD * config.mask.per_clip * (encoder + predictor)
 
 
-def peak_flops(device: torch.device) -> float | None:
-    """Dense bfloat16 operations a second that the maker promises, None for a device not in the list."""
-    if device.type != "cuda":
-        return None
-    name = torch.cuda.get_device_name(device)
-    return next((peak for part, peak in _PEAKS.items() if part in name), None)
+def peak_flops(name: str) -> float | None:
+    """Dense bfloat16 operations a second that the maker of a device promises, None for one not in the list."""
+    return next((peak for part, peak in _PEAKS.items() if re.search(rf"\b{part}\b", name)), None)
 
 
 def memory_mb(device: torch.device) -> float:
@@ -66,10 +83,26 @@ def memory_mb(device: torch.device) -> float:
     return peak / (1e6 if sys.platform == "darwin" else 1e3)  # macOS says bytes, Linux kilobytes
 
 
-def _trunk(shape: EncoderSection, tokens: int) -> float:
-    """Blocks: four projections of attention, its two products, the two layers behind."""
-    each = 2.0 * (4 + 2 * shape.mlp_ratio) * shape.width**2 + 4.0 * tokens * shape.width
-    return shape.depth * tokens * each
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether it says that a device, or a limit on the CPU's memory, gave no more."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def free_memory(device: torch.device) -> float:
+    """Bytes that each process of this machine may still take: of the GPU, or (Linux) of the machine or its container
+    without others being moved out; infinite where nobody says."""
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0])
+    free = math.inf
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = 1024 * float(next(line for line in lines if line.startswith("MemAvailable")).split()[1])
+        group = Path("/sys/fs/cgroup") / Path("/proc/self/cgroup").read_text().strip().rpartition("::/")[2]
+        most, now = ((group / name).read_text().strip() for name in ("memory.max", "memory.current"))
+        free = min(free, float(most) - float(now)) if most != "max" else free
+    except (OSError, StopIteration, ValueError):
+        pass
+    return free / distributed.local_world()
 
 
 def step_bytes(model: Bridle, clips: int) -> float:
@@ -77,15 +110,25 @@ def step_bytes(model: Bridle, clips: int) -> float:
     backward pass, in float32."""
     config = model.config
     e, p, t, q = config.encoder, config.predictor, config.tokenizer, config.quantizer
-    patches = model.patcher.grid[0] * model.patcher.grid[1] * model.patcher.grid[2]
-    hidden, visible = hidden_and_visible(model)
+    patches, again = full_clip(model), config.train.recompute
+    hidden, visible = hidden_and_visible(model, patches)
     views = clips * config.mask.per_clip
-    encoder = _kept(e, views * visible) + 3 * 4 * views * hidden * q.levels * q.codes
-    encoder += _kept(p, views * (visible + hidden))
+    encoder = _kept(e, views * visible, again) + 3 * 4 * views * hidden * q.levels * q.codes
+    encoder += _kept(p, views * (visible + hidden), again)
     depth = (t.depth or e.depth) + t.estimator_depth
-    tokenizer = _kept(e.model_copy(update={"depth": depth}), clips * patches)
-    return 16.0 * sum(p.numel() for p in model.parameters()) + max(encoder, tokenizer)
+    tokenizer = _kept(e.model_copy(update={"depth": depth}), clips * patches, again)
+    ranks = distributed.world() if config.train.shard_weights else 1
+    given = 4.0 * clips * patches * model.patcher.values
+    return 16.0 * sum(p.numel() for p in model.parameters()) / ranks + given + max(encoder, tokenizer)
 
 
-def _kept(shape: EncoderSection, tokens: int) -> float:
-    return tokens * shape.width * shape.depth * (10 + 2 * shape.mlp_ratio) * 4
+def _trunk(shape: EncoderSection, tokens: float) -> float:
+    """Blocks: four projections of attention, its two products, the two layers behind."""
+    each = 2.0 * (4 + 2 * shape.mlp_ratio) * shape.width**2 + 4.0 * tokens * shape.width
+    return shape.depth * tokens * each
+
+
+def _kept(shape: EncoderSection, tokens: int, recompute: bool) -> float:
+    """Bytes of activations; computed again they are those of one block, and what went into each of the others."""
+    of_block = 10 + 2 * shape.mlp_ratio
+    return 4 * tokens * shape.width * (shape.depth + of_block if recompute else shape.depth * of_block)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,25 +21,32 @@ class Meter:
     """
 
     def __init__(self) -> None:
-        self.last = time.monotonic()
+        self.last = time.monotonic()  # later by what is not to be counted
         self.waited_s = 0.0  # for data; whoever waits adds to it
         self.before_QK: Tensor | None = None
         self._sums: list[Tensor] = []
 
     def add(self, outcome: Outcome) -> None:
         """One step."""
-        new = [outcome.sound.double(), outcome.told_3[1].double(), outcome.loss, outcome.per_level_Q, outcome.count_QK]
+        new = [
+            outcome.sound.double(),
+            outcome.told_4[1].double(),
+            outcome.told_4[2].double(),
+            outcome.loss,
+            outcome.per_level_Q,
+            outcome.count_QK,
+        ]
         new = [torch.where(outcome.sound, value.double(), 0.0) for value in new]
         self._sums = [old + value for old, value in zip(self._sums, new, strict=True)] if self._sums else new
 
-    def read(self) -> dict[str, float | list[float]] | None:
+    def read(self) -> dict[str, Any] | None:
         """Loss, per-level values, usage and speed since the last read, of all ranks; None without a step. Starts anew.
 
         Every rank must call it.
         """
         if not self._sums:
             return None
-        steps, clips, loss, per_level_Q, count_QK = self._sums
+        steps, clips, patches, loss, per_level_Q, count_QK = self._sums
         joined = distributed.sum_over_ranks(torch.cat([loss[None], per_level_Q.flatten(), count_QK.flatten()]))
         loss, per_level_Q, count_QK = joined.split((1, per_level_Q.numel(), count_QK.numel()))
         count_QK = count_QK.view(len(per_level_Q), -1)
@@ -55,5 +63,6 @@ class Meter:
             "usage": [round(x, 4) for x in usage_share(used_QK).tolist()],
             "perplexity": [round(x, 2) for x in usage_entropy(used_QK).exp2().tolist()],
             "clips_per_s": float(clips) / max(elapsed, 1e-9),
+            "patches_per_clip": float(patches / clips),
             "data_wait": min(1.0, waited_s / max(elapsed, 1e-9)),
         }

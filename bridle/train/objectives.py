@@ -36,8 +36,7 @@ class Objective:
 class Targets:
     """What the encoder is to predict of one batch, and from what; made without gradients."""
 
-    views: PatchBatch  # each clip as often as it has masks
-    mask: Mask
+    mask: Mask  # `mask.per_clip` of them for each clip: the clips in order for the first, then for the second
     code_BMQ: Tensor  # -1 where there is nothing to predict
     energy_Q: Tensor  # what each level takes away of |z|^2, sum over the valid patches
     count_QK: Tensor
@@ -49,32 +48,30 @@ def make_targets(model: Bridle, batch: PatchBatch, draws: Draws) -> Targets:
     """One tokenizer pass serves all `mask.per_clip` masks of a clip.
 
     Args:
-        draws: of each mask of each clip, the clips in order for the first mask, then for the second.
+        draws: of each mask of each clip, in the order of `Targets.mask`.
     """
-    config = model.config
+    shape = model.config.mask
     codes_BNQ, norm_BNQ = model.tokenize_detailed(batch)
     energy_RQ = F.pad(batch.rows(norm_BNQ).square(), (1, 0), value=1.0)
-    views = _repeat(batch, config.mask.per_clip)
-    mask = draw_mask(views, config.mask.shape, config.mask.ratio, draws, config.mask.predict)
-    code_BMQ = pick(codes_BNQ.repeat(config.mask.per_clip, 1, 1), mask.masked_BM)
+    mask = draw_mask(batch, shape.shape, shape.ratio, draws, shape.predict, model.patcher.grid)
+    code_BMQ = pick(codes_BNQ, mask.masked_BM)
     if mask.masked_valid_BM is not None:
         code_BMQ = code_BMQ.masked_fill(~mask.masked_valid_BM[..., None], _PADDING)
     return Targets(
-        views,
         mask,
         code_BMQ,
         (energy_RQ[:, :-1] - energy_RQ[:, 1:]).sum(0),
-        count_codes(codes_BNQ.flatten(0, 1), config.quantizer.codes),
+        count_codes(codes_BNQ.flatten(0, 1), model.config.quantizer.codes),
         (code_BMQ[..., 0] >= 0).sum(),
     )
 
 
-def encoder_objective(model: Bridle, targets: Targets, weight_Q: Tensor) -> Objective:
+def encoder_objective(model: Bridle, batch: PatchBatch, targets: Targets, weight_Q: Tensor) -> Objective:
     """Predict the codes of hidden patches; see `level_weights`."""
     with part_of_step("encoder"):
-        h_BVD = model.encode_visible(targets.views, targets.mask)
+        h_BVD = model.encode_visible(batch, targets.mask)
     with part_of_step("predictor"):
-        logits_BMQK = model.predict(h_BVD, targets.views, targets.mask)
+        logits_BMQK = model.predict(h_BVD, batch, targets.mask)
     target_BMQ = targets.code_BMQ
     loss = F.cross_entropy(
         logits_BMQK.float().flatten(0, -2), target_BMQ.flatten(), reduction="none", ignore_index=_PADDING
@@ -91,10 +88,11 @@ def tokenizer_objective(model: Bridle, batch: PatchBatch) -> Objective:
     with part_of_step("tokenizer"):
         out = model.tokenizer(batch)
         guess_RD = model.estimator(out.z_q_NC, batch)
-    miss = 1 - F.cosine_similarity(guess_RD.float(), target_RD, dim=-1).mean()
+    patches = max(len(guess_RD), 1)  # there may be none
+    miss = (1 - F.cosine_similarity(guess_RD.float(), target_RD, dim=-1)).sum() / patches
     count_QK = count_codes(out.codes_NQ, config.quantizer.codes)
     loss = miss + config.tokenizer.commitment * out.commitment + out.codebook_loss
-    return Objective(loss, out.residual_norm_NQ.mean(0), count_QK)
+    return Objective(loss, out.residual_norm_NQ.sum(0) / patches, count_QK)
 
 
 def level_weights(energy_Q: Tensor, kind: str) -> Tensor:
@@ -120,20 +118,8 @@ class Losses(nn.Module):
         self.model = model
 
     def forward(
-        self, targets: Targets | None, weight_Q: Tensor | None, batch: PatchBatch | None
+        self, batch: PatchBatch, targets: Targets | None, weight_Q: Tensor, tokenizer: bool
     ) -> tuple[Objective | None, Objective | None]:
-        """The encoder's objective if there are `targets`, the tokenizer's if there is a `batch`."""
-        encoder = encoder_objective(self.model, targets, weight_Q) if targets and weight_Q is not None else None
-        return encoder, tokenizer_objective(self.model, batch) if batch else None
-
-
-def _repeat(batch: PatchBatch, times: int) -> PatchBatch:
-    if times == 1:
-        return batch
-    return PatchBatch(
-        batch.x_BNP.repeat(times, 1, 1),
-        batch.coords_BN3.repeat(times, 1, 1),
-        batch.valid_BN.repeat(times, 1),
-        list(batch.lengths) * times,
-        batch.grid,
-    )
+        """The encoder's objective if there are `targets`, the tokenizer's if it is asked for."""
+        encoder = encoder_objective(self.model, batch, targets, weight_Q) if targets else None
+        return encoder, tokenizer_objective(self.model, batch) if tokenizer else None

@@ -9,7 +9,7 @@ import torch
 from bridle import distributed
 from bridle.model import Bridle
 from bridle.stream import ClipStream
-from bridle.train.cost import clip_flops, hidden_and_visible, step_bytes
+from bridle.train.cost import clip_flops, full_clip, hidden_and_visible, step_bytes
 from bridle.train.phases import Phase
 from bridle.train.step import autocast_dtype
 
@@ -25,8 +25,8 @@ def describe(model: Bridle, stream: ClipStream, phases: list[Phase], device: str
         "clips_in_memory": stream.cached,
         "grid": list(model.patcher.grid),
         "patch": list(model.patcher.patch),
-        "patches": model.patcher.grid[0] * model.patcher.grid[1] * model.patcher.grid[2],
-        "visible": hidden_and_visible(model)[1],
+        "patches": full_clip(model),
+        "visible": hidden_and_visible(model, full_clip(model))[1],
         "parameters": {name: count for name, count in size.items() if count},
         "memory_mb": round(step_bytes(model, min(stream.batch_size, part)) / 1e6),
         "gflops_per_step": {

@@ -1,6 +1,7 @@
 """Where the time of a step goes: a PyTorch profiler trace of some steps of each phase, and its sums.
 
 Parts of a step carry a name (`part_of_step`), here and in the trace, which chrome://tracing and Perfetto open.
+"patches" is what makes them of clips: the way to the device, features, augmentation, cutting.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 PARTS = (
-    "data wait", "host to device", "tokenizer", "encoder", "predictor", "backward", "all-reduce", "optimizer"
+    "data wait", "patches", "tokenizer", "encoder", "predictor", "backward", "all-reduce", "optimizer"
 )  # fmt: skip
 _PREFIX = "bridle: "
 _WARM_UP, _STEPS = 3, 10  # of a phase
@@ -59,6 +60,8 @@ class Profiler:
     def leave(self) -> None:
         """The phase is over, or has been looked at."""
         if self._running is None:
+            if self._step < _WARM_UP:
+                self._on_event("note", message=f"phase {self._phase} ended before step {_WARM_UP + 1}: not profiled")
             return
         if self._cuda:
             torch.cuda.synchronize()

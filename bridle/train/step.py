@@ -2,18 +2,19 @@
 
 Nothing here waits for the device: whether a step can be made is decided on it, and the update of a step that cannot is
 the identity there. However a batch is dealt to ranks and cut into parts, the gradient is that of the whole, but for
-`Standardise`, which sees one part at a time (of all ranks).
+`Standardise`, which sees one part at a time (of all ranks). Every rank has the same number of parts, be they empty,
+since each of them may ask the others.
+
+Of a step in parts only one part's patches are in memory: they are cut twice, first for what the whole step must know.
 
 Shapes: B clips, Q levels, K codes.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import chain
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -24,16 +25,19 @@ from bridle.config.sections import OptimSection
 from bridle.draws import Draws
 from bridle.errors import EnvironmentFault
 from bridle.model import Bridle
-from bridle.nn import Block
+from bridle.nn import Block, Blocks
 from bridle.schema import PatchBatch
+from bridle.train.cost import free_memory, step_bytes
 from bridle.train.objectives import Losses, Objective, Targets, level_weights, make_targets
 from bridle.train.phases import Kind
 from bridle.train.profiler import part_of_step
 
-_SHARE_OF_FREE = 0.8  # of the memory that is free
-SOUND, BAD_MEDIA, NOTHING_HIDDEN, BAD_LOSS = range(4)
+_SHARE_OF_FREE = 0.8  # that an estimate may take of the memory that is free
+_SHARE_OF_FREE_GPU = 0.95  # that a try may take: memory comes in blocks, and those of the next steps have other sizes
+SOUND, NO_MEDIA, BAD_MEDIA, NOTHING_HIDDEN, BAD_LOSS = range(5)
 REASONS = (
     "",
+    "none of its clips could be read",
     "the media hold values that are not finite",
     "each clip of the batch is a single patch: there is nothing to hide",
     "the loss or its gradient is not finite",
@@ -45,11 +49,11 @@ class Outcome:
     """What a step came to, still on the device.
 
     Attributes:
-        told_3: index into `REASONS`, clips, the signal to stop by or 0; the same on every rank.
+        told_4: index into `REASONS`, clips, their patches, the signal to stop by or 0; the same on every rank.
         loss, per_level_Q, count_QK: of this rank's clips alone, in shares of the whole step's means.
     """
 
-    told_3: Tensor
+    told_4: Tensor
     loss: Tensor
     per_level_Q: Tensor
     count_QK: Tensor
@@ -57,15 +61,25 @@ class Outcome:
     @property
     def sound(self) -> Tensor:
         """Whether the step changed anything, bool `()`."""
-        return self.told_3[0] == SOUND
+        return self.told_4[0] == SOUND
 
 
 @dataclass(slots=True)
 class _Part:
-    """Clips that are computed at once."""
+    """Clips that are computed at once.
 
-    batch: PatchBatch
-    targets: Targets | None
+    Attributes:
+        batch: their patches; None: to be cut anew when it is their turn.
+        patches: how many of them are valid.
+        bad: whether they hold values that are not finite.
+    """
+
+    views: Sequence[Tensor]
+    places: Sequence[int]
+    batch: PatchBatch | None = None
+    targets: Targets | None = None
+    patches: int = 0
+    bad: Tensor | float = 0.0
 
 
 class Stepper:
@@ -84,6 +98,7 @@ class Stepper:
     ) -> None:
         self.model, self.kind, self.clips, self.dtype, self.part = model, kind, clips, dtype, part
         self.device = model.encoder.class_token_D.device
+        self._set_blocks()
         self.losses: nn.Module = Losses(model)
         parts = set_trainable(model, kind)
         if model.config.train.shard_weights and distributed.world() > 1:
@@ -95,6 +110,14 @@ class Stepper:
             self.losses = distributed.join_gradients(self.losses, some_unused=some_unused)
         self.optimizer = build_optimizer(parts, model.config.optim)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+
+    def _set_blocks(self) -> None:
+        train = self.model.config.train
+        for module in self.model.modules():
+            if isinstance(module, Blocks):
+                module.recompute = train.recompute
+            if isinstance(module, Block) and train.compile and module._compiled_call_impl is None:
+                module.compile()
 
     def set_rate(self, share: float) -> float:
         """Learning rates as a share of their peaks; returns the first."""
@@ -115,7 +138,7 @@ class Stepper:
         """Forward, backward, update; a step that cannot be made changes nothing.
 
         Args:
-            views: this rank's clips, at least one.
+            views: this rank's clips, fewer than its share or none where they could not be read.
             places: of these among all clips of the step.
             number: of the step, which all that is drawn follows from.
             clips: of this rank that count.
@@ -123,12 +146,12 @@ class Stepper:
             stop: the signal that this rank was told to stop by; all ranks hear of it.
         """
         parts = self._parts(views, places, number)
-        share_2, weight_Q, told_3 = self._whole(parts, clips, stop)
-        outcome = Outcome(told_3, *(torch.zeros((), device=self.device) for _ in range(3)))
+        share_2, weight_Q, told_4 = self._whole(parts, clips, stop)
+        outcome = Outcome(told_4, *(torch.zeros((), device=self.device) for _ in range(3)))
         self.optimizer.zero_grad(set_to_none=True)
         for part in parts:
             with distributed.without_joining(self.losses, part is not parts[-1]):
-                loss = self._loss(part, share_2, weight_Q, tokenizer, outcome)
+                loss = self._loss(part, number, share_2, weight_Q, tokenizer, outcome)
                 with part_of_step("backward"):
                     # Gradients are averaged over the ranks, and the shares of all of them add up to one.
                     (loss * distributed.world()).backward()
@@ -136,71 +159,99 @@ class Stepper:
             self._update(outcome)
         return outcome
 
-    def fit(self, most: int, memory: Callable[[int], float]) -> int:
-        """The largest part, halved from `most`, whose forward and backward pass fit into memory; also sets it.
+    def fit(self, most: int) -> int:
+        """The largest part, halved from `most`, that fits into the memory of every rank; also sets it.
 
-        Args:
-            memory: bytes that a part is estimated to need, for devices that kill instead of refusing (a CPU).
+        Where networks are dealt to the ranks, and on a CPU, which kills instead of refusing, an estimate decides;
+        elsewhere a try.
 
         Raises:
             EnvironmentFault: not even one clip fits.
         """
         size = most
-        while True:
-            try:
-                if self.device.type == "cpu" and memory(size) > _SHARE_OF_FREE * available_memory():
-                    raise torch.OutOfMemoryError
-                self._try(size)
-                break
-            except torch.OutOfMemoryError:
-                if size == 1:
-                    raise EnvironmentFault(
-                        "the memory of the device is too small for one clip",
-                        "A smaller preset, or smaller clips: --set patches....; --set train.recompute=true takes less.",
-                    ) from None
-                size = -(-size // 2)
+        while not distributed.least(self._fits(size, most)):
+            if size == 1:
+                raise EnvironmentFault(
+                    "the memory of the device is too small for one clip",
+                    "A smaller preset, or smaller clips: --set patches....; --set train.recompute=true takes less.",
+                )
+            size = -(-size // 2)
+            if self.device.type == "cuda":
                 torch.cuda.empty_cache()
-        self.part = distributed.least(size)
-        return self.part
-
-    def _try(self, size: int) -> None:
-        """A step of that many blank clips which changes nothing."""
         self.part = size
-        (part,) = self._parts([self.model.patcher.blank()] * size, range(size), 0)
-        share_2, weight_Q, told_3 = self._whole([part], 0, 0)
-        outcome = Outcome(told_3, *(torch.zeros((), device=self.device) for _ in range(3)))
-        with distributed.without_joining(self.losses, True):
-            self._loss(part, share_2, weight_Q, True, outcome).backward()
-        self.model.settle(torch.tensor(False, device=self.device))
+        return size
+
+    def _fits(self, size: int, most: int) -> bool:
+        if self.device.type == "cpu" or distributed.are_dealt(self.parameters):
+            return step_bytes(self.model, size) <= _SHARE_OF_FREE * free_memory(self.device)
+        torch.cuda.reset_peak_memory_stats()
+        try:
+            with distributed.alone():  # the others may have no memory left, and would not answer
+                self._try(size, again=size < most)
+        except torch.OutOfMemoryError:
+            return False
+        used, all_of_it = torch.cuda.max_memory_reserved(), torch.cuda.get_device_properties(self.device).total_memory
+        return used <= _SHARE_OF_FREE_GPU * all_of_it
+
+    def _try(self, size: int, again: bool) -> None:
+        """Steps of that many blank clips which change nothing, with all that a real one has in memory.
+
+        Args:
+            again: one more part follows, while there are gradients already.
+        """
+        views = [self.model.patcher.blank()] * size
+        bad = Outcome(torch.full((4,), float(NO_MEDIA), device=self.device), *torch.zeros(3, device=self.device))
+        for _ in range(1 + again):
+            part = self._looked_at(_Part(views, range(size)), 0)
+            share_2, weight_Q, _ = self._whole([part], 0, 0)
+            with distributed.without_joining(self.losses, True):
+                self._loss(part, 0, share_2, weight_Q, True, replace(bad)).backward()
+        self._update(replace(bad))
         self.optimizer.zero_grad(set_to_none=True)
 
     def _update(self, outcome: Outcome) -> None:
         """What the gradients ask for, if all of them are finite."""
-        told_3 = outcome.told_3
+        told_4 = outcome.told_4
         norm = nn.utils.clip_grad_norm_(self.parameters, self.model.config.optim.clip_norm)
         finite = (distributed.whole(norm) + distributed.sum_over_ranks(outcome.loss.clone())).isfinite()
-        told_3[0] = torch.where((told_3[0] == SOUND) & ~finite, float(BAD_LOSS), told_3[0])
+        told_4[0] = torch.where((told_4[0] == SOUND) & ~finite, float(BAD_LOSS), told_4[0])
         self.model.settle(outcome.sound)
         self.optimizer.found_inf = (~outcome.sound).float()  # type: ignore[attr-defined]  # the fused AdamW's own switch
         with distributed.beside_dealt(self.model.config.train.shard_weights):
             self.optimizer.step()
 
     def _parts(self, views: Sequence[Tensor], places: Sequence[int], number: int) -> list[_Part]:
-        seed, masks = self.model.config.train.seed, self.model.config.mask.per_clip
-        size, parts = self.part or len(views), list[_Part]()
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
-            for start in range(0, len(views), size):
-                here = places[start : start + size]
-                draws = Draws(seed, number, here, self.device)
-                with part_of_step("host to device"):
-                    batch = self.model.patcher(list(views[start : start + size]), draws)
-                targets = None
-                if self.kind != "tokenizer" and self.model.ready:
-                    of_masks = [place + mask * self.clips for mask in range(masks) for place in here]
-                    with part_of_step("tokenizer"):
-                        targets = make_targets(self.model, batch, Draws(seed, number, of_masks, self.device))
-                parts.append(_Part(batch, targets))
+        share = self.clips // distributed.world()
+        size = self.part or share
+        spans = [slice(start, start + size) for start in range(0, share, size)]
+        parts = [self._looked_at(_Part(views[span], places[span]), number) for span in spans]
+        if len(parts) > 1:
+            for part in parts:
+                part.batch = None
         return parts
+
+    def _looked_at(self, part: _Part, number: int) -> _Part:
+        """The part with its patches, their number, and the targets they give."""
+        seed, masks = self.model.config.train.seed, self.model.config.mask.per_clip
+        part.batch = batch = self._cut(part, number)
+        part.patches, part.bad = sum(batch.lengths), (~batch.x_BNP.sum().isfinite()).float()
+        if self.kind != "tokenizer" and self.model.ready:
+            places = part.places or [0]
+            of_masks = [place + mask * self.clips for mask in range(masks) for place in places]
+            with part_of_step("tokenizer"), self._autocast():
+                part.targets = make_targets(self.model, batch, Draws(seed, number, of_masks, self.device))
+        return part
+
+    def _cut(self, part: _Part, number: int) -> PatchBatch:
+        """In float32: codes are to be those that the same clip has when it is tokenized later."""
+        with part_of_step("patches"):
+            if not part.views:
+                return self.model.patcher.nothing()
+            draws = Draws(self.model.config.train.seed, number, part.places, self.device)
+            return self.model.patcher(list(part.views), draws)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None)
 
     def _whole(self, parts: list[_Part], clips: int, stop: int) -> tuple[Tensor, Tensor, Tensor]:
         """What needs all parts of all ranks, in one all-reduce.
@@ -209,35 +260,39 @@ class Stepper:
             one over the number of patches that each loss is a mean of `(2,)` (encoder, tokenizer); the weights of the
             levels; what the outcome tells so far.
         """
-        said = [float(clips), float(stop), float(sum(sum(part.batch.lengths) for part in parts))]
+        said = [float(clips), float(sum(part.patches for part in parts)), float(stop)]
         bad, hidden = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
         energy_Q = torch.zeros(self.model.config.quantizer.levels, device=self.device)
         for part in parts:
-            bad = bad + (~part.batch.x_BNP.sum().isfinite()).float()
+            bad = bad + part.bad
             if part.targets:
                 hidden, energy_Q = hidden + part.targets.hidden, energy_Q + part.targets.energy_Q
         on_device = torch.tensor(said).to(self.device, non_blocking=True)
         joined = distributed.sum_over_ranks(torch.cat([on_device, torch.stack([bad, hidden]), energy_Q]))
-        clips_all, stop_all, valid, bad, hidden = joined[:5].unbind()
+        valid, bad, hidden = joined[1], joined[3], joined[4]
         verdict = torch.where(bad > 0, float(BAD_MEDIA), float(SOUND))
         if all(part.targets for part in parts):
             verdict = torch.where((bad == 0) & (hidden == 0), float(NOTHING_HIDDEN), verdict)
-        weight_Q = level_weights(joined[5:] / valid, self.model.config.tokenizer.level_weights)
+        verdict = torch.where(valid == 0, float(NO_MEDIA), verdict)
+        weight_Q = level_weights(joined[5:] / valid.clamp(min=1), self.model.config.tokenizer.level_weights)
         share_2 = torch.stack([hidden, valid]).clamp(min=1).reciprocal()
-        return share_2, weight_Q, torch.stack([verdict, clips_all, stop_all])
+        return share_2, weight_Q, torch.cat([verdict[None], joined[:3]])
 
-    def _loss(self, part: _Part, share_2: Tensor, weight_Q: Tensor, tokenizer: bool, outcome: Outcome) -> Tensor:
+    def _loss(
+        self, part: _Part, number: int, share_2: Tensor, weight_Q: Tensor, tokenizer: bool, outcome: Outcome
+    ) -> Tensor:
         """This part's share of the loss of the whole step, added to what is logged."""
-        targets, trains = part.targets, self.kind == "tokenizer" or (self.kind == "joint" and tokenizer)
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
-            encoder, tokens = self.losses(targets, weight_Q, part.batch if trains else None)
+        batch, targets = part.batch or self._cut(part, number), part.targets
+        with self._autocast():
+            trains = self.kind == "tokenizer" or (self.kind == "joint" and tokenizer)
+            encoder, tokens = self.losses(batch, targets, weight_Q, trains)
         loss = torch.zeros((), device=self.device)
         if encoder and targets:
             encoder_share = share_2[0] * targets.hidden
             loss = encoder.loss * encoder_share
             _add(outcome, encoder, encoder_share)
         if tokens:
-            token_share = share_2[1] * sum(part.batch.lengths)
+            token_share = share_2[1] * part.patches
             extra = tokens.loss * token_share
             if self.kind == "joint":
                 return loss + self.model.config.schedule.joint_weight * extra
@@ -266,15 +321,6 @@ def set_trainable(model: Bridle, kind: Kind) -> dict[Part, list[nn.Module]]:
     for module in chain(*parts.values()):
         module.requires_grad_(True).train()
     return parts
-
-
-def available_memory() -> float:
-    """Bytes that a process may still take without others being moved out (Linux; elsewhere: no limit)."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return 1024 * float(next(line for line in lines if line.startswith("MemAvailable")).split()[1])
-    except (OSError, StopIteration, ValueError):
-        return math.inf
 
 
 def build_optimizer(parts: dict[Part, list[nn.Module]], optim: OptimSection) -> torch.optim.AdamW:

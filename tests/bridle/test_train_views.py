@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,14 @@ from bridle.config.sections import Config
 from bridle.errors import ConfigError, EnvironmentFault
 from bridle.model import Bridle
 from bridle.train import step as steps
-from bridle.train.cost import clip_flops
+from bridle.train.cost import clip_flops, peak_flops
 from bridle.train.step import Outcome, Stepper
 from bridle_cli.main import main
 
 recipe = standins.small_recipe
 pytestmark = pytest.mark.usefixtures("one_thread")
 MEDIA = Path(__file__).parent.parent / "media"
+VIEWS = list(torch.randint(0, 256, (8, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)))
 
 
 def stepper(kind: str = "encoder", clips: int = 8) -> Stepper:
@@ -42,6 +44,13 @@ def test_metrics_say_how_fast_and_how_long_was_waited(shards: Path, tmp_path: Pa
         assert 0 < row["tflops"] < 10 and "mfu" not in row  # a CPU promises nothing
 
 
+def test_peaks_are_of_the_very_device() -> None:
+    assert peak_flops("NVIDIA H100 80GB HBM3") == peak_flops("NVIDIA H200") == 989e12
+    assert peak_flops("NVIDIA H100 NVL") == 835e12
+    assert peak_flops("NVIDIA A10G") == 70e12 and peak_flops("NVIDIA A10") == 125e12
+    assert peak_flops("NVIDIA GeForce RTX 4090") is None and peak_flops("NVIDIA A1000") is None
+
+
 def test_flops_by_hand() -> None:
     """16 patches of 48 values, 4 visible, 12 hidden; width 16, 1 block; 3 levels of 8 codes 4 wide."""
     model = stepper().model
@@ -58,6 +67,7 @@ def test_flops_by_hand() -> None:
     assert clip_flops(model, "cold") == 2 * 16 * 48 * 4 + search + 3 * 2 * (encoder + predictor)
     own = 2 * 16 * 48 * 16 + block(17) + 2 * 16 * (16 * 16 + 16 * 4) + search
     assert clip_flops(model, "encoder") == own + 3 * 2 * (encoder + predictor)
+    assert 0.4 < clip_flops(model, "encoder", 8) / clip_flops(model, "encoder") < 0.5  # half a clip is half the work
 
 
 def test_a_profile_names_the_parts_of_each_phase(shards: Path, tmp_path: Path) -> None:
@@ -71,7 +81,7 @@ def test_a_profile_names_the_parts_of_each_phase(shards: Path, tmp_path: Path) -
     api.pretrain(shards, recipe=recipe(*turn), out=tmp_path / "run", steps=48, profile=True, on_event=watch)
     assert list(seen) == ["1-cold", "2-tokenizer", "3-encoder"]
     for name, told in seen.items():
-        parts = {"data wait", "host to device", "tokenizer", "encoder", "backward", "optimizer"}
+        parts = {"data wait", "patches", "tokenizer", "encoder", "backward", "optimizer"}
         assert set(told["ms"]) == parts | (set() if "tokenizer" in name else {"predictor"})
         assert 0.5 * told["step_ms"] < sum(told["ms"].values()) <= 1.05 * told["step_ms"]
         events = json.loads(Path(told["trace"]).read_text())["traceEvents"]
@@ -107,6 +117,8 @@ def test_runs_are_listed_with_their_state(shards: Path, tmp_path: Path, capsys: 
     for name, status in (("killed", "running"), ("stopped", "interrupted")):
         api.pretrain(shards, recipe=recipe("train.seed=1"), out=root / "deep" / name, steps=4)
         RunFolder(root / "deep" / name).update(status=status)
+    with open(root / "deep" / "stopped" / "metrics.jsonl", "a") as file:
+        file.write('{"step": 4, "probe": 5}\n{"step": 4, "loss": "x"}\n')  # somebody else's, or damaged
     (root / "broken").mkdir()
     (root / "broken" / "state.json").write_text("{")
     assert main(["runs", str(root), "--json"]) == 0
@@ -139,7 +151,7 @@ def test_memory_that_is_full_names_what_would_fit(
     real = Stepper._loss
 
     def loss(self: Stepper, *arguments: Any) -> torch.Tensor:
-        if len(arguments[0].batch.lengths) > 3:
+        if len(arguments[0].views) > 3:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return real(self, *arguments)
 
@@ -148,6 +160,8 @@ def test_memory_that_is_full_names_what_would_fit(
         api.pretrain(shards, recipe=recipe(), out=tmp_path / "run", steps=8)
     assert "train.part=4" in caught.value.hint
     said: list[str] = []
+    monkeypatch.setattr(steps, "step_bytes", lambda model, clips: 1e6 * clips)
+    monkeypatch.setattr(steps, "free_memory", lambda device: 3e6)
     api.pretrain(
         shards, recipe=recipe("train.part=auto", "schedule.turns=0"), out=tmp_path / "run", steps=8,
         on_event=lambda kind, **fields: said.append(fields["message"]) if kind == "note" else None,
@@ -164,13 +178,22 @@ def test_looking_for_the_part_that_fits_changes_nothing(monkeypatch: pytest.Monk
         one = stepper(kind)
         if kind == "tokenizer":
             one.model.tokenizer.train().start([one.model.patcher([one.model.patcher.blank()] * 8)])
+        twin = Stepper(deepcopy(one.model), kind, 8)  # type: ignore[arg-type]
         before = {name: value.clone() for name, value in one.model.state_dict().items()}
-        monkeypatch.setattr(steps, "available_memory", lambda: 1e6)
-        assert one.fit(8, lambda clips: 3e5 * clips) == 2  # 0.8 of a megabyte
+        one._try(4, again=True)
         assert all(torch.equal(value, before[name]) for name, value in one.model.state_dict().items())
-        assert not one.optimizer.state
-        with pytest.raises(EnvironmentFault, match="one clip"):
-            one.fit(8, lambda clips: 1e9)
+        assert len(one.optimizer.state) == len(one.parameters)  # what a real step has in memory
+        views = list(torch.randint(0, 256, (8, 3, 16, 16), dtype=torch.uint8))
+        for stepper_ in (one, twin):
+            stepper_.set_rate(1.0)
+            stepper_.step(views, range(8), 0, 8)
+        assert all(torch.equal(mine, theirs) for mine, theirs in zip(one.parameters, twin.parameters, strict=True))
+    monkeypatch.setattr(steps, "step_bytes", lambda model, clips: 3e5 * clips)
+    monkeypatch.setattr(steps, "free_memory", lambda device: 1e6)
+    assert one.fit(8) == one.part == 2  # of a megabyte 0.8 may be taken
+    monkeypatch.setattr(steps, "free_memory", lambda device: 1e5)
+    with pytest.raises(EnvironmentFault, match="one clip"):
+        one.fit(8)
 
 
 def test_a_step_that_is_not_sound_says_why_and_changes_nothing() -> None:
@@ -180,8 +203,67 @@ def test_a_step_that_is_not_sound_says_why_and_changes_nothing() -> None:
     before = [p.clone() for p in one.parameters]
     one.model.patcher.mean.fill_(float("nan"))
     outcome: Outcome = one.step(views, [0, 1], 0, 2)
-    assert outcome.told_3.tolist() == [float(steps.BAD_MEDIA), 2.0, 0.0] and not outcome.sound
+    assert outcome.told_4.tolist() == [float(steps.BAD_MEDIA), 2.0, 32.0, 0.0] and not outcome.sound
     assert all(torch.equal(p, old) for p, old in zip(one.parameters, before, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["cold", "tokenizer"])
+def test_a_step_without_a_clip_changes_nothing_and_one_of_two_is_a_whole_step(kind: str) -> None:
+    """What could not be read counts for nothing: neither in the loss nor in the codebooks."""
+    one = stepper(kind, 2)
+    one.set_rate(1.0)
+    if kind == "tokenizer":
+        one.model.tokenizer.train().start([one.model.patcher(list(VIEWS))])
+    before = {name: value.clone() for name, value in one.model.state_dict().items()}
+    outcome = one.step([], [], 0, 0)
+    assert steps.REASONS[int(outcome.told_4[0])] == "none of its clips could be read"
+    assert all(torch.equal(value, before[name]) for name, value in one.model.state_dict().items())
+    twin = Stepper(deepcopy(one.model), kind, 1)  # type: ignore[arg-type]
+    twin.set_rate(1.0)
+    one.part = 1
+    found = [each.step(VIEWS[:1], [0], 0, 1) for each in (one, twin)]  # the second part of `one` is empty
+    assert found[0].sound and float(found[0].loss) == pytest.approx(float(found[1].loss), rel=1e-6)
+    for name, value in one.model.state_dict().items():
+        assert torch.allclose(value.double(), twin.model.state_dict()[name].double(), atol=1e-6), name
+
+
+def test_parts_of_unequal_clips_add_up_to_the_whole() -> None:
+    """Sounds of 3 to 24 steps, block masks, a third predicted: parts pad and cut differently, and nothing else."""
+    sections = {"patches": standins.PATCHES["audio"], **standins.SMALL}
+    mask = {"shape": "block", "per_clip": 2, "predict": 0.4}
+    config = Config.model_validate({**sections, "mask": mask, "tokenizer": {"level_weights": "energy"}})
+    torch.manual_seed(0)
+    model = Bridle(config, standins.STATISTICS)
+    model.cold_tokenizer.fit(torch.randn(500, model.patcher.values))
+    longest = len(model.patcher.blank())
+    noise = torch.Generator().manual_seed(0)
+    views = [
+        torch.randint(-9000, 9000, (longest * part // 8,), dtype=torch.int16, generator=noise)
+        for part in (8, 1, 3, 2, 7, 1, 5)
+    ]
+    found = []
+    for part in (None, 3, 2, 1):
+        one = Stepper(deepcopy(model), "cold", len(views), part=part)
+        outcome = one.step(views, range(len(views)), 0, len(views))
+        found.append((float(outcome.loss), [p.grad.clone() for p in one.parameters if p.grad is not None]))
+    for loss, gradients in found[1:]:
+        assert loss == pytest.approx(found[0][0], rel=1e-5)
+        for mine, whole in zip(gradients, found[0][1], strict=True):
+            assert float((mine - whole).norm()) <= 1e-4 * float(whole.norm()) + 1e-9
+
+
+def test_codes_to_predict_are_those_that_the_clip_is_tokenized_to() -> None:
+    """Also where networks compute in bfloat16: features and cold codes do not."""
+    sections = {"patches": standins.PATCHES["audio"], **standins.SMALL}
+    model = Bridle(Config.model_validate({**sections, "mask": {"per_clip": 1}}), standins.STATISTICS)
+    model.cold_tokenizer.fit(torch.randn(500, model.patcher.values))
+    view = torch.randint(-9000, 9000, model.patcher.blank().shape, dtype=torch.int16)
+    model.patcher.config = model.patcher.config.model_copy(update={"gain_db": 0.0})  # as it is tokenized
+    (part,) = Stepper(model, "cold", 1, torch.bfloat16)._parts([view], [0], 0)
+    assert part.batch is not None and part.batch.x_BNP.dtype is torch.float32
+    assert part.targets is not None
+    codes_BNQ = model.eval().tokenize(model.patcher([view]))
+    assert torch.equal(part.targets.code_BMQ[0], codes_BNQ[0][part.targets.mask.masked_BM[0]])
 
 
 def test_a_run_goes_on_with_its_own_settings_or_harmless_ones(shards: Path, tmp_path: Path) -> None:
