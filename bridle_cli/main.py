@@ -100,9 +100,8 @@ def _report(error: BaseException, console: Console) -> int:
         console.fail("Interrupted.")
         return error.exit_code if isinstance(error, Interrupted) else _INTERRUPTED
     ours = isinstance(error, ImportError) and str(error.name).startswith("bridle")
-    if (isinstance(error, OSError | MemoryError | ImportError) and not ours) or type(
-        error
-    ).__name__ == "OutOfMemoryError":
+    no_memory = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)  # PyTorch's own
+    if (isinstance(error, OSError | MemoryError | ImportError) and not ours) or no_memory:
         console.fail(*_machine(error))
         return _ENVIRONMENT
     console.fail(
@@ -117,10 +116,16 @@ def _machine(error: BaseException) -> tuple[str, str]:
     if isinstance(error, ImportError):
         return f"A library is missing or broken: {error}", "pip install -c constraints.txt -e ."
     if not isinstance(error, OSError):
-        return f"Out of memory: {error}", "Try a smaller batch: --set optim.batch_size=32"
+        return (
+            f"Out of memory: {error}",
+            "Compute less at once: --batch-size auto, a smaller --set optim.batch_size=32 or a smaller preset.",
+        )
     name = f"{error.filename}: " if error.filename else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"{name}the disk is full.", "Nothing half-written was kept; free some space and run the command again."
+        return (
+            f"{name}the disk is full.",
+            "Nothing half-written was kept. Free some space and run the command again, with --resume if it has that.",
+        )
     return f"{name}{error.strerror or error}", ""
 
 

@@ -155,6 +155,10 @@ def _details(fields: dict[str, Any]) -> str:
         parts.append(f"codes in use {' '.join(f'{100 * share:.0f}' for share in fields['usage'])} %")
     if fields.get("data_wait", 0.0) >= _NOTABLE_WAIT:
         parts.append(f"waits for data {fields['data_wait']:.0%}")
+    if fields.get("memory_mb"):
+        parts.append(f"{fields['memory_mb'] / 1e3:.1f} GB")
+    if fields.get("mfu"):
+        parts.append(f"{fields['mfu']:.0%} of the device")
     if fields.get("eta_s") is not None:
         parts.append(f"{duration(fields['eta_s'])} left")
     return "  ".join(parts)

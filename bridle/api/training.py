@@ -47,9 +47,9 @@ def pretrain(
     from bridle.checkpoint import run_of_launch
     from bridle.train import pretrain as run
 
-    config, preset, manifests = _prepare(locate(shards), recipe or Recipe())
-    name = f"{_set_name(manifests, locate(shards))}-{preset or 'custom'}"
     with distributed.group(picked := pick_device(device)):
+        config, preset, manifests = distributed.together(lambda: _prepare(locate(shards), recipe or Recipe()))
+        name = f"{_set_name(manifests, locate(shards))}-{preset or 'custom'}"
         root = Path(out) if out else RUNS
         begun = distributed.first_decides(
             lambda: run_of_launch(root, distributed.launch_id()) if restarted else None  # nobody else's
@@ -75,14 +75,15 @@ def pretrain(
         )
 
 
-def launch(command: Sequence[str], devices: int, *, restarts: int = 3) -> int:
+def launch(command: Sequence[str], devices: int, *, restarts: int = 3, on_event: OnEvent | None = None) -> int:
     """Run a command of the command line as several processes of this machine that train together; its exit code.
 
     Processes that are killed or lost are started again, all of them, with `--restarted`.
     """
     from bridle import distributed
 
-    return distributed.launch(command, devices, restarts)
+    report = on_event or silent
+    return distributed.launch(command, devices, restarts, lambda message: report("warning", message=message))
 
 
 def resume(
@@ -93,6 +94,7 @@ def resume(
     force: bool = False,
     device: str = "auto",
     dry_run: bool = False,
+    profile: bool = False,
     on_event: OnEvent | None = None,
 ) -> dict[str, Any]:
     """Go on with an interrupted run from its last checkpoint, with its own configuration and length.
@@ -102,32 +104,25 @@ def resume(
         shards: where the shards lie now, if they moved.
         sets: `section.key=value` over its configuration, with `force`, for keys that change nothing that is learned.
     """
-    from bridle import config, distributed
-    from bridle.checkpoint import newest_run, read_state
-    from bridle.schema import Modality
-    from bridle.sharding import find_sets
+    from bridle import distributed
+    from bridle.checkpoint import newest_run
     from bridle.train import pretrain as train
 
     with distributed.group(picked := pick_device(device)):
         folder = distributed.first_decides(lambda: Path(run) if run else newest_run(RUNS, unfinished=True))
         report = _report(on_event)
         report("run", path=str(folder))
-        state = read_state(folder)
-        loaded = config.load(file=folder / "config.yaml", sets=sets)
-        places = [locate(shards)] if shards else [locate(place) for place in state["shards"]]
-        for place in places:
-            if not place.exists():
-                raise DataError(f"The shards of {folder} are gone: {place}", "Say where they are now with --shards.")
-        manifests = [found for place in places for found in find_sets(place, Modality(loaded.patches.modality))]
+        loaded, manifests, preset = distributed.together(lambda: _found(folder, shards, sets))
         return train(
             loaded,
             manifests,
             folder,
-            preset=state["preset"],
+            preset=preset,
             resume=True,
             force=force,
             device=picked,
             dry_run=dry_run,
+            profile=profile,
             on_event=report,
         )
 
@@ -153,6 +148,27 @@ def _prepare(shards: Location, recipe: Recipe | Config) -> tuple[Config, str, li
     manifests = find_sets(shards, Modality(modality) if modality else None)
     config, preset = recipe.load(f"{manifests[0].modality}-tiny", merge_extent(manifests))
     return config, preset, manifests
+
+
+def _found(folder: Path, shards: str | Path | None, sets: Sequence[str]) -> tuple[Config, list[Manifest], str]:
+    """Configuration, sets and preset of a run.
+
+    Raises:
+        DataError: it is no run, or its shards are gone.
+    """
+    from bridle import config
+    from bridle.checkpoint import read_state
+    from bridle.schema import Modality
+    from bridle.sharding import find_sets
+
+    state = read_state(folder)
+    loaded = config.load(file=folder / "config.yaml", sets=sets)
+    places = [locate(shards)] if shards else [locate(place) for place in state["shards"]]
+    for place in places:
+        if not place.exists():
+            raise DataError(f"The shards of {folder} are gone: {place}", "Say where they are now with --shards.")
+    modality = Modality(loaded.patches.modality)
+    return loaded, [found for place in places for found in find_sets(place, modality)], state["preset"]
 
 
 def _set_name(manifests: Sequence[Manifest], shards: Location) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from bridle.checkpoint.model_file import read_model, save_model, snapshot
+from bridle.checkpoint.model_file import NewerVersion, read_about, read_model, save_model, snapshot
 from bridle.checkpoint.run_folder import (
     RunFolder,
     find_checkpoint,
@@ -59,6 +59,7 @@ def read_state(run: Path) -> dict[str, Any]:
 
 
 __all__ = [
+    "NewerVersion",
     "RunFolder",
     "Saver",
     "find_checkpoint",
@@ -67,6 +68,7 @@ __all__ = [
     "load_training",
     "newest_run",
     "optimizer_state",
+    "read_about",
     "read_model",
     "read_state",
     "restore_optimizer",

@@ -1,15 +1,19 @@
-"""Named tensors on disk, as safetensors: never pickled, and a full disk is the user's error and not ours."""
+"""Tensors and JSON on disk, each with a hash: never pickled, and a full disk is the user's error and not ours."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from bridle.errors import DataError, EnvironmentFault
+
+_OWN = "sha256_of_the_rest"
 
 
 def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
@@ -39,3 +43,24 @@ def check_digest(path: Path, digest: str) -> None:
     """
     if digest_of(path) != digest:
         raise DataError(f"{path} is not what was written: its hash differs", "Use another checkpoint of the run.")
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Writes an object together with its own hash."""
+    path.write_text(json.dumps({**content, _OWN: _hash(content)}, indent=1) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """What `write_json` wrote; older files have no hash.
+
+    Raises:
+        OSError, ValueError, RecursionError: it cannot be read, is no JSON, or is not what was written.
+    """
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if isinstance(content, dict) and content.pop(_OWN, None) not in (None, _hash(content)):
+        raise ValueError(f"{path.name} is not what was written: its hash differs")
+    return content
+
+
+def _hash(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -5,7 +5,6 @@ Exports, checkpoints and the loader all use this one pair; nothing is ever unpic
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +16,17 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from bridle import distributed
-from bridle.checkpoint.tensor_file import check_digest, digest_of, write_tensors
+from bridle.checkpoint.files import check_digest, digest_of, read_json, write_json, write_tensors
 from bridle.config.sections import Config
 from bridle.errors import DataError
 from bridle.model import Bridle
 
 WEIGHTS, ABOUT = "model.safetensors", "model.json"
 FORMAT, VERSION = "bridle-model", 2
+
+
+class NewerVersion(DataError):
+    """Nothing is wrong with the file, but for who reads it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +51,7 @@ def save_model(model: Snapshot, folder: Path, about: dict[str, Any] | None = Non
     write_tensors(model.weights, folder / WEIGHTS)
     digest = {"sha256": {WEIGHTS: digest_of(folder / WEIGHTS)}}
     content = {"format": FORMAT, "version": VERSION, **digest, **model.about, **(about or {})}
-    (folder / ABOUT).write_text(json.dumps(content, indent=1) + "\n")
+    write_json(folder / ABOUT, content)
 
 
 def read_model(folder: Path, device: str = "cpu") -> Bridle:
@@ -89,14 +92,14 @@ def read_about(folder: Path) -> dict[str, Any]:
     """
     path = folder / ABOUT
     try:
-        about = json.loads(path.read_text(encoding="utf-8"))
+        about = read_json(path)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is damaged: {error}", "Use another checkpoint of the run.") from error
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         raise DataError(f"{path} does not describe a BRIDLE model")
     version = about.get("version")
     if type(version) is not int or not 1 <= version <= VERSION:
-        raise DataError(f"{path} has version {version}, this BRIDLE reads up to {VERSION}", "Update BRIDLE.")
+        raise NewerVersion(f"{path} has version {version}, this BRIDLE reads up to {VERSION}", "Update BRIDLE.")
     return about

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -186,9 +187,10 @@ class RunFolder:
         state = self.state() if (self.path / STATE).exists() else {}
         write_atomically(self.path / STATE, json.dumps({**state, **changes}, indent=1) + "\n")
 
-    def checkpoints(self) -> list[Path]:
-        """Complete checkpoints, oldest first."""
-        return sorted(p for p in (self.path / CHECKPOINTS).glob("step-*") if (p / ABOUT).exists())
+    def checkpoints(self, *, whole: bool = True) -> list[Path]:
+        """Complete checkpoints, oldest first; or also those that lack their description."""
+        found = [p for p in (self.path / CHECKPOINTS).glob("step-*") if re.fullmatch(r"step-\d{8,}", p.name)]
+        return sorted(p for p in found if not whole or (p / ABOUT).exists())
 
     def save(self, model: Snapshot, training: dict[str, Any], step: int, keep: int) -> Path:
         """Writes a checkpoint and removes all but the last `keep`."""
@@ -231,8 +233,12 @@ def write_atomically(path: Path, text: str) -> None:
     """The old content or the new, never half of it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
         temporary.replace(path)
+        _flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -275,11 +281,11 @@ def newest_run(root: Path, *, unfinished: bool = False) -> Path:
 
 
 def run_of_launch(root: Path, launch: str | None) -> Path | None:
-    """The run at or below a folder that this launch began and that can be resumed (see `distributed.launch_id`)."""
+    """The run at or below a folder that this launch began (see `distributed.launch_id`)."""
     for state in sorted(root.glob(f"**/{STATE}")) if launch else ():
         run = RunFolder(state.parent)
         with suppress(DataError):
-            if run.state().get("launch") == launch and run.checkpoints():
+            if run.state().get("launch") == launch:
                 return run.path
     return None
 
@@ -311,9 +317,9 @@ def _summary(run: RunFolder) -> dict[str, Any]:
     except OSError:  # somebody else's, whose lock we may not touch
         status = state["status"]
     rows = run.rows()
-    probes = [(row["probe"]["knn"], row["step"]) for row in rows if "probe" in row]
-    best = max(probes, default=(None, None))
-    last: dict[str, Any] = next((row for row in reversed(rows) if "loss" in row), {})
+    probes = [(row["probe"].get("knn"), row["step"]) for row in rows if isinstance(row.get("probe"), dict)]
+    best = max((pair for pair in probes if isinstance(pair[0], int | float)), default=(None, None))
+    last: dict[str, Any] = next((row for row in reversed(rows) if isinstance(row.get("loss"), int | float)), {})
     files = [file.stat() for file in run.path.rglob("*") if file.is_file()]
     return {
         "run": str(run.path),

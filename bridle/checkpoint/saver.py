@@ -25,7 +25,7 @@ class Saver:
     """
 
     def __init__(self, run: RunFolder, keep: int, on_warning: Callable[[str], None]) -> None:
-        self._run, self._keep, self._on_warning = run, keep, on_warning
+        self._run, self._keep, self.on_warning = run, keep, on_warning
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future[Path] | None = None
 
@@ -52,7 +52,7 @@ class Saver:
         try:
             writing.result()
         except (OSError, EnvironmentFault) as error:
-            self._on_warning(f"{error}: training goes on, the checkpoint before is kept".replace("\n", " "))
+            self.on_warning(f"{error}: training goes on, the checkpoint before is kept".replace("\n", " "))
 
     def close(self) -> None:
         """Waits, and ends the thread."""

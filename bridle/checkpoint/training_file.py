@@ -2,39 +2,42 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.optim import Optimizer
 
 from bridle import distributed
-from bridle.checkpoint.tensor_file import check_digest, digest_of, write_tensors
+from bridle.checkpoint.files import check_digest, digest_of, read_json, write_json, write_tensors
 from bridle.errors import DataError
 
 TENSORS, COUNTERS = "training.safetensors", "training.json"
 
 
+Count = Annotated[int, Field(ge=0)]
+Seconds = Annotated[float, Field(ge=0)]
+
+
 class _Stream(BaseModel):
-    epoch: int
-    position: int
-    samples: int
+    epoch: Count
+    position: Count
+    samples: Count
 
 
 class _Counters(BaseModel):
     """What `training.json` must hold."""
 
-    step: int
-    phase_index: int
-    phase_step: int
-    phase_seconds: float
-    seconds: float
-    clips: int
+    step: Count
+    phase_index: Count
+    phase_step: Count
+    phase_seconds: Seconds
+    seconds: Seconds
+    clips: Count
     last: dict[str, Any]
     stream: _Stream
 
@@ -51,7 +54,7 @@ def save_training(training: dict[str, Any], folder: Path) -> None:
     write_tensors(training["optimizer"], folder / TENSORS)
     counters = {key: value for key, value in training.items() if key != "optimizer"}
     counters["sha256"] = {TENSORS: digest_of(folder / TENSORS)}
-    (folder / COUNTERS).write_text(json.dumps(counters, indent=1) + "\n")
+    write_json(folder / COUNTERS, counters)
 
 
 def load_training(folder: Path) -> dict[str, Any]:
@@ -61,12 +64,12 @@ def load_training(folder: Path) -> dict[str, Any]:
         DataError: a file is missing or damaged.
     """
     try:
-        counters = json.loads((folder / COUNTERS).read_text(encoding="utf-8"))
+        counters = read_json(folder / COUNTERS)
         _Counters.model_validate(counters)
         if "sha256" in counters:  # older checkpoints have none
             check_digest(folder / TENSORS, counters["sha256"][TENSORS])
         return {**counters, "optimizer": load_file(folder / TENSORS)}
-    except (OSError, ValueError, LookupError, TypeError, SafetensorError) as error:
+    except (OSError, ValueError, LookupError, TypeError, RecursionError, SafetensorError) as error:
         why = f"{COUNTERS}: {mistakes(error)}" if isinstance(error, ValidationError) else str(error)
         raise DataError(f"{folder} cannot be resumed from: {why}", "Use another checkpoint of the run.") from error
 

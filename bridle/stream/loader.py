@@ -7,7 +7,9 @@ Costs: one pass over the tar headers at the start; then a read and a decode a sa
 from __future__ import annotations
 
 import itertools
+import signal
 import sys
+import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -173,18 +175,35 @@ class ClipStream:
             batch_sampler=requests,  # any iterable of lists will do
             num_workers=self._workers,
             collate_fn=_pack,
+            worker_init_fn=_ignore_signals,
             multiprocessing_context="fork" if sys.platform == "linux" else None,  # the cache is inherited
         )
         try:
-            for packed in loader:
+            for packed in _quiet(loader):
                 yield _unpack(*packed)
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+        except (RuntimeError, ConnectionError, EOFError) as error:
+            if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
                 raise
             raise EnvironmentFault(
                 f"a decoding process was killed: {str(error).splitlines()[0]}",
                 "Short of memory? Fewer --workers, or --set data.cache_gb=0. bridle pretrain --resume goes on.",
             ) from error
+
+
+def _ignore_signals(worker: int) -> None:
+    """What stops a run may be sent to all of its processes, and the one that trains makes its last step with them."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _quiet(loader: DataLoader[Any]) -> Iterator[Any]:
+    """A lost worker is heard of where batches are waited for: PyTorch's handler would raise in the midst of a step."""
+    if sys.platform == "win32" or threading.current_thread() is not threading.main_thread():
+        return iter(loader)  # it has none there
+    before = signal.getsignal(signal.SIGCHLD)
+    batches = iter(loader)
+    signal.signal(signal.SIGCHLD, before)
+    return batches
 
 
 def _order(manifests: Sequence[ShardSet], starts: list[int], mix: Mapping[str, float], seed: int) -> Order:

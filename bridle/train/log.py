@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -16,6 +18,8 @@ Tracker = Literal["none", "tensorboard", "wandb"]
 class _Sink(Protocol):
     def write(self, step: int, values: dict[str, float]) -> None: ...
 
+    def drop_after(self, step: int) -> None: ...
+
     def close(self) -> None: ...
 
 
@@ -27,24 +31,38 @@ class MetricsLog:
         tracker: "tensorboard" (event files in `tensorboard/` beside the file) or "wandb" (as its environment says; the
             run has the name of the folder).
         config: of the run, for the tracker.
+        on_warning: told, once, when a row cannot be written: a full disk costs rows, not the run.
 
     Raises:
-        EnvironmentFault: the tracker's library is missing.
+        EnvironmentFault: the tracker's library is missing, or it cannot start.
     """
 
-    def __init__(self, path: Path, tracker: Tracker = "none", config: dict[str, Any] | None = None) -> None:
-        self.path = path
+    def __init__(
+        self,
+        path: Path,
+        tracker: Tracker = "none",
+        config: dict[str, Any] | None = None,
+        on_warning: Callable[[str], None] = lambda message: None,
+    ) -> None:
+        self.path, self._on_warning, self._told = path, on_warning, False
         self._sink = _sink(tracker, path.parent, config or {})
 
     def write(self, row: dict[str, Any]) -> None:
         """Appends one line."""
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps({k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()}) + "\n")
-        if self._sink:
-            self._sink.write(row["step"], dict(_scalars(row)))
+        try:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(json.dumps({k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()}) + "\n")
+            if self._sink:
+                self._sink.write(row["step"], dict(_scalars(row)))
+        except OSError as error:
+            if not self._told:
+                self._on_warning(f"{self.path}: {error.strerror or error}: training goes on, rows are lost")
+            self._told = True
 
     def truncate(self, step: int) -> None:
         """Drops the rows after that step, and a last line that a crash cut off."""
+        if self._sink:
+            self._sink.drop_after(step)
         if not self.path.exists():
             return
         kept = []
@@ -77,7 +95,7 @@ def _sink(tracker: Tracker, folder: Path, config: dict[str, Any]) -> _Sink | Non
     if tracker == "none":
         return None
     try:
-        return _TensorBoard(folder) if tracker == "tensorboard" else _WeightsAndBiases(folder, config)
+        return _TensorBoard(folder / "tensorboard") if tracker == "tensorboard" else _WeightsAndBiases(folder, config)
     except ImportError as error:
         raise EnvironmentFault(
             f"train.tracker={tracker} needs the package {tracker}: {error}", f"pip install 'bridle[{tracker}]'"
@@ -88,7 +106,12 @@ class _TensorBoard:
     def __init__(self, folder: Path) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder / "tensorboard"))
+        self._start: Callable[..., Any] = partial(SummaryWriter, str(folder))
+        self._writer = self._start()
+
+    def drop_after(self, step: int) -> None:
+        self._writer.close()
+        self._writer = self._start(purge_step=step + 1)
 
     def write(self, step: int, values: dict[str, float]) -> None:
         for name, value in values.items():
@@ -102,7 +125,18 @@ class _WeightsAndBiases:
     def __init__(self, folder: Path, config: dict[str, Any]) -> None:
         import wandb  # type: ignore[import-not-found, unused-ignore]
 
-        self._run = wandb.init(dir=str(folder), name=folder.name, id=folder.name, resume="allow", config=config)
+        own = folder / "wandb-id"  # two runs of one name, on two machines or after --overwrite, are two runs there too
+        if not own.exists():
+            own.write_text(uuid.uuid4().hex[:12])
+        try:
+            self._run = wandb.init(dir=str(folder), name=folder.name, id=own.read_text(), resume="allow", config=config)
+        except wandb.errors.Error as error:
+            raise EnvironmentFault(
+                f"train.tracker=wandb cannot start: {error}", "wandb login, or WANDB_MODE=offline."
+            ) from error
+
+    def drop_after(self, step: int) -> None:
+        """Steps that it has already it takes no second time."""
 
     def write(self, step: int, values: dict[str, float]) -> None:
         self._run.log(values, step=step)

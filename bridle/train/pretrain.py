@@ -13,7 +13,15 @@ from typing import Any
 import torch
 
 from bridle import __version__, distributed
-from bridle.checkpoint import RunFolder, find_checkpoint, load_training, read_model, write_atomically
+from bridle.checkpoint import (
+    NewerVersion,
+    RunFolder,
+    find_checkpoint,
+    load_training,
+    read_about,
+    read_model,
+    write_atomically,
+)
 from bridle.checkpoint.run_folder import CONFIG
 from bridle.config import dump
 from bridle.config.sections import Config
@@ -76,23 +84,16 @@ def pretrain(
         EnvironmentFault: another process of the run is gone.
     """
     limits: dict[str, Any] = {"steps": steps, "epochs": epochs, "max_minutes": max_minutes}
-    run, training, damaged = RunFolder(out), None, list[Path]()
-    torch.manual_seed(config.train.seed)
+    run, state = RunFolder(out), dict[str, Any]()
     if resume:
-        state = run.state()
+        state = distributed.together(run.state)
         if state["status"] == "complete" and not dry_run:
             on_event("warning", message=f"{out} is complete: there is nothing left to do")
             return dict(state["result"])
         limits = state["limits"]
-        model, training, damaged = _newest_usable(run, on_event)
-        _adopt(model, config, force)
-    else:
-        model = Bridle(config, merge_statistics(manifests))
-    model = model.to(device)
-    stream = _open_stream(config, manifests, model.patcher)
-    if training:
-        stream.load(training["stream"])  # says so if these are other shards, before anything is touched
-    distributed.first_decides(partial(_same_everywhere, distributed.gather_objects(_identity(config, stream))))
+    set_up = partial(_set_up, config, manifests, run if resume else None, force, device, on_event)
+    model, stream, training, damaged = distributed.together(set_up)
+    distributed.first_decides(partial(_same_everywhere, distributed.gather_objects(_identity(config, stream, limits))))
     batch = stream.batch_size * distributed.world()
     if batch < config.optim.batch_size:
         on_event("warning", message=f"a step takes {batch} clips, not {config.optim.batch_size}: there are no more")
@@ -115,6 +116,22 @@ def pretrain(
         on_event("start", **plan)
         make = partial(Trainer, model, stream, phases, run, device, on_event, profile)
         return _train(make, run, training, preset)
+
+
+def _set_up(
+    config: Config, manifests: Sequence[Manifest], run: RunFolder | None, force: bool, device: str, on_event: OnEvent
+) -> tuple[Bridle, ClipStream, dict[str, Any] | None, list[Path]]:
+    """Model and stream, of a run to resume as it left them; its training state, and its damaged checkpoints."""
+    torch.manual_seed(config.train.seed)
+    found = _newest_usable(run, on_event) if run else None
+    model, training, damaged = found or (Bridle(config, merge_statistics(manifests)), None, [])
+    if found:
+        _adopt(model, config, force)
+    model = model.to(device)
+    stream = _open_stream(config, manifests, model.patcher)
+    if training:
+        stream.load(training["stream"])  # says so if these are other shards, before anything is touched
+    return model, stream, training, damaged
 
 
 @contextmanager
@@ -163,9 +180,14 @@ def _flat(nested: dict[str, Any], under: str = "") -> dict[str, Any]:
     return flat
 
 
-def _identity(config: Config, stream: ClipStream) -> dict[str, Any]:
+def _identity(config: Config, stream: ClipStream, limits: dict[str, Any]) -> dict[str, Any]:
     """What must be the same in all processes of a run."""
-    return {"version": __version__, "config": config.model_dump(mode="json"), "shards": stream.state()}
+    return {
+        "version": __version__,
+        "config": config.model_dump(mode="json"),
+        "shards": stream.state(),
+        "length": limits,
+    }
 
 
 def _same_everywhere(identities: Sequence[dict[str, Any]]) -> None:
@@ -234,22 +256,32 @@ def _dealt(batch_size: int, samples: int) -> int:
     return batch_size // world
 
 
-def _newest_usable(run: RunFolder, on_event: OnEvent) -> tuple[Bridle, dict[str, Any], list[Path]]:
-    """Model and training state of the newest checkpoint that can be read, and the damaged ones after it.
+def _newest_usable(run: RunFolder, on_event: OnEvent) -> tuple[Bridle, dict[str, Any], list[Path]] | None:
+    """Model and training state of the newest checkpoint that can be read, and the damaged ones after it; None: the run
+    was ended before it had any.
 
     Raises:
-        DataError: there is none.
+        DataError: all are damaged, or one is of a newer version or cannot be read now (it may be whole).
     """
     first: DataError | None = None
     damaged: list[Path] = []
-    for folder in reversed(run.checkpoints()):
+    for folder in reversed(run.checkpoints(whole=False)):
         try:
-            return read_model(folder), load_training(folder), damaged
+            model, training = read_model(folder), load_training(folder)
+            if read_about(folder).get("step", training["step"]) != training["step"]:
+                raise DataError(f"{folder}: model.json and training.json are of different steps")
+            return model, training, damaged
+        except NewerVersion:
+            raise
         except DataError as error:
+            if isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, FileNotFoundError):
+                raise
             damaged.append(folder)
             first = first or error
             on_event("warning", message=f"{error.message}; trying the checkpoint before")
-    raise first or DataError(f"{run.path} holds no checkpoint to go on from.", "Start it again with --overwrite.")
+    if first:
+        raise first
+    return None
 
 
 def _train(make: Callable[[], Trainer], run: RunFolder, training: dict[str, Any] | None, preset: str) -> dict[str, Any]:
@@ -259,12 +291,13 @@ def _train(make: Callable[[], Trainer], run: RunFolder, training: dict[str, Any]
         trainer.train(training)
     except Interrupted:
         if first:
-            run.update(status="interrupted")
+            with suppress(OSError):  # a full disk has been named already
+                run.update(status="interrupted")
         raise
     except Exception:
         learned = training is not None or (trainer is not None and trainer.step > 0)
         if first and (learned or not run.give_up()):
-            with suppress(OSError):  # a full disk has been named already
+            with suppress(OSError):
                 run.update(status="failed")
         raise
     failures = {path: why for one in distributed.gather_objects(trainer.stream.failures) for path, why in one.items()}

@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from functools import partial
 from typing import Any
 
 import torch
@@ -22,10 +21,9 @@ from bridle.checkpoint import RunFolder, Saver, optimizer_state, restore_optimiz
 from bridle.draws import key_of
 from bridle.errors import DataError, EnvironmentFault, Interrupted, NumericalError
 from bridle.model import Bridle
-from bridle.nn import Block, Blocks
 from bridle.schema import PatchBatch
 from bridle.stream import Batch, ClipStream
-from bridle.train.cost import clip_flops, memory_mb, peak_flops, step_bytes
+from bridle.train.cost import clip_flops, is_out_of_memory, memory_mb, peak_flops
 from bridle.train.log import MetricsLog
 from bridle.train.material import material_warnings
 from bridle.train.meter import Meter
@@ -38,6 +36,9 @@ from bridle.train.watch import Watch
 OnEvent = Callable[..., None]
 _FIT_VECTORS_PER_CODE = 128  # patches that the cold start's whitening and k-means look at
 _FIT_BATCHES = 64
+_SETTLE_EVERY = 10  # steps after which a signal to stop is heard of at the latest
+_FAILED = 1_000_000  # instead of a signal: more than those of all ranks add up to
+_ECHO_S = 2.0  # within which another signal is the first one once more
 _BAD_STEPS = 10  # steps in a row that cannot be made before the run is given up
 _REMEDY = "Lower --set optim.lr, or use --set train.precision=float32; clips that are too short: --set patches...."
 
@@ -69,11 +70,10 @@ class Trainer:
         self.first = distributed.rank() == 0  # it alone writes
         self.dealt = self.config.train.shard_weights and distributed.world() > 1
         self.dtype = autocast_dtype(self.config.train.precision, self.device)
-        self._set_blocks()
         self.profiler = Profiler(run.path / "profile", self.device, on_event) if profile and self.first else None
         self.saver = Saver(run, self.config.train.keep, lambda message: on_event("warning", message=message))
         tracker = self.config.train.tracker if self.first else "none"
-        self.log = MetricsLog(run.metrics, tracker, self.config.model_dump(mode="json"))
+        self.log = MetricsLog(run.metrics, tracker, self.config.model_dump(mode="json"), self.saver.on_warning)
         self.watch = Watch(self.config.quantizer.codes)
         self.probe: OnlineProbe | None = None
         self.phase_index, self.phase_step, self.step, self.clips = 0, 0, 0, 0
@@ -83,15 +83,9 @@ class Trainer:
         self.why = ""  # of the last of them
         self.learned = False  # in this phase
         self._outcomes: list[tuple[int, Outcome]] = []  # of steps that the device may not have done yet
-        self._signal = 0  # that this process was told to stop by
+        self._signal = 0  # that this process was told to stop by, or `_FAILED`
+        self._failure: DataError | EnvironmentFault | None = None  # why there are no more batches
         self._stop = 0  # that the run ends with: all ranks say the same
-
-    def _set_blocks(self) -> None:
-        for module in self.model.modules():
-            if isinstance(module, Blocks):
-                module.recompute = self.config.train.recompute
-            if isinstance(module, Block) and self.config.train.compile:
-                module.compile()
 
     def train(self, resume_from: dict[str, Any] | None = None) -> None:
         """Runs all phases from where the run stands.
@@ -102,9 +96,9 @@ class Trainer:
         """
         optimizer_tensors = self._restore(resume_from) if resume_from else None
         batches = self.stream.batches() if resume_from else None
-        if not resume_from:
-            self._save(None, must=True)  # a run killed before its first checkpoint can be resumed too
         with self._signals(), closing(self.saver), closing(self.log):
+            if not resume_from:
+                self._save(None, must=True)
             while self.phase_index < len(self.phases):
                 if optimizer_tensors is None and self.phase_step == 0:
                     self._enter(self.phases[self.phase_index])
@@ -139,7 +133,9 @@ class Trainer:
             meter.add(outcome)
             self._outcomes.append((self.step, outcome))
             if self.profiler:
-                self.profiler.step()
+                began = time.monotonic()
+                self.profiler.step()  # may write a trace, which is no part of the run
+                mark, meter.last = mark + time.monotonic() - began, meter.last + time.monotonic() - began
             self._after_step(phase, stepper, meter, rate)
         if self.profiler:
             self.profiler.leave()
@@ -156,7 +152,8 @@ class Trainer:
         if isinstance(part, int):
             return Stepper(self.model, phase.kind, clips * distributed.world(), self.dtype, part)
         stepper = Stepper(self.model, phase.kind, clips * distributed.world(), self.dtype)
-        if part == "auto" and (found := stepper.fit(clips, partial(step_bytes, self.model))) < clips:
+        if part == "auto":
+            found = stepper.fit(clips)
             self.on_event("note", message=f"{phase.kind}: {found} of {clips} clips at once fit into memory")
         return stepper
 
@@ -164,7 +161,8 @@ class Trainer:
         """What is due now: reading, reporting, a look, a checkpoint, the end."""
         over = phase.fraction(self.phase_step, self.phase_seconds) >= 1
         report, save = self._due(self.config.train.log_every) or over, self._due(self.config.train.checkpoint_every)
-        if report or save or self.device.type == "cpu":
+        alone_told = self._signal and distributed.world() == 1  # several ranks must ask after the same step
+        if report or save or alone_told or self.device.type == "cpu" or self._due(_SETTLE_EVERY):
             self._settle(stepper)
         if report:
             self._report(phase, meter, rate)
@@ -172,6 +170,8 @@ class Trainer:
             self._look(phase)
         if save or self._stop:
             self._save(stepper, must=bool(self._stop))
+        if self._stop >= _FAILED:
+            raise self._failure or EnvironmentFault("another process of the run could not go on; it says why")
         if self._stop:
             raise Interrupted(self._stop)
 
@@ -179,31 +179,48 @@ class Trainer:
         return every > 0 and self.step % every == 0
 
     def _next(self, batches: Iterator[Batch], stepper: Stepper) -> Batch:
-        """The next batch; when shards, storage or decoders fail, what was learned is saved first."""
-        try:
-            with part_of_step("data wait"):
-                return next(batches)
-        except (DataError, EnvironmentFault):
-            if self.phase_step and distributed.world() == 1:  # the others wait for this rank's gradients
+        """The next batch; when shards, storage or decoders fail, what was learned is saved first.
+
+        Of several ranks the others wait for this one: it takes part with nothing in a last step, after which all stop.
+        """
+        if not self._failure:
+            try:
+                with part_of_step("data wait"):
+                    return next(batches)
+            except (DataError, EnvironmentFault) as error:
+                self._failure = error
+        if distributed.world() == 1:
+            if self.phase_step:
                 self._settle(stepper)
                 self._save(stepper, must=True)
-            raise
+            raise self._failure
+        self._signal = self._signal or _FAILED
+        return Batch([], [], [])
 
     def _make(self, stepper: Stepper, batch: Batch) -> Outcome:
-        views, places = batch.tensors, batch.places
-        if not views:  # none of this rank's clips could be decoded, and the others wait for its gradients
-            views, places = [self.model.patcher.blank()], [distributed.rank() * self.stream.batch_size]
         # Codebooks that could not be started leave no targets, and joint training would wait for them in vain.
         tokenizer = self.phase_step % self.config.schedule.joint_every == 0 or not self.model.ready
         try:
-            return stepper.step(views, places, self.step, len(batch.keys), tokenizer=tokenizer, stop=self._signal)
-        except torch.OutOfMemoryError as error:
-            size = stepper.part or len(views)
-            raise EnvironmentFault(
-                f"the memory of the device is full with {size} clips at once: {str(error).splitlines()[0]}",
-                f"Compute a step in parts, with the same result: --set train.part={max(1, size // 2)}, or --batch-size "
-                "auto. --set train.recompute=true takes less memory and more time.",
-            ) from error
+            return stepper.step(
+                batch.tensors, batch.places, self.step, len(batch.keys), tokenizer=tokenizer, stop=self._signal
+            )
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            why = str(error).splitlines()[0]
+        raise self._too_large(stepper, why)
+
+    def _too_large(self, stepper: Stepper, why: str) -> EnvironmentFault:
+        """What to do about a step that did not fit; its tensors are gone by now."""
+        size = stepper.part or self.stream.batch_size
+        fits = max(1, size // 2)
+        if distributed.world() == 1:  # the others may be in the midst of a step
+            fits = stepper.fit(fits)
+        return EnvironmentFault(
+            f"the memory of the device is full with {size} clips at once: {why}",
+            f"Compute a step in parts, with the same result: --set train.part={fits}, or --batch-size auto. "
+            "--set train.recompute=true takes less memory and more time.",
+        )
 
     def _settle(self, stepper: Stepper) -> None:
         """Reads what became of the steps since the last time; counts and names those that changed nothing.
@@ -211,11 +228,11 @@ class Trainer:
         Raises:
             NumericalError: too many of them in a row; a checkpoint has been written.
         """
-        told = torch.stack([outcome.told_3 for _, outcome in self._outcomes]).tolist() if self._outcomes else []
-        for (step, _), (verdict, clips, stop) in zip(self._outcomes, told, strict=True):
+        told = torch.stack([outcome.told_4 for _, outcome in self._outcomes]).tolist() if self._outcomes else []
+        for (step, _), (verdict, clips, _, stop) in zip(self._outcomes, told, strict=True):
             self.clips += int(clips)
-            if stop:
-                self._stop = self._signal or signal.SIGTERM  # another rank was told
+            if stop:  # the sum of what all ranks were told
+                self._stop = _FAILED if stop >= _FAILED else self._signal or signal.SIGTERM
             self.learned = self.learned or not verdict
             self.bad_steps = self.bad_steps + 1 if verdict else 0
             if verdict:
@@ -266,14 +283,13 @@ class Trainer:
         self.model = Bridle(self.config, self.model.statistics)
         self.model.load_state_dict(weights)
         self.model.to(self.device)
-        self._set_blocks()
 
     def _first_patches(self) -> list[PatchBatch]:
         """Unchanged clips for the start of the codebooks, from the next batches; the stream then goes back."""
         start, batches = self.stream.state(), list[PatchBatch]()
         wanted = _FIT_VECTORS_PER_CODE * self.config.quantizer.codes
         for batch in self.stream.batches():
-            batches.append(self.model.patcher(batch.tensors or [self.model.patcher.blank()]))
+            batches.append(self.model.patcher(batch.tensors) if batch.tensors else self.model.patcher.nothing())
             wanted -= int(distributed.sum_over_ranks(torch.tensor(sum(batches[-1].lengths), device=self.device)))
             if wanted <= 0 or len(batches) == _FIT_BATCHES:
                 break
@@ -285,9 +301,9 @@ class Trainer:
             return
         row: dict[str, Any] = {"step": self.step, "phase": phase.kind, "phase_index": self.phase_index, **read}
         row["lr"] = rate
-        tflops = row["clips_per_s"] * clip_flops(self.model, phase.kind) / 1e12
+        tflops = row["clips_per_s"] * clip_flops(self.model, phase.kind, read["patches_per_clip"]) / 1e12
         row |= {"tflops": tflops, "memory_mb": memory_mb(self.device)}
-        if peak := peak_flops(self.device):
+        if self.device.type == "cuda" and (peak := peak_flops(torch.cuda.get_device_name(self.device))):
             row["mfu"] = 1e12 * tflops / (peak * distributed.world())
         row["residual_norm" if phase.kind == "tokenizer" else "cross_entropy"] = row.pop("per_level")
         self.last = {**self.last, **row}
@@ -353,16 +369,23 @@ class Trainer:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """SIGINT and SIGTERM finish the step first; a second SIGINT does not wait."""
+        """SIGINT and SIGTERM finish the step first; a second SIGINT, later on, does not wait.
+
+        Whoever started several processes passes on to them what they have been sent already.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
         before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
+        first_s = 0.0
+
         def stop(number: int, frame: Any) -> None:
-            if self._signal:
+            nonlocal first_s
+            if not self._signal:
+                self._signal, first_s = number, time.monotonic()
+            elif number == signal.SIGINT and time.monotonic() - first_s > _ECHO_S:
                 raise KeyboardInterrupt
-            self._signal = number
 
         for number in before:
             signal.signal(number, stop)

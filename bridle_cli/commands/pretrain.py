@@ -12,7 +12,7 @@ from bridle import api
 from bridle.errors import UsageError
 from bridle_cli import options
 from bridle_cli.console import Console
-from bridle_cli.progress import PretrainProgress
+from bridle_cli.progress import PretrainProgress, Progress
 
 _NEWEST = "newest"
 
@@ -121,7 +121,7 @@ def command(
     if sum(limit is not None for limit in limits.values()) > 1:
         raise UsageError(f"One length is enough: {', '.join(limits)} exclude each other.")
     if devices > 1 and "RANK" not in os.environ:
-        raise click.exceptions.Exit(api.launch(console.arguments, devices))
+        raise click.exceptions.Exit(api.launch(console.arguments, devices, on_event=Progress(console)))
     restarted = restarted or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
     first = os.environ.get("RANK", "0") == "0"
     console.quiet = console.quiet or not first
@@ -129,7 +129,7 @@ def command(
         try:
             if resume is not None:
                 own = {"--preset": preset, "--config": config_file, "--modality": modality, "--seed": seed}
-                _refuse_with_resume({**own, **limits, "--overwrite": overwrite, "--profile": profile})
+                _refuse_with_resume({**own, **limits, "--overwrite": overwrite})
                 result = api.resume(
                     out if resume == _NEWEST else Path(resume),
                     shards=shards,
@@ -137,6 +137,7 @@ def command(
                     force=force,
                     device=device,
                     dry_run=dry_run,
+                    profile=profile,
                     on_event=progress,
                 )
             else:

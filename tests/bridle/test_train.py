@@ -13,8 +13,10 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import standins
@@ -314,7 +316,9 @@ def test_a_run_with_wrong_values_is_named(shards: Path, tmp_path: Path, name: st
     api.pretrain(shards, recipe=recipe("train.keep=1"), out=tmp_path / "run", steps=4)
     RunFolder(tmp_path / "run").update(status="interrupted")
     path = tmp_path / "run" / name
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    content = json.loads(path.read_text())
+    content.pop("sha256_of_the_rest", None)  # as an older version wrote it
+    path.write_text(json.dumps(content | change))
     with pytest.raises(DataError, match=f"{path.name}.*{next(iter(change))}|complete without a result"):
         api.resume(tmp_path / "run")
 
@@ -413,10 +417,10 @@ def test_a_run_that_is_given_up_leaves_its_weights(
 ) -> None:
     calls = 0
 
-    def later(model: Bridle, targets: Targets, weight_Q: torch.Tensor) -> Objective:
+    def later(model: Bridle, batch: PatchBatch, targets: Targets, weight_Q: torch.Tensor) -> Objective:
         nonlocal calls
         calls += 1
-        objective = encoder_objective(model, targets, weight_Q)
+        objective = encoder_objective(model, batch, targets, weight_Q)
         if calls > 7:
             objective.loss = objective.loss * math.nan
         return objective
@@ -531,7 +535,7 @@ def test_a_model_of_the_version_before_is_read(shards: Path, tmp_path: Path) -> 
         tensors[f"{name}.num_batches_tracked"] = torch.tensor(3)
     save_file(tensors, folder / "model.safetensors")
     about = json.loads((folder / "model.json").read_text()) | {"version": 1}
-    del about["sha256"]
+    del about["sha256"], about["sha256_of_the_rest"]
     (folder / "model.json").write_text(json.dumps(about))
     assert load_model(folder).ready
     (folder / "model.json").write_text(json.dumps(about | {"version": 3}))
@@ -604,7 +608,7 @@ def test_masks_of_a_clip_share_one_pass_of_the_tokenizer_and_hidden_patches_are_
     model.cold_tokenizer.register_forward_hook(lambda *_: tokenized.append(1))
     model.encoder.register_forward_pre_hook(lambda module, inputs: encoded.append(tuple(inputs[0].shape[:2])))
     targets = make_targets(model, batch, Draws(0, 0, range(6)))
-    encoder_objective(model, targets, torch.ones(model.config.quantizer.levels)).loss.backward()
+    encoder_objective(model, batch, targets, torch.ones(model.config.quantizer.levels)).loss.backward()
     assert len(tokenized) == 1
     assert encoded == [(2 * 3, 4)]  # three masks of two clips, four of sixteen patches to be seen
 
@@ -627,3 +631,92 @@ def test_a_joint_run_has_codebooks_before_its_first_step(
     result = api.pretrain(shards, recipe=wanted, out=tmp_path / "run", steps=8)
     assert started == [True, True]  # at steps 0 and 4
     assert result["skipped_steps"] == 1 and min(result["usage"]) > 0.2
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("training.json", lambda text: text.replace('"phase_index": 1', '"phase_index": 9')),
+        ("model.json", lambda text: text.replace('"step": 8', '"step": 4')),
+        ("model.json", None),
+        ("training.json", lambda text: "[" * 100_000),
+    ],
+)
+def test_damage_that_still_reads_is_found_and_the_checkpoint_before_is_used(
+    shards: Path, tmp_path: Path, name: str, damage: Callable[[str], str] | None
+) -> None:
+    run, warnings = tmp_path / "run", list[str]()
+    api.pretrain(shards, recipe=recipe("schedule.turns=0", "train.checkpoint_every=4"), out=run, steps=8)
+    before = RunFolder(run).rows()
+    RunFolder(run).update(status="interrupted")
+    (run / "checkpoints" / "step-strange").mkdir()
+    file = run / "checkpoints" / "step-00000008" / name
+    text = file.read_text()
+    if damage:
+        assert damage(text) != text
+        file.write_text(damage(text))
+    else:
+        file.unlink()
+    api.resume(run, on_event=lambda kind, **fields: warnings.append(fields["message"]) if kind == "warning" else None)
+    assert any("step-00000008" in one and "trying the checkpoint before" in one for one in warnings)
+    assert [row["loss"] for row in RunFolder(run).rows()] == [row["loss"] for row in before]
+
+
+def test_a_checkpoint_of_a_newer_version_is_refused_and_kept(shards: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    api.pretrain(shards, recipe=recipe("schedule.turns=0", "train.checkpoint_every=4"), out=run, steps=8)
+    RunFolder(run).update(status="interrupted")
+    about = run / "checkpoints" / "step-00000008" / "model.json"
+    content = {key: value for key, value in json.loads(about.read_text()).items() if not key.startswith("sha256_of")}
+    about.write_text(json.dumps({**content, "version": 99}))
+    with pytest.raises(DataError, match="version 99"):
+        api.resume(run)
+    assert about.exists()
+
+
+def test_a_run_that_was_ended_before_its_first_checkpoint_is_begun_again(shards: Path, tmp_path: Path) -> None:
+    for name in ("whole", "stillborn"):
+        api.pretrain(shards, recipe=recipe(), out=tmp_path / name, steps=20)
+    run = RunFolder(tmp_path / "stillborn")
+    for folder in run.checkpoints():
+        run.discard(folder)
+    run.metrics.unlink()
+    run.update(status="running")
+    assert api.resume(run.path)["steps"] == 20
+    assert [row["loss"] for row in run.rows()] == [row["loss"] for row in RunFolder(tmp_path / "whole").rows()]
+
+
+def test_rows_that_cannot_be_written_cost_no_steps(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder where the file should be: no row can be written, whoever asks."""
+    warnings: list[str] = []
+
+    def watch(kind: str, **fields: Any) -> None:
+        if kind == "start":
+            (tmp_path / "run" / "metrics.jsonl").mkdir()
+        if kind == "warning":
+            warnings.append(fields["message"])
+
+    assert api.pretrain(shards, recipe=recipe(), out=tmp_path / "run", steps=12, on_event=watch)["steps"] == 12
+    assert len([one for one in warnings if "metrics.jsonl" in one]) == 1
+
+
+def test_a_signal_to_all_processes_of_a_run_is_one_signal(shards: Path, tmp_path: Path) -> None:
+    """To the process that trains and to those that decode for it, twice, as job schedulers send it."""
+    sets = (*standins.SMALL_RUN, "data.workers=1", "data.cache_gb=0", "schedule.turns=0", "train.log_every=1")
+    words = ["-m", "bridle_cli", "pretrain", "--shards", shards, "--preset", "image-tiny", "--out", tmp_path / "run"]
+    words += ["--steps", "100000", *(word for pair in sets for word in ("--set", pair))]
+    process = subprocess.Popen(
+        [sys.executable, *map(str, words)], start_new_session=True, stderr=subprocess.PIPE, text=True
+    )
+    rows = tmp_path / "run" / "metrics.jsonl"
+    while not rows.exists() or len(rows.read_text().splitlines()) < 5:
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.02)
+    for _ in range(2):
+        os.killpg(process.pid, signal.SIGTERM)
+    _, err = process.communicate(timeout=100)
+    assert process.returncode == 143, err
+    run = RunFolder(tmp_path / "run")
+    assert run.state()["status"] == "interrupted" and int(run.checkpoints()[-1].name[5:]) >= 5

@@ -26,9 +26,12 @@ SMALL = (
 )  # fmt: skip
 
 
-def command(shards: Path, run: Path, *more: str, sets: tuple[str, ...] = (), steps: int = 30) -> list[str]:
-    arguments = ["pretrain", "--shards", shards, "--preset", "image-tiny", "--out", run, "--steps", steps, *more]
-    settings = [word for pair in (*SMALL, *sets) for word in ("--set", pair)]
+def command(
+    shards: Path, run: Path, *more: str, sets: tuple[str, ...] = (), steps: int = 30, preset: str = "image-tiny"
+) -> list[str]:
+    arguments = ["pretrain", "--shards", shards, "--preset", preset, "--out", run, "--steps", steps, *more]
+    small = [pair for pair in SMALL if preset == "image-tiny" or not pair.startswith("patches.")]
+    settings = [word for pair in (*small, *sets) for word in ("--set", pair)]
     return [sys.executable, "-m", "bridle_cli", *map(str, arguments), *settings]
 
 
@@ -98,6 +101,46 @@ def test_a_batch_in_parts_gives_the_gradient_of_the_whole(shards: Path, tmp_path
     for name, part in (("whole", "null"), ("parts", "3")):
         finish(start(command(shards, tmp_path / name, sets=("schedule.turns=0", f"train.part={part}"))))
     assert_alike(tmp_path / "whole", tmp_path / "parts", stopped=False)
+
+
+def test_sounds_of_unequal_length_are_dealt_and_cut_with_no_other_result(tmp_path: Path) -> None:
+    """Block masks and a part of the hidden patches: each part pads to its own longest clip."""
+    api.shard(MEDIA / "audio", modality="audio", out=tmp_path / "set", workers=1)
+    sets = ("mask.shape=block", "mask.predict=0.5", "schedule.turns=0")
+    for name, more in (("whole", []), ("dealt", ["--devices", "2"]), ("parts", ["--set", "train.part=3"])):
+        words = command(tmp_path / "set", tmp_path / name, sets=sets, preset="audio-tiny")
+        finish(start([*words, *more]))
+    assert_alike(tmp_path / "whole", tmp_path / "dealt", stopped=False)
+    assert_alike(tmp_path / "whole", tmp_path / "parts", stopped=False)
+
+
+def test_ranks_with_fewer_clips_take_part_in_every_part(tmp_path: Path) -> None:
+    """The tokenizer phase asks the others in each part: a rank that could read few of its clips has as many."""
+    script = tmp_path / "step.py"
+    script.write_text(
+        "import os, sys, bridle.api; sys.path.append(sys.argv[1])\n"
+        "import standins, torch\n"
+        "from bridle import distributed\n"
+        "from bridle.config.sections import Config\n"
+        "from bridle.model import Bridle\n"
+        "from bridle.train.step import Stepper\n"
+        "with distributed.group('cpu'):\n"
+        "    torch.manual_seed(0)\n"
+        "    sections = {'patches': standins.PATCHES['image'], **standins.SMALL}\n"
+        "    model = Bridle(Config.model_validate(sections), standins.STATISTICS)\n"
+        "    views = list(torch.randint(0, 256, (8, 3, 16, 16), dtype=torch.uint8))\n"
+        "    model.tokenizer.train().start([model.patcher(views)])\n"
+        "    one = Stepper(model, 'tokenizer', 16, part=3)\n"
+        "    one.set_rate(1.0)\n"
+        "    views = views[: (8, 2)[distributed.rank()]]\n"
+        "    outcome = one.step(views, range(len(views)), 0, len(views))\n"
+        "    same = distributed.gather_objects(model.tokenizer.quantizer.codebook_QKC.sum().item())\n"
+        "    assert outcome.told_4.tolist() == [0, 10, 160, 0] and same[0] == same[1], (outcome, same)\n"
+        "os._exit(0)  # as the command line does\n"
+    )
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    words = [*launcher, script, Path(__file__).parent.parent]
+    finish(start([sys.executable, *map(str, words)]))
 
 
 def test_a_run_of_one_process_goes_on_in_two_and_the_reverse(shards: Path, alone: Path, tmp_path: Path) -> None:
@@ -206,3 +249,54 @@ def test_weights_that_are_dealt_to_two_processes_learn_what_whole_ones_do(
     assert_alike(alone, run)
     for name, tensor in weights(alone).items():
         assert torch.allclose(tensor.float(), weights(run)[name].float(), atol=2e-3), name
+
+
+def test_a_signal_to_all_processes_and_to_who_started_them_saves_once(shards: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = subprocess.Popen(
+        command(shards, run, "--devices", "2", sets=("train.checkpoint_every=4",), steps=100_000),
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    wait_for(run / "checkpoints" / "step-00000008", process)
+    for pid in (*ranks_of(process), process.pid):
+        os.kill(pid, signal.SIGTERM)
+    _, err = process.communicate(timeout=100)
+    assert process.returncode == 143, err
+    assert read_state(run)["status"] == "interrupted"
+    step = int(RunFolder(run).checkpoints()[-1].name[5:])
+    assert step >= 8 and step == rows(run)[-1]["step"]
+
+
+def test_a_rank_whose_shards_fail_makes_a_last_step_with_the_others(tmp_path: Path) -> None:
+    """Its tar is cut while it trains: what all have learned is saved, and the cause is said."""
+    api.shard(MEDIA / "image", modality="image", out=tmp_path / "set", workers=1, max_size_bytes=100_000)
+    run = tmp_path / "run"
+    sets = ("data.cache_gb=0", "schedule.turns=0", "train.checkpoint_every=1000000")
+    process = start(command(tmp_path / "set", run, "--devices", "2", sets=sets, steps=100_000))
+    wait_for(run / "metrics.jsonl", process)
+    time.sleep(1.0)
+    for tar in sorted((tmp_path / "set").glob("*.tar"))[2:]:
+        os.truncate(tar, 1000)
+    _, err = finish(process, 4)
+    assert "was cut" in err or "end" in err or "tar" in err
+    assert int(RunFolder(run).checkpoints()[-1].name[5:]) > 0
+
+
+def test_what_one_process_alone_meets_is_said_by_the_first(shards: Path, tmp_path: Path) -> None:
+    """Processes that were started by hand, one of them with another length, another with a width that is none."""
+    for changed, message in (("--steps=12", "length.steps (12, not 30)"), ("--set=encoder.width=33", "process 1: ")):
+        processes = []
+        for rank in range(2):
+            words = [*command(shards, tmp_path / "run"), *([changed] if rank else [])]
+            own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+            meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(29500 + os.getpid() % 1000)}
+            environment = {**os.environ, "OMP_NUM_THREADS": "1", **own, **meeting}
+            processes.append(subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True))
+        said = [process.communicate(timeout=100)[1] for process in processes]
+        assert [process.returncode for process in processes] == [3, 3], said
+        assert message in said[0] and "error" not in said[1]
+
+
+def test_more_devices_than_there_are_is_said_before_any_is_started(shards: Path, tmp_path: Path) -> None:
+    _, err = finish(start(command(shards, tmp_path / "run", "--devices", "999")), 5)
+    assert "--devices 999" in err and not (tmp_path / "run").exists()
