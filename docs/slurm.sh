@@ -13,11 +13,12 @@
 #SBATCH --open-mode=append
 
 set -eu
+export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK" # srun does not take it from sbatch any more
 first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 # A job that was requeued goes on with what it left.
 restarted=$([ "${SLURM_RESTART_COUNT:-0}" -gt 0 ] && echo --restarted || true)
 
 srun torchrun \
-    --nnodes "$SLURM_NNODES" --nproc-per-node 8 --max-restarts 3 \
+    --nnodes "$SLURM_NNODES" --nproc-per-node "$SLURM_GPUS_ON_NODE" --max-restarts 3 \
     --rdzv-backend c10d --rdzv-id "$SLURM_JOB_ID" --rdzv-endpoint "$first:29500" \
     --module bridle_cli pretrain "$@" $restarted

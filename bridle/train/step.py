@@ -224,16 +224,13 @@ class Stepper:
         share = self.clips // distributed.world()
         size = self.part or share
         spans = [slice(start, start + size) for start in range(0, share, size)]
-        parts = [self._looked_at(_Part(views[span], places[span]), number) for span in spans]
-        if len(parts) > 1:
-            for part in parts:
-                part.batch = None
-        return parts
+        return [self._looked_at(_Part(views[span], places[span]), number, keep=len(spans) == 1) for span in spans]
 
-    def _looked_at(self, part: _Part, number: int) -> _Part:
-        """The part with its patches, their number, and the targets they give."""
+    def _looked_at(self, part: _Part, number: int, *, keep: bool = True) -> _Part:
+        """The part with the number of its patches, the targets they give and, to `keep`, the patches themselves."""
         seed, masks = self.model.config.train.seed, self.model.config.mask.per_clip
-        part.batch = batch = self._cut(part, number)
+        batch = self._cut(part, number)
+        part.batch = batch if keep else None
         part.patches, part.bad = sum(batch.lengths), (~batch.x_BNP.sum().isfinite()).float()
         if self.kind != "tokenizer" and self.model.ready:
             places = part.places or [0]

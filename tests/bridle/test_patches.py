@@ -11,7 +11,7 @@ from bridle.draws import Draws
 from bridle.patches import build_patcher
 from bridle.patches.cut import coordinates, cut
 from bridle.patches.spectrogram import MelFilterbank
-from bridle.schema import Clip, Modality
+from bridle.schema import Clip, Modality, PatchBatch
 
 STATISTICS = {"fbank_mean": -4.0, "fbank_std": 4.0, "pixel_mean": [0.5] * 3, "pixel_std": [0.25] * 3, "rate_hz": 10.0}
 
@@ -80,6 +80,25 @@ def test_clip_normalisation_counts_real_frames_only() -> None:
         real = batch.x_BNP[row][batch.valid_BN[row]]
         assert real.mean().abs() < 1e-3
         assert real.var(unbiased=False).item() == pytest.approx(1.0, abs=0.01)
+
+
+@pytest.mark.parametrize("normalise", ["clip", "corpus"])
+def test_the_company_of_a_clip_does_not_change_its_patches(normalise: str) -> None:
+    """Lengths that end anywhere in a patch, beside a long clip and alone; also where networks compute in bfloat16."""
+    config = AudioPatches(frames=64, mel_bins=64, patch_frames=16, normalise=normalise)  # type: ignore[arg-type]
+    patcher = build_patcher(config, STATISTICS)
+    views = [patcher.prepare(audio(patcher.mel.samples(frames)), None) for frames in (64, 5, 20, 23, 24, 31, 39)]
+    together = patcher(views)
+    with torch.autocast("cpu", torch.bfloat16):
+        alone = [patcher([view]) for view in views]
+    for row, batch in enumerate(alone):
+        assert batch.x_BNP.dtype is torch.float32 and batch.lengths[0] == together.lengths[row]
+        assert torch.equal(together.rows(together.x_BNP)[_rows_of(together, row)], batch.rows(batch.x_BNP))
+
+
+def _rows_of(batch: PatchBatch, row: int) -> slice:
+    begin = sum(batch.lengths[:row])
+    return slice(begin, begin + batch.lengths[row])
 
 
 def test_loudness_does_not_matter_after_clip_normalisation() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import weakref
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from bridle.checkpoint import RunFolder
 from bridle.config.sections import Config
 from bridle.errors import ConfigError, EnvironmentFault
 from bridle.model import Bridle
+from bridle.schema import PatchBatch
 from bridle.train import step as steps
 from bridle.train.cost import clip_flops, peak_flops
 from bridle.train.step import Outcome, Stepper
@@ -109,6 +111,21 @@ def test_a_tracker_that_is_missing_has_a_remedy(
     with pytest.raises(EnvironmentFault, match=name) as caught:
         api.pretrain(shards, recipe=recipe(f"train.tracker={name}"), out=tmp_path / "run", steps=8)
     assert f"bridle[{name}]" in caught.value.hint and not (tmp_path / "run").exists()
+
+
+def test_a_tracker_forgets_what_a_resumed_run_does_again(shards: Path, tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    run = RunFolder(tmp_path / "run")
+    sets = ("train.tracker=tensorboard", "train.checkpoint_every=4", "train.keep=9")
+    api.pretrain(shards, recipe=recipe(*sets), out=run.path, steps=12)
+    for folder in run.checkpoints():
+        if folder.name > "step-00000004":
+            run.discard(folder)
+    run.update(status="interrupted")
+    api.resume(run.path)
+    events = accumulator.EventAccumulator(str(run.path / "tensorboard"))
+    events.Reload()
+    assert [one.step for one in events.Scalars("loss")] == [row["step"] for row in run.rows() if "loss" in row]
 
 
 def test_runs_are_listed_with_their_state(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -250,6 +267,29 @@ def test_parts_of_unequal_clips_add_up_to_the_whole() -> None:
         assert loss == pytest.approx(found[0][0], rel=1e-5)
         for mine, whole in zip(gradients, found[0][1], strict=True):
             assert float((mine - whole).norm()) <= 1e-4 * float(whole.norm()) + 1e-9
+
+
+def test_of_a_step_in_parts_one_part_is_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = stepper("cold", 8)
+    one.set_rate(1.0)
+    one.part = 2
+    cut: list[weakref.ref[torch.Tensor]] = []
+    alive: list[int] = []
+    real_cut, real_loss = Stepper._cut, Stepper._loss
+
+    def watched_cut(self: Stepper, *arguments: Any) -> PatchBatch:
+        batch = real_cut(self, *arguments)
+        cut.append(weakref.ref(batch.x_BNP))
+        return batch
+
+    def watched_loss(self: Stepper, *arguments: Any) -> torch.Tensor:
+        alive.append(sum(ref() is not None for ref in cut))
+        return real_loss(self, *arguments)
+
+    monkeypatch.setattr(Stepper, "_cut", watched_cut)
+    monkeypatch.setattr(Stepper, "_loss", watched_loss)
+    one.step(VIEWS, range(8), 0, 8)
+    assert len(cut) == 8 and len(alive) == 4 and max(alive) <= 1  # that of the part before, until it is replaced
 
 
 def test_codes_to_predict_are_those_that_the_clip_is_tokenized_to() -> None:
