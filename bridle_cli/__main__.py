@@ -7,11 +7,17 @@ import sys
 
 from bridle_cli.main import main
 
-code = main()
-if "RANK" in os.environ:
-    # One of several processes: the threads of their connections may abort it while Python takes itself down, and
-    # whoever started it would take a finished run for a lost one.
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
-sys.exit(code)
+
+def run() -> None:
+    """Ends the process with the exit code."""
+    code = main()
+    if "RANK" in os.environ:
+        # One of several processes: the threads of their connections may abort it while Python takes itself down, and
+        # whoever started it would take a finished run for a lost one.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+run()
