@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS = (
     ("schema", "errors", "distributed", "draws", "cluster", "config", "storage"),
     ("archive", "media", "patches", "nn", "quantize"),
-    ("sharding", "stream", "model"),
+    ("sharding", "stream", "model", "tasks"),
     ("checkpoint",),
     ("train", "infer"),
     ("evaluate", "export"),
