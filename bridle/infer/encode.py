@@ -24,7 +24,7 @@ from bridle.infer.sources import Source, View, windows_of
 from bridle.model import Bridle
 from bridle.schema import Modality, PatchBatch
 
-Forward = Callable[[PatchBatch], tuple[Tensor, ...]]
+Forward = Callable[[PatchBatch], tuple[Tensor, ...]]  # `(B, N, ...)` of each patch, or `(B, 1, ...)` of each window
 Opened = tuple[Source, Callable[[], Iterator[View]]]  # a source with a function that yields its windows
 Outputs = tuple[list[Tensor], Tensor, Tensor]  # of a batch, on the CPU: what `forward` said, valid_BN, coords_BN3
 BATCH_SIZE = 32  # windows
@@ -35,7 +35,8 @@ class Encoded:
     """What the model said about one whole file.
 
     Attributes:
-        outputs: one tensor `(N, ...)` for each that the forward function returns, patches in grid order.
+        outputs: one tensor for each that the forward function returns: `(N, ...)`, patches in grid order, or a row for
+            each window.
         coords_N3: (time, row, column), time counted from the file's begin.
         grid: patches along time, rows and columns; their product is N.
         times_T: start of each step along time in seconds.
@@ -185,7 +186,7 @@ def _take(batch: list[tuple[_File, View]], answer: Outputs) -> None:
         coords_N3 = coords_BN3[row][keep_N].clone()
         steps = int(coords_N3[:, 0].max()) + 1
         coords_N3[:, 0] += file.steps
-        file.outputs.append(tuple(output[row][keep_N] for output in outputs))
+        file.outputs.append(tuple(out[row][keep_N] if out.shape[1] == len(keep_N) else out[row] for out in outputs))
         file.coords.append(coords_N3)
         file.times += [view.start_s + step * view.step_s for step in range(steps)]
         file.steps += steps

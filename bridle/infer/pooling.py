@@ -18,7 +18,7 @@ from torch import Tensor
 
 from bridle.errors import UsageError, nearest
 
-Pool = Literal["mean", "segments"]
+Pool = Literal["mean", "segments", "class"]  # the last is the encoder's class token, and no business of this file
 TIME_PARTS = (4, 1, 1)
 SPACE_PARTS = (1, 2, 2)
 
@@ -45,6 +45,7 @@ def pool(
     """
     if how not in get_args(Pool):
         raise UsageError(f"unknown pooling '{how}'", f"--pool: {nearest(how, get_args(Pool))}")
+    assert how != "class"
     steps = grid[0] if grid else int(coords_BN3[..., 0].max()) + 1
     cuts = (1, 1, 1) if how == "mean" else TIME_PARTS if steps > 1 else SPACE_PARTS
     weight_BSN = segment_weights(valid_BN, coords_BN3, cuts)

@@ -51,8 +51,8 @@ class Pretrained:
         return encoded.outputs[0].unflatten(0, encoded.grid)
 
     def embed(self, media: Media, how: Pool = "mean") -> Tensor:
-        """One vector: the mean over patches `(D,)`, or over segments of time or space, `(S * D,)`."""
-        encoded = self._encode(media, lambda batch: (self.model.features(batch),))
+        """One vector: the mean over patches `(D,)`, over segments of time or space, `(S * D,)`, or the class token."""
+        encoded = self._encode(media, self.model.features_and_class)
         return pool_encoded(encoded, how, self.model)
 
     def tokenize(self, media: Media) -> Codes:
@@ -74,7 +74,9 @@ class Pretrained:
 
 
 def pool_encoded(encoded: Encoded, how: Pool, model: Bridle) -> Tensor:
-    """The features of one whole file -> one vector."""
+    """The features of one whole file -> one vector; `class` is the mean class token of its windows."""
+    if how == "class":
+        return encoded.outputs[1].mean(0)
     h_BND, coords_BN3 = encoded.outputs[0][None], encoded.coords_N3[None]
     valid_BN = coords_BN3.new_ones(coords_BN3.shape[:2]).bool()
     return pool(h_BND, valid_BN, coords_BN3, how, model.patcher.grid)[0]

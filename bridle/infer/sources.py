@@ -34,14 +34,18 @@ class Source:
         path: how results and messages call it.
         data: where its bytes are, the bytes, a clip already decoded, or why there is nothing to read.
         info: what was measured when the file was sharded; None: nobody has looked at it yet.
-        label: class name, where there is one.
+        labels: class names, where there are any.
+        part: what it is for (train, test ...), where something says so.
+        span_s: the piece of the file that is meant, from and to; None: all of it.
         checked: it was decoded from beginning to end when it was sharded, in a process that might be lost.
     """
 
     path: str
     data: Location | bytes | Clip | MediaError
     info: MediaInfo | None = None
-    label: str | None = None
+    labels: tuple[str, ...] = ()
+    part: str = ""
+    span_s: tuple[float, float] | None = None
     checked: bool = False
 
 
@@ -88,14 +92,19 @@ def _find(path: Location, modality: Modality) -> tuple[Iterator[Source], int]:
         except DataError:
             check_modality({found.modality for found in find_sets(path)}, modality, path)
             raise
-        return _shard_sources(sets), sum(found.samples for found in sets)
+        return _shard_sources(sets, path), sum(found.samples for found in sets)
     if path.is_file():
         kind = detect(path.name)
         if kind is not None:
             check_modality({kind}, modality, path)
         return iter([Source(str(path), path)]), 1
     files = _media_below(path, modality)
-    return (Source(file, path / file, label=PurePosixPath(file).parent.name or None) for file in files), len(files)
+    return (Source(file, path / file, labels=_folder_label(file)) for file in files), len(files)
+
+
+def _folder_label(file: str) -> tuple[str, ...]:
+    name = PurePosixPath(file).parent.name
+    return (name,) if name else ()
 
 
 def check_modality(found: set[Modality], wanted: Modality, where: Location | str) -> None:
@@ -117,18 +126,29 @@ def _media_below(folder: Location, modality: Modality) -> list[str]:
         ) from None
 
 
-def _shard_sources(sets: list[Manifest]) -> Iterator[Source]:
-    reader = SampleReader(sets)
-    for sample in range(len(reader)):
-        path = reader.index.key(sample)
-        try:
-            meta = reader.meta(sample)
-            path = meta["path"]
-            content = reader.content(sample)
-        except MediaError as error:
-            yield Source(path, error)
-            continue
-        yield Source(path, content, media_info(meta), meta.get("label"), reader.index.checked(sample))
+def _shard_sources(sets: list[Manifest], below: Location) -> Iterator[Source]:
+    """Sample by sample, each with the name of its set's folder below the one that was asked for as its part."""
+    for manifest in sets:
+        reader = SampleReader([manifest])
+        part = str(manifest.folder).removeprefix(str(below)).strip("/").partition("/")[0]
+        for sample in range(len(reader)):
+            path = reader.index.key(sample)
+            try:
+                meta = reader.meta(sample)
+                path = meta["path"]
+                content = reader.content(sample)
+            except MediaError as error:
+                yield Source(path, error)
+                continue
+            labels = meta.get("labels") or ([meta["label"]] if meta.get("label") is not None else [])
+            yield Source(
+                path,
+                content,
+                media_info(meta),
+                labels=tuple(map(str, labels)),
+                part=part,
+                checked=reader.index.checked(sample),
+            )
 
 
 def windows_of(source: Source, patcher: Patcher, modality: Modality, rate_hz: int) -> Iterator[View]:
@@ -173,8 +193,10 @@ def piece_of(
         MediaError: the file cannot be decoded.
     """
     assert not isinstance(source.data, Clip | MediaError | Remote)
-    piece_s = _piece_s(info, patcher, rate_hz)
+    piece_s = None if source.span_s else _piece_s(info, patcher, rate_hz)
     window = None if piece_s is None else (start_s, piece_s)
+    if source.span_s:
+        window = source.span_s[0], source.span_s[1] - source.span_s[0]
     clip = decode(source.data, info, source=source.path, rate_hz=rate_hz, window=window, checked=source.checked)
     step_s = patcher.step_of(clip)
     views = [View(view, begin_s, step_s) for view, begin_s in patcher.windows(clip)]

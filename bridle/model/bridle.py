@@ -108,8 +108,13 @@ class Bridle(nn.Module):
     @torch.no_grad()
     def features(self, batch: PatchBatch) -> Tensor:
         """E's features of the unmasked clips, float32 `(B, N, D)`; rows of padding are zero."""
-        h_BND = (self.average or self.encoder)(batch.x_BNP, batch.coords_BN3, batch.mask_BN)[:, 1:]
-        return h_BND.float() * batch.valid_BN[..., None]
+        return self.features_and_class(batch)[0]
+
+    @torch.no_grad()
+    def features_and_class(self, batch: PatchBatch) -> tuple[Tensor, Tensor]:
+        """`features`, and E's class token `(B, 1, D)`."""
+        h_BND = (self.average or self.encoder)(batch.x_BNP, batch.coords_BN3, batch.mask_BN).float()
+        return h_BND[:, 1:] * batch.valid_BN[..., None], h_BND[:, :1]
 
     @torch.no_grad()
     def tokenize(self, batch: PatchBatch) -> Tensor:
