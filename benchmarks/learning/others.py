@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from bridle import config as configs
 from bridle.config.sections import Config
 from bridle.draws import Draws
-from bridle.evaluate import evaluate
+from bridle.evaluate import Division, Protocol, evaluate
 from bridle.model import Bridle
 from bridle.schema import PatchBatch
 from bridle.sharding import Manifest, find_sets, merge_extent, merge_statistics
@@ -40,8 +40,9 @@ class RawPatches(Bridle):
     """The patches themselves as features."""
 
     @torch.no_grad()
-    def features(self, batch: PatchBatch) -> Tensor:
-        return batch.x_BNP * batch.valid_BN[..., None]
+    def features_and_class(self, batch: PatchBatch) -> tuple[Tensor, Tensor]:
+        x_BNP = batch.x_BNP * batch.valid_BN[..., None]
+        return x_BNP, x_BNP.mean(1, keepdim=True)
 
 
 class MaskedAutoencoder(Bridle):
@@ -89,8 +90,8 @@ class MaskedAutoencoder(Bridle):
         return self.mae(pixels, bool_masked_pos=hidden.repeat(1, self.patcher.grid[0])).loss
 
     @torch.no_grad()
-    def features(self, batch: PatchBatch) -> Tensor:
-        """Their features, averaged over what one patch of ours covers, `(B, N, D)`."""
+    def features_and_class(self, batch: PatchBatch) -> tuple[Tensor, Tensor]:
+        """Their features, averaged over what one patch of ours covers, `(B, N, D)`; and their mean, not all have a token."""
         pixels = self._pixels(batch)
         t, h, w = (side // size for side, size in zip(self.sides, self._their_patch(), strict=True))
         if self.video:
@@ -102,7 +103,8 @@ class MaskedAutoencoder(Bridle):
             h_BND = self.mae.vit(pixels, noise=order_BN).last_hidden_state[:, 1:]
         h_BDTHW = h_BND.float().transpose(1, 2).unflatten(2, (t, h, w))
         h_BDTHW = F.adaptive_avg_pool3d(h_BDTHW, self.patcher.grid)[:, :, : batch.grid[0]]
-        return h_BDTHW.flatten(2).transpose(1, 2) * batch.valid_BN[..., None]
+        h_BND = h_BDTHW.flatten(2).transpose(1, 2) * batch.valid_BN[..., None]
+        return h_BND, h_BND.mean(1, keepdim=True)
 
     def _their_patch(self) -> tuple[int, int, int]:
         if self.video:
@@ -148,9 +150,11 @@ def main() -> None:
     if arguments.what == "mae":
         model = MaskedAutoencoder(config, merge_statistics(manifests), **arguments.theirs)
         found["training"] = train(model, manifests, arguments.steps, arguments.max_minutes)
-    split = {"folds": arguments.folds, "group_by": arguments.group_by, "seed": arguments.seed}
+    division = Division(folds=arguments.folds, group_by=arguments.group_by)
     found["results"] = [
-        evaluate(model.eval(), arguments.shards, protocol=protocol, pool=pool, **split)
+        evaluate(
+            model.eval(), arguments.shards, protocol=Protocol(protocol, pool, (arguments.seed,)), division=division
+        )
         for protocol, pool in arguments.probe
     ]
     print(json.dumps(found))

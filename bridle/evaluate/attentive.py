@@ -8,7 +8,9 @@ motion at twice the cost, and every layer more judges the probe instead of the e
 
     x_BND --z-score, Linear, + positions--> LayerNorm --> cross-attention by learned queries --> LayerNorm, MLP
 
-Shapes: B clips, N patches, D feature width, W probe width, H heads, L queries.
+The same head reads a sequence of codes, each code of each level with a vector of its own in place of the linear layer.
+
+Shapes: B clips, N patches, D feature width, W probe width, H heads, L queries, Q levels.
 """
 
 from __future__ import annotations
@@ -19,6 +21,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bridle.evaluate.truth import Truth
+
+Patches = tuple[Tensor, Tensor, Tensor]  # x, valid_NP, coords_NP3: all patches of N clips
 _AXIS_FREQUENCIES = 8  # sines and cosines an axis
 
 
@@ -38,12 +43,16 @@ class AttentiveRecipe:
 
 
 class AttentiveProbe(nn.Module):
-    """Patch features and positions -> class scores `(B, classes)`."""
+    """What a patch is and where -> class scores `(B, classes)`.
 
-    def __init__(self, dims: int, classes: int, recipe: AttentiveRecipe) -> None:
+    Args:
+        project: what a patch is -> `(..., W)`.
+    """
+
+    def __init__(self, project: nn.Module, classes: int, recipe: AttentiveRecipe) -> None:
         super().__init__()
         width = recipe.width
-        self.project = nn.Linear(dims, width)
+        self.project = project
         self.place = nn.Linear(6 * _AXIS_FREQUENCIES, width, bias=False)
         self.norm = nn.LayerNorm(width)
         self.queries_LW = nn.Parameter(0.02 * torch.randn(recipe.queries, width))
@@ -58,10 +67,25 @@ class AttentiveProbe(nn.Module):
             nn.Linear(2 * width, classes),
         )
 
-    def forward(self, x_BND: Tensor, valid_BN: Tensor, coords_BN3: Tensor) -> Tensor:
-        x_BNW = self.project(x_BND) + self.place(positions(coords_BN3))
+    def forward(self, x: Tensor, valid_BN: Tensor, coords_BN3: Tensor) -> Tensor:
+        x_BNW = self.project(x) + self.place(positions(coords_BN3))
         query_BLW = self.queries_LW.expand(len(x_BNW), -1, -1)
         return self.head(self.collect(query_BLW, self.norm(x_BNW), valid_BN))
+
+
+class _Codes(nn.Module):
+    """Codes `(..., Q)` -> the sum of a learned vector for each, `(..., W)`."""
+
+    first_Q: Tensor
+
+    def __init__(self, levels: int, codes: int, width: int) -> None:
+        super().__init__()
+        self.register_buffer("first_Q", torch.arange(levels) * codes)
+        self.vectors = nn.Embedding(levels * codes, width)
+        nn.init.normal_(self.vectors.weight, std=width**-0.5)
+
+    def forward(self, codes_BNQ: Tensor) -> Tensor:
+        return self.vectors(codes_BNQ.long().clamp(min=0) + self.first_Q).sum(-2)
 
 
 class _Attention(nn.Module):
@@ -91,50 +115,45 @@ def positions(coords_BN3: Tensor) -> Tensor:
 
 
 def attentive(
-    train_BND: Tensor,
-    valid_BN: Tensor,
-    coords_BN3: Tensor,
-    labels_B: Tensor,
-    test: tuple[Tensor, Tensor, Tensor],
-    *,
-    seed: int = 0,
-    recipe: AttentiveRecipe | None = None,
+    train: Patches, truth_N: Truth, test: Patches, *, seed: int = 0, recipe: AttentiveRecipe | None = None
 ) -> Tensor:
-    """Train the probe on frozen features for a fixed number of epochs and classify the test clips.
+    """Train the probe on frozen features or codes for a fixed number of epochs and score the test clips.
 
     Args:
-        train_BND, valid_BN, coords_BN3, labels_B: the train clips; a clip without any valid patch is not allowed.
-        test: features, validity and coordinates of the test clips.
-        seed: weights, order and dropout; the same seed gives the same predictions.
+        train, test: features `(N, P, D)` or codes (integers) `(N, P, Q)`, validity and coordinates of the P patches of
+            every clip; a clip without any valid patch is not allowed.
+        seed: weights, order and dropout; the same seed gives the same scores.
 
     Returns:
-        Predictions, int64 `(M,)`, on the features' device.
+        Scores `(M, L)`, on the CPU.
     """
     recipe = recipe or AttentiveRecipe()
-    scale = _patch_standardiser(train_BND, valid_BN)
-    with torch.random.fork_rng(devices=[train_BND.device] if train_BND.is_cuda else []), torch.enable_grad():
+    x, valid_NP, _ = train
+    with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []), torch.enable_grad():
         torch.manual_seed(seed)
-        probe = AttentiveProbe(train_BND.shape[-1], int(labels_B.max()) + 1, recipe).to(train_BND.device)
-        _train(probe, (train_BND, valid_BN, coords_BN3, labels_B), scale, recipe)
+        if x.is_floating_point():
+            project: nn.Module = nn.Sequential(
+                _Scale(*_mean_and_scale(x, valid_NP)), nn.Linear(x.shape[-1], recipe.width)
+            )
+        else:
+            project = _Codes(x.shape[-1], 1 + int(max(x.max(), test[0].max())), recipe.width)
+        probe = AttentiveProbe(project, len(truth_N.classes), recipe).to(x.device)
+        _train(probe, train, truth_N, recipe)
     probe.eval()
     with torch.no_grad():
-        scores = [
-            probe(scale(x), valid, coords) for x, valid, coords in zip(*(t.split(256) for t in test), strict=True)
-        ]
-    return torch.cat(scores).argmax(1)
+        scores = [probe(*part).cpu() for part in zip(*(t.split(256) for t in test), strict=True)]
+    return torch.cat(scores)
 
 
-def _train(probe: AttentiveProbe, data: tuple[Tensor, ...], scale: _Scale, recipe: AttentiveRecipe) -> None:
-    train_BND, valid_BN, coords_BN3, labels_B = data
-    batches = -(-len(labels_B) // recipe.batch_size)
+def _train(probe: AttentiveProbe, train: Patches, truth_N: Truth, recipe: AttentiveRecipe) -> None:
+    batches = -(-len(truth_N) // recipe.batch_size)
     optimiser = torch.optim.AdamW(probe.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, max_lr=recipe.lr, total_steps=recipe.epochs * batches, pct_start=0.1
     )
     for _ in range(recipe.epochs):
-        for rows in torch.randperm(len(labels_B)).to(labels_B.device).chunk(batches):
-            scores = probe(scale(train_BND[rows]), valid_BN[rows], coords_BN3[rows])
-            loss = F.cross_entropy(scores, labels_B[rows], label_smoothing=recipe.smoothing)
+        for rows in torch.randperm(len(truth_N)).chunk(batches):
+            loss = truth_N[rows].loss(probe(*(part[rows] for part in train)), recipe.smoothing)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(probe.parameters(), 1.0)
@@ -142,18 +161,23 @@ def _train(probe: AttentiveProbe, data: tuple[Tensor, ...], scale: _Scale, recip
             schedule.step()
 
 
-class _Scale:
-    """Z-score of patch features; features may be stored in half precision."""
+class _Scale(nn.Module):
+    """Z-score of patch features, which may be stored in half precision."""
+
+    mean_D: Tensor
+    scale_D: Tensor
 
     def __init__(self, mean_D: Tensor, scale_D: Tensor) -> None:
-        self.mean_D, self.scale_D = mean_D, scale_D
+        super().__init__()
+        self.register_buffer("mean_D", mean_D)
+        self.register_buffer("scale_D", scale_D)
 
-    def __call__(self, x_BND: Tensor) -> Tensor:
+    def forward(self, x_BND: Tensor) -> Tensor:
         return (x_BND.float() - self.mean_D) * self.scale_D
 
 
-def _patch_standardiser(x_BND: Tensor, valid_BN: Tensor) -> _Scale:
-    """Mean and deviation over the valid patches of train."""
+def _mean_and_scale(x_BND: Tensor, valid_BN: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and one over the deviation of the valid patches of train."""
     weight_BN1 = valid_BN.unsqueeze(-1)
     count = valid_BN.sum()
     mean_D = sum((x.float() * w).sum((0, 1)) for x, w in zip(x_BND.split(256), weight_BN1.split(256))) / count
@@ -161,4 +185,4 @@ def _patch_standardiser(x_BND: Tensor, valid_BN: Tensor) -> _Scale:
         ((x.float() - mean_D).square() * w).sum((0, 1)) for x, w in zip(x_BND.split(256), weight_BN1.split(256))
     )
     std_D = (square_D / count).sqrt()
-    return _Scale(mean_D, torch.where(std_D > 1e-6 * std_D.max(), 1 / std_D, torch.zeros_like(std_D)))
+    return mean_D, torch.where(std_D > 1e-6 * std_D.max(), 1 / std_D, torch.zeros_like(std_D))

@@ -2,136 +2,193 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, get_args
 
 from bridle.errors import DataError, UsageError, nearest
 from bridle.evaluate.codebook import CodebookHealth
-from bridle.evaluate.features import Patches, Vectors, each_file, extract_patches, extract_vectors
-from bridle.evaluate.probe import ProbeResult, probe, probe_attentive
-from bridle.evaluate.splits import group_names
+from bridle.evaluate.codes import Codes, extract_codes
+from bridle.evaluate.dataset import LABELS_HINT, Division, Labelled, divide, open_data
+from bridle.evaluate.features import Files, each_file, extract_patches, extract_vectors
+from bridle.evaluate.metrics import confusion
+from bridle.evaluate.probe import Judgement, Trial, judge, probe_patches, probe_vectors
+from bridle.evaluate.splits import Groups, Split
+from bridle.evaluate.truth import Truth
 from bridle.infer import Failures, Pool, require_codes
 from bridle.model import Bridle
+from bridle.schema import Modality
 from bridle.storage import Location
+from bridle.tasks import load_task
 
-TASKS = ("folder",)
-PROTOCOLS = ("knn", "linear", "attentive", "codes")
+OnEvent = Callable[..., None]
+PROTOCOLS = ("knn", "linear", "attentive", "codes", "codebook")
 POOLS = (*get_args(Pool), "attentive")
-FOLDS = 5
+OWN_DATA = "folder"  # the task whose data are the user's own
+_MOST_CLASSES = 100  # of a confusion matrix that is worth keeping
+
+
+@dataclass(frozen=True, slots=True)
+class Protocol:
+    """What is trained on the frozen model's output.
+
+    Attributes:
+        name: `knn`, `linear` or `attentive` on features, `codes` on codes; `codebook` trains nothing.
+        pool: how a file's patches become one vector, for the first two.
+        seeds: of the probes; several are averaged. The first is that of splits and intervals, too.
+
+    Raises:
+        UsageError: there is no such protocol or pooling, or they do not go together.
+    """
+
+    name: str = "knn"
+    pool: str | None = None
+    seeds: Sequence[int] = (0,)
+
+    @property
+    def pooled(self) -> str:
+        """How in the end."""
+        return "attentive" if self.name == "attentive" else self.pool or "mean"
+
+    def __post_init__(self) -> None:
+        _check_choice("--protocol", self.name, PROTOCOLS)
+        if self.pool is not None:
+            _check_choice("--pool", self.pool, POOLS)
+        if self.pool and self.name not in ("knn", "linear"):
+            raise UsageError(f"--protocol {self.name} does not pool: --pool {self.pool} would be without effect")
+        if self.pool == "attentive" and self.name == "knn":
+            raise UsageError("--pool attentive is trained with the classifier", "use it with --protocol linear")
 
 
 def evaluate(
     model: Bridle,
     data: Location,
     *,
-    task: str = "folder",
-    protocol: str = "knn",
-    pool: str | None = None,
-    folds: int | None = None,
-    test_share: float | None = None,
-    group_by: str | None = None,
-    seed: int = 0,
-    on_event: Callable[..., None] | None = None,
+    task: str = OWN_DATA,
+    protocol: Protocol | None = None,
+    division: Division | None = None,
+    max_missing: float = 0.5,
+    workers: int = 0,
+    on_event: OnEvent | None = None,
 ) -> dict[str, Any]:
-    """Judge the frozen encoder by a probe, or the codebooks by their use.
+    """Judge the frozen encoder by a probe, or the codes by theirs, or the codebooks by their use.
 
     Args:
-        data: a folder of class folders with media, or shards with labels.
-        protocol: `knn`, `linear`, `attentive` (accuracy), or `codes`.
-        pool: `mean` (default) or `segments`; `attentive` with `linear` is the attentive probe.
-        folds: cross-validation, 5 when neither this nor `test_share` is given.
-        test_share: one split with about this share in test.
-        group_by: regular expression over the original paths, see `splits.group_names`.
-        seed: of splits, the attentive probe and the interval; the model's own is in `checkpoint`.
-        on_event: told `progress` and `warning`.
+        data: a folder of class folders with media, or shards with labels; with a task also its release.
+        task: `folder`, or the name of a published benchmark (see `bridle.tasks`).
+        max_missing: share of a part's files that a task's lists may name in vain.
+        workers: threads that decode ahead.
+        on_event: told `progress`, `note` and `warning`.
 
     Returns:
-        `{task, protocol, checkpoint, metric, value, ci95, n_train, n_test, seed}`; for probes also `pool`, `folds`,
-        `chance`, `classes`, `per_fold`, `group_by`; for codes `per_level`; always `skipped` (files left out).
-        With folds `n_train` is the smallest train split and `n_test` all clips, each tested once.
+        `{task, protocol, checkpoint, metric, value, ci95, n_train, n_test, seed}`; for probes also `metrics`, `pool`,
+        `folds`, `chance`, `classes`, `per_fold`, `per_seed`, `group_by`, `confusion` (up to 100 classes), `missing`;
+        for codes `sequence` and `per_level`; always `skipped` (files left out). With folds `n_train` is the smallest
+        train split and `n_test` all clips, each tested once.
 
     Raises:
-        UsageError: an unknown task, protocol or pooling, or a model without codes.
-        DataError: another modality, fewer than two classes, a class too small for the folds, nothing readable.
+        UsageError: an unknown task, or a model without codes.
+        DataError: another modality, a release with gaps, fewer than two classes, a class too small for the folds,
+            nothing readable.
     """
-    _check_choice("--task", task, TASKS)
-    _check_choice("--protocol", protocol, PROTOCOLS)
-    if pool is not None:
-        _check_choice("--pool", pool, POOLS)
-    if group_by:
-        group_names([], group_by)  # a wrong expression is refused before the work, not after
-    common = {"task": task, "protocol": protocol, "checkpoint": str(model.source)}
-    if protocol == "codes":
-        return common | _codes(model, data, seed, on_event)
-    if pool == "attentive":
-        if protocol == "knn":
-            raise UsageError("--pool attentive is trained with the classifier", "use it with --protocol linear")
-        protocol = "attentive"
-    elif protocol == "attentive" and pool is not None:
-        raise UsageError(f"--protocol attentive pools by itself, --pool {pool} would be without effect")
-    options: dict[str, Any] = {"folds": folds or FOLDS, "test_share": test_share, "seed": seed}
-    result, found, pool = _probe(model, data, protocol, pool, group_by, options, on_event)
-    return common | {
-        "metric": "accuracy",
-        "value": result.value,
-        "ci95": list(result.ci95),
-        "n_train": min(fold["n_train"] for fold in result.per_fold),
-        "n_test": sum(fold["n_test"] for fold in result.per_fold),
-        "seed": seed,
-        "pool": pool,
-        "folds": len(result.per_fold),
-        "group_by": group_by,
-        "chance": result.chance,
-        "classes": result.classes,
-        "per_fold": result.per_fold,
-        "skipped": [{"file": path, "reason": reason} for path, reason in found.skipped.items()],
+    protocol, division, say = protocol or Protocol(), division or Division(), on_event or _silent
+    published = None if task == OWN_DATA else load_task(task)
+    found = open_data(data, Modality(model.modality), published, max_missing=max_missing)
+    for note in found.notes:
+        say("note", message=note)
+    common: dict[str, Any] = {"task": task, "protocol": protocol.name, "checkpoint": str(model.source)}
+    if protocol.name == "codebook":
+        return common | _codebook(model, found, protocol.seeds[0], workers, say)
+    codes: Codes | None = None
+    trial_of: Callable[[Truth, Groups | None], Trial]
+    if protocol.name == "codes":
+        codes = extract_codes(model, found, workers=workers, on_event=say)
+        files, trial_of = codes.files, codes.bag_trial
+    else:
+        files, trial_of = _features(model, found, protocol, workers, say)
+    truth = truth_of(files, found)
+    splits, groups = divide(files.paths, files.parts, truth, division, published, protocol.seeds[0])
+    judged = judge(truth, splits, trial_of(truth, groups), protocol.seeds)
+    told = _told(judged, truth, splits, found, files, protocol, division)
+    return common | told | (codes.report(truth, splits, groups, protocol.seeds) if codes else {})
+
+
+def _features(
+    model: Bridle, data: Labelled, protocol: Protocol, workers: int, say: OnEvent
+) -> tuple[Files, Callable[[Truth, Groups | None], Trial]]:
+    """The files, and the probe of their features."""
+    if protocol.pooled == "attentive":
+        patches = extract_patches(model, data, workers=workers, on_event=say)
+        every = patches.h_FND, patches.valid_FN, patches.coords_FN3
+        return patches.files, lambda truth, groups: probe_patches(every, truth)
+    vectors = extract_vectors(model, data, workers=workers, on_event=say)
+    x_FD, solver = vectors.pooled[protocol.pooled], "knn" if protocol.name == "knn" else "linear"
+    return vectors.files, lambda truth, groups: probe_vectors(x_FD, truth, groups, solver)
+
+
+def truth_of(files: Files, data: Labelled) -> Truth:
+    """The labels as numbers; several a file where the task or any file says so.
+
+    Raises:
+        DataError: a label that the task does not have, or fewer than two classes.
+    """
+    multi = data.task.multi_label if data.task else any(len(labels) != 1 for labels in files.labels)
+    if data.classes:
+        known = set(data.classes)
+        for path, labels in zip(files.paths, files.labels, strict=True):
+            if wrong := [label for label in labels if label not in known]:
+                raise DataError(f"{path} has the label {wrong[0]!r}, which is none of the {len(known)} classes")
+    if not multi and (
+        wrong_path := next((p for p, n in zip(files.paths, files.labels, strict=True) if len(n) != 1), None)
+    ):
+        raise DataError(f"{wrong_path} has not one label, as the task wants")
+    truth = Truth.of(files.labels, data.classes, multi=multi)
+    if len(truth.classes) < 2:
+        raise DataError(f"one class, '{truth.classes[0]}': a probe needs at least two", LABELS_HINT)
+    return truth
+
+
+def _told(
+    judged: Judgement,
+    truth: Truth,
+    splits: Sequence[Split],
+    data: Labelled,
+    files: Files,
+    protocol: Protocol,
+    division: Division,
+) -> dict[str, Any]:
+    told: dict[str, Any] = {
+        "metric": judged.metric,
+        "value": judged.value,
+        "ci95": list(judged.ci95),
+        "n_train": min(fold["n_train"] for fold in judged.per_fold),
+        "n_test": len(judged.tested),
+        "seed": protocol.seeds[0],
+        "metrics": judged.metrics,
+        "pool": None if protocol.name == "codes" else protocol.pooled,
+        "folds": len(splits),
+        "group_by": division.group_by,
+        "chance": judged.chance,
+        "classes": truth.classes,
+        "per_fold": judged.per_fold,
+        "per_seed": judged.per_seed,
+        "missing": {part: len(gone) for part, gone in data.missing.items()},
+        "skipped": [{"file": path, "reason": reason} for path, reason in files.skipped.items()],
     }
+    if not truth.multi and len(truth.classes) <= _MOST_CLASSES:
+        told["confusion"] = confusion(judged.scores_ML, truth[judged.tested].y.numpy()).tolist()
+    return told
 
 
-def _probe(
-    model: Bridle,
-    data: Location,
-    protocol: str,
-    pool: str | None,
-    group_by: str | None,
-    options: dict[str, Any],
-    on_event: Callable[..., None] | None,
-) -> tuple[ProbeResult, Vectors | Patches, str]:
-    if protocol == "attentive":
-        patches = extract_patches(model, data, on_event=on_event)
-        groups = _groups(patches, data, group_by)
-        result = probe_attentive(patches.h_FND, patches.valid_FN, patches.coords_FN3, patches.labels, groups, **options)
-        return result, patches, "attentive"
-    how: Pool = "segments" if pool == "segments" else "mean"
-    vectors = extract_vectors(model, data, how, on_event=on_event)
-    groups = _groups(vectors, data, group_by)
-    return (
-        probe(vectors.x_FD, vectors.labels, groups, "knn" if protocol == "knn" else "linear", **options),
-        vectors,
-        how,
-    )
-
-
-def _groups(found: Vectors | Patches, data: Location, group_by: str | None) -> list[str] | None:
-    """Checks that there is something to tell apart, then names the groups."""
-    classes = set(found.labels)
-    if len(classes) < 2:
-        raise DataError(
-            f"{data} has one class, '{found.labels[0]}': a probe needs at least two",
-            "lay the files out as DATA/CLASS/file, or shard them with --labels",
-        )
-    return group_names(found.paths, group_by) if group_by else None
-
-
-def _codes(model: Bridle, data: Location, seed: int, on_event: Callable[..., None] | None) -> dict[str, Any]:
+def _codebook(model: Bridle, data: Labelled, seed: int, workers: int, say: OnEvent) -> dict[str, Any]:
     """Codebook health; the value is the share of codes used by the worst level.
 
     That is a count over the whole data set and no estimate, so its interval is the value itself.
     """
     require_codes(model)
     health = CodebookHealth(model.config.quantizer.levels, model.config.quantizer.codes)
-    failures, files = Failures(on_event), 0
-    for encoded in each_file(model, data, model.tokenize_detailed, failures, on_event=on_event):
+    failures, files = Failures(say), 0
+    for encoded in each_file(model, data, model.tokenize_detailed, failures, workers=workers, on_event=say):
         health.add(*encoded.outputs)
         files += 1
     levels = health.report()
@@ -152,3 +209,7 @@ def _codes(model: Bridle, data: Location, seed: int, on_event: Callable[..., Non
 def _check_choice(option: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
         raise UsageError(f"{option} {value} is not known", nearest(value, known))
+
+
+def _silent(kind: str, **fields: Any) -> None:
+    """Progress that nobody watches."""

@@ -1,42 +1,62 @@
-"""A labelled data set through a frozen encoder, once: vectors for kNN and linear, patches for the attentive probe.
+"""Labelled files through a frozen encoder, once: vectors for kNN and linear, patches for the attentive probe.
+
+Vectors are kept in the cache (`$BRIDLE_CACHE`, else `~/.cache/bridle`), by the weights and the files they are of.
 
 Shapes: F files, N patches of the longest file, D width, S segments.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from bridle.errors import DataError
-from bridle.infer import Encoded, Failures, Pool, Source, encode, find_sources, nothing_read, pool_encoded
+from bridle.evaluate.dataset import LABELS_HINT, Labelled
+from bridle.infer import Encoded, Failures, Pool, Source, encode, nothing_read, pool_encoded
 from bridle.infer.encode import Forward
 from bridle.model import Bridle
-from bridle.schema import Modality, PatchBatch
-from bridle.storage import Location
+from bridle.schema import PatchBatch
+from bridle.storage.cache import cache_folder
 
 OnEvent = Callable[..., None]
+_POOLS: tuple[Pool, ...] = ("mean", "segments", "class")
+_BATCH = 64  # windows
+_VERSION = 1  # of what a cached file holds; another when features come out differently
+_MOST_BYTES = 10 * 10**9  # of all cached features; those used longest ago go
+
+
+@dataclass(slots=True)
+class Files:
+    """What is known of each file that could be read, in the order of the paths."""
+
+    paths: list[str] = field(default_factory=list)
+    labels: list[tuple[str, ...]] = field(default_factory=list)
+    parts: list[str] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)  # path -> why it could not be read
+
+    def add(self, source: Source) -> None:
+        self.paths.append(source.path)
+        self.labels.append(source.labels)
+        self.parts.append(source.part)
 
 
 @dataclass(slots=True)
 class Vectors:
-    """One vector a file.
+    """One vector a file, for each way to pool: `(F, D)`, segments `(F, S * D)`."""
 
-    Attributes:
-        x_FD: features.
-        labels, paths: class and original path of each, in the order of the paths.
-        skipped: path -> reason of the files that could not be read.
-    """
-
-    x_FD: Tensor
-    labels: list[str]
-    paths: list[str]
-    skipped: dict[str, str]
+    files: Files
+    pooled: dict[str, Tensor]
 
 
 @dataclass(slots=True)
@@ -47,110 +67,145 @@ class Patches:
         h_FND: features in half precision: they are many.
         valid_FN: False at padding.
         coords_FN3: (time, row, column), time counted from the file's begin.
-        labels, paths, skipped: as in `Vectors`.
     """
 
+    files: Files
     h_FND: Tensor
     valid_FN: Tensor
     coords_FN3: Tensor
-    labels: list[str]
-    paths: list[str]
-    skipped: dict[str, str]
 
 
-def extract_vectors(
-    model: Bridle, data: Location, how: Pool = "mean", *, batch_size: int = 64, on_event: OnEvent | None = None
-) -> Vectors:
-    """Features of every labelled file, pooled over all of its windows.
-
-    Args:
-        data: a folder of class folders with media, or shards with labels.
+def extract_vectors(model: Bridle, data: Labelled, *, workers: int = 0, on_event: OnEvent | None = None) -> Vectors:
+    """Features of every labelled file, pooled over all of its windows; from the cache if they are there.
 
     Raises:
-        DataError: of another modality, without labels, or nothing could be read.
+        DataError: without labels, or nothing could be read.
     """
-    found: list[tuple[Any, ...]] = []
+    place = cache_folder() / "features" / f"{_key(model, data)}.safetensors"
+    if kept := _read(place):
+        return kept
+    found: list[tuple[Source, list[Tensor]]] = []
     failures = Failures(on_event)
-    for encoded in _labelled(model, data, failures, batch_size, on_event):
-        found.append((encoded.source.path, encoded.source.label or "", pool_encoded(encoded, how, model)))
-    found.sort(key=_by_path)
-    paths, labels, rows = ([item[part] for item in found] for part in range(3))
-    return Vectors(torch.stack(rows), labels, paths, failures.reasons)
+    for encoded in labelled_files(model, data, model.features_and_class, failures, workers=workers, on_event=on_event):
+        found.append((encoded.source, [pool_encoded(encoded, how, model) for how in _POOLS]))
+    files, rows = in_order(found, failures)
+    vectors = Vectors(files, {how: torch.stack([row[at] for row in rows]) for at, how in enumerate(_POOLS)})
+    _keep(place, vectors)
+    return vectors
 
 
-def extract_patches(model: Bridle, data: Location, *, batch_size: int = 64, on_event: OnEvent | None = None) -> Patches:
-    """Features of every patch of every labelled file; arguments and errors as `extract_vectors`."""
-    found: list[tuple[Any, ...]] = []
+def extract_patches(model: Bridle, data: Labelled, *, workers: int = 0, on_event: OnEvent | None = None) -> Patches:
+    """Features of every patch of every labelled file; arguments and errors as `extract_vectors`, without the cache."""
+
+    def forward(batch: PatchBatch) -> tuple[Tensor, ...]:
+        return (model.features(batch),)
+
+    found: list[tuple[Source, tuple[Tensor, Tensor]]] = []
     failures = Failures(on_event)
-    for encoded in _labelled(model, data, failures, batch_size, on_event):
-        source = encoded.source
-        found.append((source.path, source.label or "", encoded.outputs[0].half(), encoded.coords_N3))
-    found.sort(key=_by_path)
-    paths, labels, rows, coords = ([item[part] for item in found] for part in range(4))
-    valid_FN = pad_sequence([torch.ones(len(row), dtype=torch.bool) for row in rows], batch_first=True)
-    return Patches(
-        pad_sequence(rows, batch_first=True),
-        valid_FN,
-        pad_sequence(coords, batch_first=True),
-        labels,
-        paths,
-        failures.reasons,
-    )
+    for encoded in labelled_files(model, data, forward, failures, workers=workers, on_event=on_event):
+        found.append((encoded.source, (encoded.outputs[0].half(), encoded.coords_N3)))
+    files, rows = in_order(found, failures)
+    valid_FN = pad_sequence([torch.ones(len(row), dtype=torch.bool) for row, _ in rows], batch_first=True)
+    h_FND, coords_FN3 = (pad_sequence([row[at] for row in rows], batch_first=True) for at in (0, 1))
+    return Patches(files, h_FND, valid_FN, coords_FN3)
 
 
 def each_file(
     model: Bridle,
-    data: Location,
+    data: Labelled,
     forward: Forward,
     failures: Failures,
     *,
     keep: Callable[[Source], bool] = lambda source: True,
-    batch_size: int = 64,
+    workers: int = 0,
     on_event: OnEvent | None = None,
 ) -> Iterator[Encoded]:
     """Every readable file of a data set through `forward`, with progress.
 
     Raises:
-        DataError: of another modality, or nothing could be read.
+        DataError: nothing could be read.
     """
-    sources, total = find_sources([data], Modality(model.modality))
-    chosen: Iterable[Source] = (source for source in sources if keep(source))
+    chosen: Iterable[Source] = (source for source in data.sources() if keep(source))
     done = 0
-    for encoded in encode(model, chosen, forward, failures=failures, batch_size=batch_size):
+    for encoded in encode(model, chosen, forward, failures=failures, batch_size=_BATCH, workers=workers):
         done += 1
         if on_event:
-            on_event("progress", done=done + len(failures.reasons), total=total, what="files")
+            on_event("progress", done=done + len(failures.reasons), total=data.total, what="files")
         yield encoded
     if not done and failures.reasons:
         raise nothing_read(failures)
 
 
-def _by_path(item: tuple[Any, ...]) -> str:
-    """The order that splits see: shards are shuffled, and must give what their folder gives."""
-    return item[0]
+def in_order(found: list[tuple[Source, Any]], failures: Failures) -> tuple[Files, list[Any]]:
+    """By path: shards are shuffled, and must give what their folder gives."""
+    found.sort(key=lambda item: (item[0].path, item[0].span_s or ()))
+    files = Files(skipped=failures.reasons)
+    for source, _ in found:
+        files.add(source)
+    return files, [row for _, row in found]
 
 
-def _labelled(
-    model: Bridle, data: Location, failures: Failures, batch_size: int, on_event: OnEvent | None
+def labelled_files(
+    model: Bridle,
+    data: Labelled,
+    forward: Forward,
+    failures: Failures,
+    *,
+    workers: int = 0,
+    on_event: OnEvent | None = None,
 ) -> Iterator[Encoded]:
+    """Those with a label; without one they cannot be judged, but for data in which a label is one of several."""
     unlabelled = []
+    some = data.task is not None and data.task.multi_label
 
     def keep(source: Source) -> bool:
-        if source.label is None:
+        if not source.labels and not some:
             unlabelled.append(source.path)
-        return source.label is not None
-
-    def forward(batch: PatchBatch) -> tuple[Tensor, ...]:
-        return (model.features(batch),)
+        return bool(source.labels) or some
 
     done = 0
-    for encoded in each_file(model, data, forward, failures, keep=keep, batch_size=batch_size, on_event=on_event):
+    for encoded in each_file(model, data, forward, failures, keep=keep, workers=workers, on_event=on_event):
         done += 1
         yield encoded
     if not done:
-        raise DataError(
-            f"none of the {len(unlabelled)} files of {data} has a label",
-            "lay them out as DATA/CLASS/file, or shard them with --labels",
-        )
+        raise DataError(f"none of the {len(unlabelled)} files has a label", LABELS_HINT)
     if unlabelled and on_event:
         on_event("warning", message=f"{len(unlabelled)} files without a label left out, such as {unlabelled[0]}")
+
+
+def _key(model: Bridle, data: Labelled) -> str:
+    """Of the network, what cuts the clips, and the files."""
+    said = _VERSION, data.fingerprint, type(model).__qualname__, model.config.patches, model.statistics
+    digest = hashlib.sha256(repr(said).encode())
+    for name, value in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _read(place: Path) -> Vectors | None:
+    try:
+        tensors = load_file(place)
+        files = Files(**json.loads(bytes(tensors.pop("files").tolist())))
+        files.labels = [tuple(labels) for labels in files.labels]
+        os.utime(place)
+        return Vectors(files, tensors)
+    except (OSError, SafetensorError, ValueError, LookupError, TypeError):
+        return None  # not there, or damaged: it is made again
+
+
+def _keep(place: Path, vectors: Vectors) -> None:
+    """Into the cache, if there is room on the disk; the oldest make way."""
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        about = torch.frombuffer(bytearray(json.dumps(asdict(vectors.files)).encode()), dtype=torch.uint8)
+        temporary = place.with_name(f".{place.name}.{os.getpid()}")
+        save_file({**vectors.pooled, "files": about}, temporary)
+        temporary.replace(place)
+        size = 0
+        for file in sorted(place.parent.glob("*.safetensors"), key=lambda file: file.stat().st_mtime, reverse=True):
+            size += file.stat().st_size
+            if size > _MOST_BYTES and file != place:
+                file.unlink()
+    except (OSError, SafetensorError):
+        return

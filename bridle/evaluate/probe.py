@@ -1,135 +1,125 @@
-"""Frozen features + labels -> accuracy with its interval, over folds or one split.
+"""Frozen features + labels -> metrics with their interval, over folds or one split, one seed or several.
 
-Shapes: N clips, D dimensions; B clips, N patches for the attentive probe.
+Shapes: N clips, M tested clips, D dimensions, L classes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from bridle.evaluate.attentive import AttentiveRecipe, attentive
-from bridle.evaluate.intervals import bootstrap
+from bridle.evaluate.attentive import AttentiveRecipe, Patches, attentive
 from bridle.evaluate.knn import knn
 from bridle.evaluate.linear import linear
-from bridle.evaluate.splits import Groups, Split, make_splits
+from bridle.evaluate.metrics import interval, metrics
+from bridle.evaluate.splits import Groups, Split
+from bridle.evaluate.truth import Truth
 
-Labels = Tensor | np.ndarray | Sequence[int] | Sequence[str]
+Trial = Callable[
+    [Split, int], tuple[Tensor, dict[str, Any]]
+]  # split, seed -> scores of the test clips, what was chosen
 
 
 @dataclass(frozen=True, slots=True)
-class ProbeResult:
-    """How well a probe did.
+class Judgement:
+    """How well a classifier did.
 
     Attributes:
-        value: accuracy over every tested clip, 0 to 1.
-        ci95: bootstrap interval of `value` over clips.
-        per_fold: for each fold `value`, `n_train`, `n_test` and what was chosen on train (`k` or `C`).
-        predictions: class of each clip, -1 where it was not tested (one split only).
-        classes: class names in the order of the predictions' numbers.
-        chance: share of the largest class among tested clips.
+        metrics: over every tested clip, 0 to 1, mean of the seeds; the first one counts.
+        ci95: bootstrap interval of that one over clips.
+        per_fold: for each fold of the first seed the first metric, `n_train`, `n_test` and what was chosen on train.
+        per_seed: the first metric with each seed.
+        tested: which clips were tested, in the order of `scores_ML`.
+        scores_ML: of the first seed.
+        chance: share of the largest class among the tested clips; with several classes a clip the mean share of a
+            class, which is the mAP of scores by chance.
     """
 
-    value: float
+    metrics: dict[str, float]
     ci95: tuple[float, float]
     per_fold: list[dict[str, Any]]
-    predictions: np.ndarray
-    classes: list[str]
+    per_seed: list[float]
+    tested: np.ndarray
+    scores_ML: np.ndarray
     chance: float
 
+    @property
+    def metric(self) -> str:
+        """The name of the first metric."""
+        return next(iter(self.metrics))
 
-def probe(
-    features_ND: Tensor,
-    labels: Labels,
-    groups: Groups | None = None,
-    protocol: Literal["knn", "linear"] = "knn",
-    *,
-    folds: int = 5,
-    test_share: float | None = None,
-    splits: Sequence[Split] | None = None,
-    seed: int = 0,
-) -> ProbeResult:
-    """Judge one vector a clip by nearest neighbours or logistic regression.
+    @property
+    def value(self) -> float:
+        return self.metrics[self.metric]
 
-    Args:
-        features_ND: one vector a clip.
-        labels: class of each clip, numbers or names.
-        groups: what must not be on both sides of a split (speakers, photos); None: any clip may be.
-        protocol: `knn` or `linear`.
-        folds, test_share, splits: k folds, or one split of that share, or splits of your own.
+
+def judge(truth: Truth, splits: Sequence[Split], trial: Trial, seeds: Sequence[int] = (0,)) -> Judgement:
+    """Train and test on every split with every seed; no clip may be tested twice.
+
+    Of several seeds the metrics are averaged, not the scores: that would be an ensemble.
     """
-    x_ND = features_ND.detach().float().cpu()
-
-    def run(split: Split, y_N: Tensor) -> tuple[np.ndarray, dict[str, Any]]:
-        train, test = torch.from_numpy(split.train), torch.from_numpy(split.test)
-        inner = None if groups is None else _numbers(groups)[split.train]
-        if protocol == "knn":
-            guess, k = knn(x_ND[train], y_N[train], x_ND[test], groups_N=inner)
-            return guess.numpy(), {"k": k}
-        guess_N, penalty = linear(x_ND[train], y_N[train], x_ND[test], groups_N=inner, seed=seed)
-        return guess_N, {"C": penalty}
-
-    return _judge(labels, groups, run, folds=folds, test_share=test_share, splits=splits, seed=seed)
-
-
-def probe_attentive(
-    features_BND: Tensor,
-    valid_BN: Tensor,
-    coords_BN3: Tensor,
-    labels: Labels,
-    groups: Groups | None = None,
-    *,
-    folds: int = 5,
-    test_share: float | None = None,
-    splits: Sequence[Split] | None = None,
-    seed: int = 0,
-    recipe: AttentiveRecipe | None = None,
-) -> ProbeResult:
-    """Judge patch features by the attentive probe; arguments as in `probe`, runs on the features' device."""
-
-    def run(split: Split, y_N: Tensor) -> tuple[np.ndarray, dict[str, Any]]:
-        train, test = ([t[torch.from_numpy(rows).to(t.device)] for t in (features_BND, valid_BN, coords_BN3)]
-                       for rows in (split.train, split.test))  # fmt: skip
-        known = y_N[torch.from_numpy(split.train)].to(features_BND.device)
-        guess = attentive(train[0], train[1], train[2], known, (test[0], test[1], test[2]), seed=seed, recipe=recipe)
-        return guess.cpu().numpy(), {}
-
-    return _judge(labels, groups, run, folds=folds, test_share=test_share, splits=splits, seed=seed)
-
-
-def _judge(
-    labels: Labels,
-    groups: Groups | None,
-    run: Callable[[Split, Tensor], tuple[np.ndarray, dict[str, Any]]],
-    *,
-    folds: int,
-    test_share: float | None,
-    splits: Sequence[Split] | None,
-    seed: int,
-) -> ProbeResult:
-    classes, y_N = np.unique(labels.cpu().numpy() if isinstance(labels, Tensor) else labels, return_inverse=True)
-    names = [str(name) for name in classes]
-    if splits is None:
-        splits = make_splits(y_N, groups, folds=folds, test_share=test_share, seed=seed, names=names)
-    predictions = np.full(len(y_N), -1)
-    per_fold: list[dict[str, Any]] = []
-    for split in splits:
-        guess, chosen = run(split, torch.from_numpy(y_N))
-        predictions[split.test] = guess
-        value = float((guess == y_N[split.test]).mean())
-        per_fold.append({"value": value, "n_train": len(split.train), "n_test": len(split.test), **chosen})
-    tested = predictions >= 0
-    correct = (predictions == y_N)[tested]
-    chance = np.bincount(y_N[tested]).max() / tested.sum()
-    return ProbeResult(
-        float(correct.mean()), bootstrap(correct, seed=seed), per_fold, predictions, names, float(chance)
+    tested = np.concatenate([split.test for split in splits])
+    order = np.argsort(tested)
+    y_M = truth.y[torch.from_numpy(tested[order])].numpy()
+    runs, per_fold = [], list[dict[str, Any]]()
+    for seed in seeds:
+        parts = []
+        for split in splits:
+            scores, chosen = trial(split, seed)
+            parts.append(scores.float().numpy())
+            if seed == seeds[0]:
+                name, value = next(iter(metrics(parts[-1], truth[split.test].y.numpy()).items()))
+                per_fold.append({name: value, "n_train": len(split.train), "n_test": len(split.test), **chosen})
+        runs.append(np.concatenate(parts)[order])
+    found = [metrics(scores_ML, y_M) for scores_ML in runs]
+    mean = {name: float(np.mean([one[name] for one in found])) for name in found[0]}
+    chance = y_M.mean() if truth.multi else np.bincount(y_M).max() / len(y_M)
+    first = next(iter(mean))
+    return Judgement(
+        mean,
+        interval(runs, y_M, seed=seeds[0]),
+        per_fold,
+        [one[first] for one in found],
+        tested[order],
+        runs[0],
+        float(chance),
     )
 
 
-def _numbers(groups: Groups) -> np.ndarray:
-    return np.unique(np.asarray(groups), return_inverse=True)[1]
+def probe_vectors(x_ND: Tensor, truth: Truth, groups: Groups | None = None, protocol: str = "knn") -> Trial:
+    """Nearest neighbours or logistic regression on one vector a clip.
+
+    Args:
+        groups: what must not be on both sides of an inner split (speakers, photos); None: any clip may be.
+    """
+    x_ND = x_ND.detach().float().cpu()
+    numbers = None if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+
+    def trial(split: Split, seed: int) -> tuple[Tensor, dict[str, Any]]:
+        train, test = torch.from_numpy(split.train), torch.from_numpy(split.test)
+        inner = None if numbers is None else numbers[split.train]
+        if protocol == "knn":
+            scores, k = knn(x_ND[train], truth[train], x_ND[test], groups_N=inner)
+            return scores, {"k": k}
+        return linear(x_ND[train], truth[train], x_ND[test], groups_N=inner, seed=seed)
+
+    return trial
+
+
+def probe_patches(patches: Patches, truth: Truth, recipe: AttentiveRecipe | None = None) -> Trial:
+    """The attentive probe on all patches of every clip, on the device where they are."""
+
+    x, valid, coords = patches
+
+    def trial(split: Split, seed: int) -> tuple[Tensor, dict[str, Any]]:
+        train, test = (
+            (x[rows], valid[rows], coords[rows]) for rows in map(torch.from_numpy, (split.train, split.test))
+        )
+        return attentive(train, truth[split.train], test, seed=seed, recipe=recipe), {}
+
+    return trial

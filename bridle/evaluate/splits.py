@@ -5,13 +5,15 @@ Shapes: N clips.
 
 from __future__ import annotations
 
+import csv
 import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 
 import numpy as np
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, StratifiedShuffleSplit
+from sklearn.model_selection import GroupKFold, StratifiedGroupKFold, StratifiedKFold, StratifiedShuffleSplit
 
 from bridle.errors import DataError, UsageError
 
@@ -50,6 +52,53 @@ def group_names(paths: Sequence[str], pattern: str) -> list[str]:
     return groups
 
 
+def read_split_file(file: Path) -> dict[str, str]:
+    """The part of each path from a CSV or TSV with the columns path (or file) and part (or split).
+
+    Raises:
+        DataError: naming the file and the line.
+    """
+    hint = "Wanted: a first line `path,part`, then one line a file, its path as bridle shard stored it."
+    found: dict[str, str] = {}
+    try:
+        with open(file, encoding="utf-8-sig", newline="") as text:
+            reader = csv.DictReader(
+                text, delimiter="\t" if file.suffix.lower() in (".tsv", ".tab") else ",", strict=True
+            )
+            columns = {name.strip().lower(): name for name in reader.fieldnames or []}
+            path = next((columns[name] for name in ("path", "file", "filename") if name in columns), None)
+            part = next((columns[name] for name in ("part", "split") if name in columns), None)
+            if path is None or part is None:
+                raise DataError(f"{file} has the columns {','.join(columns)!r}", hint)
+            for row in reader:
+                if not row[path] or not row[part]:
+                    raise DataError(f"{file}, line {reader.line_num}: a path and its part are wanted", hint)
+                found[PurePosixPath(row[path].strip()).as_posix()] = row[part].strip()
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{file} cannot be read: {error}", hint) from error
+    return found
+
+
+def split_by_parts(
+    parts: Sequence[str], train: Sequence[str], test: Sequence[str], *, folds: bool = False
+) -> list[Split]:
+    """One split, train and test by the parts of the clips; with `folds` each part of `test` in turn.
+
+    Raises:
+        DataError: nothing to train on, or nothing to test.
+    """
+    part_N = np.asarray(parts)
+    pairs: list[tuple[Sequence[str], Sequence[str]]]
+    pairs = [([one for one in train if one != fold], [fold]) for fold in test] if folds else [(train, test)]
+    splits = [Split(np.flatnonzero(np.isin(part_N, a)), np.flatnonzero(np.isin(part_N, b))) for a, b in pairs]
+    for split, (a, b) in zip(splits, pairs, strict=True):
+        for rows, wanted in ((split.train, a), (split.test, b)):
+            if not len(rows):
+                there = ", ".join(sorted(set(parts)))
+                raise DataError(f"no clip that can be read is in {' or '.join(wanted)}; there is {there}")
+    return splits
+
+
 def make_splits(
     labels_N: np.ndarray,
     groups_N: Groups | None = None,
@@ -58,6 +107,7 @@ def make_splits(
     test_share: float | None = None,
     seed: int = 0,
     names: Sequence[str] | None = None,
+    stratified: bool = True,
 ) -> list[Split]:
     """Stratified folds, or a single split when `test_share` is given; no group is ever on both sides.
 
@@ -69,6 +119,7 @@ def make_splits(
             1 / n that whole groups allow.
         seed: decides the shuffle.
         names: class names for messages.
+        stratified: each fold has each class; False where a clip has several, and `labels_N` is not looked at.
 
     Raises:
         DataError: fewer than two classes, or a class (or the groups) too small for the folds.
@@ -79,6 +130,8 @@ def make_splits(
     parts = folds if test_share is None else max(2, round(1 / test_share))
     if parts < 2:
         raise UsageError(f"--folds {folds}: at least 2 are needed", "--test-share 0.2 makes a single split")
+    if not stratified:
+        return _split_any(len(labels_N), groups_N, parts, test_share, seed)
     called = [str(name) for name in (np.unique(labels_N) if names is None else names)]
     if groups_N is None:
         _check_classes(labels_N, folds if test_share is None else 2, called)
@@ -108,6 +161,15 @@ def _split(
     if any(len(split.test) == 0 or len(split.train) == 0 for split in splits):
         raise DataError("the groups are too unequal: a fold stays empty", f"use fewer than --folds {parts}")
     return splits
+
+
+def _split_any(clips: int, groups_N: Groups | None, parts: int, test_share: float | None, seed: int) -> list[Split]:
+    group_N = np.arange(clips) if groups_N is None else np.unique(np.asarray(groups_N), return_inverse=True)[1]
+    if (total := len(np.unique(group_N))) < parts:
+        raise DataError(f"{total} groups do not fill {parts} folds", f"use --folds {max(total, 2)} or fewer")
+    maker = GroupKFold(parts, shuffle=True, random_state=seed)
+    pairs = list(maker.split(np.zeros((clips, 1)), groups=group_N))[: None if test_share is None else 1]
+    return [Split(np.sort(train), np.sort(test)) for train, test in pairs]
 
 
 def _check_classes(labels_N: np.ndarray, least: int, names: Sequence[str]) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import math
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,28 +13,29 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import average_precision_score
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
 from bridle.config.sections import Config
 from bridle.errors import DataError, UsageError
-from bridle.evaluate import (
-    AttentiveRecipe,
-    bootstrap,
-    evaluate,
-    extract_patches,
-    extract_vectors,
-    group_names,
-    make_splits,
-    pool,
-    probe,
-    probe_attentive,
-)
+from bridle.evaluate import Division, Protocol, evaluate
+from bridle.evaluate.attentive import AttentiveRecipe
 from bridle.evaluate.codebook import CodebookHealth
+from bridle.evaluate.dataset import open_data
+from bridle.evaluate.features import extract_patches, extract_vectors
 from bridle.evaluate.knn import knn
 from bridle.evaluate.linear import linear
+from bridle.evaluate.metrics import metrics
+from bridle.evaluate.probe import judge, probe_patches, probe_vectors
+from bridle.evaluate.splits import Split, group_names, make_splits
 from bridle.evaluate.standardise import standardiser
+from bridle.evaluate.truth import Truth
+from bridle.infer import pool
 from bridle.model import Bridle
 from bridle.patches.cut import coordinates
+from bridle.schema import Modality, PatchBatch
 from bridle.sharding import Options, shard
 
 PIXELS = {"pixel_mean": [0.5, 0.5, 0.5], "pixel_std": [0.25, 0.25, 0.25]}
@@ -70,6 +72,17 @@ def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
             Image.fromarray(pixels).save(root / name / f"photo{take // 2}_{take}.png")
     (root / "dark" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing more")
     return root
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BRIDLE_CACHE", str(tmp_path / "cache"))
+
+
+def truth_of(labels: torch.Tensor) -> Truth:
+    if labels.ndim == 2:
+        return Truth([f"class {number}" for number in range(labels.shape[1])], labels.bool())
+    return Truth([f"class {number}" for number in range(int(labels.max()) + 1)], labels)
 
 
 def grid_patches(grid: tuple[int, int, int], clips: int = 1) -> torch.Tensor:
@@ -123,10 +136,29 @@ def test_knn_votes_by_hand() -> None:
     train = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
     labels = torch.tensor([0, 1, 1, 1])
     east = torch.tensor([[2.0, 0.1]])
-    assert knn(train, labels, east, neighbours=(1,))[0].tolist() == [0]
+    truth = truth_of(labels)
+    assert knn(train, truth, east, neighbours=(1,))[0].tolist() == [[1.0, 0.0]]
     # At a cold temperature the nearest outvotes two others; at a hot one numbers count.
-    assert knn(train, labels, east, neighbours=(3,), temperature=0.07)[0].tolist() == [0]
-    assert knn(train, labels, east, neighbours=(3,), temperature=100.0)[0].tolist() == [1]
+    assert knn(train, truth, east, neighbours=(3,), temperature=0.07)[0].argmax(1).tolist() == [0]
+    hot = knn(train, truth, east, neighbours=(3,), temperature=100.0)[0]
+    assert torch.allclose(hot, torch.tensor([[1 / 3, 2 / 3]]), atol=0.01)
+
+
+def test_knn_votes_for_every_class_of_a_neighbour() -> None:
+    train = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
+    truth = truth_of(torch.tensor([[1, 1, 0], [0, 1, 0], [0, 0, 1], [0, 0, 0]]))
+    scores = knn(train, truth, torch.tensor([[2.0, 0.1]]), neighbours=(2,), temperature=100.0)[0]
+    assert torch.allclose(scores, torch.tensor([[0.5, 1.0, 0.0]]), atol=0.01)
+
+
+def test_knn_is_scikit_learns() -> None:
+    x, y = blobs(300, 12, 3, 3.0)
+    scores, k = knn(x[:200], truth_of(y[:200]), x[200:], neighbours=(7,))
+    scale = standardiser(x[:200])
+    train, test = (torch.nn.functional.normalize(scale(part), dim=1).numpy() for part in (x[:200], x[200:]))
+    theirs = KNeighborsClassifier(7, weights=lambda d: np.exp((1 - d**2 / 2 - 1) / 0.07)).fit(train, y[:200])
+    assert k == 7
+    assert np.allclose(scores.numpy(), theirs.predict_proba(test), atol=1e-3)
 
 
 def test_knn_chooses_k_on_train_and_leaves_whole_groups_out() -> None:
@@ -137,8 +169,8 @@ def test_knn_chooses_k_on_train_and_leaves_whole_groups_out() -> None:
     noisy = direction + 2.0 * torch.randn(200, 4, generator=generator)
     x = noisy.repeat_interleave(2, dim=0)
     y = labels.repeat_interleave(2)
-    assert knn(x, y, x[:1])[1] == 1
-    assert knn(x, y, x[:1], groups_N=np.arange(400) // 2)[1] > 1
+    assert knn(x, truth_of(y), x[:1])[1] == 1
+    assert knn(x, truth_of(y), x[:1], groups_N=np.arange(400) // 2)[1] > 1
 
 
 def test_constant_dimensions_do_not_decide() -> None:
@@ -158,12 +190,12 @@ def blobs(clips: int = 600, dims: int = 20, classes: int = 4, spread: float = 1.
 
 def test_linear_equals_scikit_learn() -> None:
     x, y = blobs()
-    ours, penalty = linear(x[:400], y[:400], x[400:], penalties=(0.1,))
+    ours, chosen = linear(x[:400], truth_of(y[:400]), x[400:], settings=(0.1,))
     scaler = StandardScaler().fit(x[:400].double().numpy())
     theirs = LogisticRegression(C=0.1, max_iter=5000, tol=1e-8).fit(scaler.transform(x[:400].double()), y[:400])
     expected = theirs.predict(scaler.transform(x[400:].double()))
-    assert penalty == 0.1
-    assert abs((ours == y[400:].numpy()).mean() - (expected == y[400:].numpy()).mean()) <= 0.001
+    assert chosen == {"C": 0.1}
+    assert abs((ours.argmax(1) == y[400:]).float().mean() - (expected == y[400:].numpy()).mean()) <= 0.001
 
 
 def test_linear_chooses_a_strong_penalty_for_noise() -> None:
@@ -172,7 +204,31 @@ def test_linear_chooses_a_strong_penalty_for_noise() -> None:
     y = torch.arange(160) % 2
     x = torch.randn(160, 300, generator=generator)
     x[:, 0] += 3.0 * y
-    assert linear(x[:120], y[:120], x[120:])[1] < 1.0
+    assert linear(x[:120], truth_of(y[:120]), x[120:])[1]["C"] < 1.0
+
+
+def test_descent_comes_to_what_scikit_learn_comes_to() -> None:
+    """Accuracy within a point, on features of very unequal scale; for several labels mAP as one against the rest."""
+    x, y = blobs(900)
+    descended, chosen = linear(x[:600], truth_of(y[:600]), x[600:], solver="sgd")
+    solved, _ = linear(x[:600], truth_of(y[:600]), x[600:])
+    right = [float((scores.argmax(1) == y[600:]).float().mean()) for scores in (descended, solved)]
+    assert set(chosen) == {"rate"} and abs(right[0] - right[1]) <= 0.02
+    several = torch.stack([y == 0, y <= 1, y == 3], dim=1)
+    scores, _ = linear(x[:600], truth_of(several[:600]), x[600:])
+    scaler = StandardScaler().fit(x[:600].numpy())
+    theirs = OneVsRestClassifier(LogisticRegression(C=0.1, max_iter=2000)).fit(
+        scaler.transform(x[:600]), several[:600].numpy()
+    )
+    expected = average_precision_score(several[600:].numpy(), theirs.decision_function(scaler.transform(x[600:])))
+    assert metrics(scores.numpy(), several[600:].numpy())["map"] == pytest.approx(expected, abs=0.02)
+
+
+def test_a_class_that_train_lacks_is_never_guessed() -> None:
+    x, y = blobs(200, 8, 4, 0.3)
+    seen = y[:100] != 2
+    scores, _ = linear(x[:100][seen], Truth(list("abcd"), y[:100][seen]), x[100:])
+    assert scores.shape == (100, 4) and not (scores.argmax(1) == 2).any()
 
 
 # --- splits ------------------------------------------------------------------------------------------------------
@@ -239,17 +295,7 @@ def test_groups_come_from_the_first_capture_group_or_the_match() -> None:
         group_names(paths, "_(")
 
 
-# --- intervals, codebooks ----------------------------------------------------------------------------------------
-
-
-def test_the_interval_is_the_binomial_one() -> None:
-    correct = np.repeat([1, 0], [700, 300])
-    low, high = bootstrap(correct, seed=1)
-    error = 1.96 * math.sqrt(0.7 * 0.3 / 1000)
-    assert low == pytest.approx(0.7 - error, abs=0.003)
-    assert high == pytest.approx(0.7 + error, abs=0.003)
-    assert bootstrap(correct, seed=1) == (low, high)
-    assert bootstrap(np.ones(10)) == (1.0, 1.0)
+# --- codebooks ----------------------------------------------------------------------------------------
 
 
 def test_codebook_health_by_hand() -> None:
@@ -280,74 +326,194 @@ def moving_dots(clips: int = 400) -> tuple[torch.Tensor, torch.Tensor, torch.Ten
     return h_BTWD.flatten(1, 2), torch.ones(clips, 16, dtype=torch.bool), coords, labels
 
 
+def one_split(truth: Truth, share: float = 0.25) -> list[Split]:
+    return make_splits(truth.y.numpy(), test_share=share)
+
+
 def test_the_attentive_probe_sees_order_that_a_mean_forgets() -> None:
     h_BND, valid_BN, coords_BN3, labels = moving_dots()
-    recipe = AttentiveRecipe(width=32)
-    result = probe_attentive(h_BND, valid_BN, coords_BN3, labels, test_share=0.25, recipe=recipe)
-    assert result.value > 0.9
-    assert probe(h_BND.mean(1), labels, protocol="linear", test_share=0.25).value < 0.7
+    truth, recipe = truth_of(labels), AttentiveRecipe(width=32)
+    seen = judge(truth, one_split(truth), probe_patches((h_BND, valid_BN, coords_BN3), truth, recipe))
+    assert seen.value > 0.9
+    assert judge(truth, one_split(truth), probe_vectors(h_BND.mean(1), truth, protocol="linear")).value < 0.7
 
 
 def test_the_attentive_probe_follows_its_seed_and_does_not_look_at_padding() -> None:
     h_BND, valid_BN, coords_BN3, labels = moving_dots(64)
-    recipe = AttentiveRecipe(width=16, epochs=2)
-    first = probe_attentive(h_BND, valid_BN, coords_BN3, labels, test_share=0.25, recipe=recipe)
+    truth, recipe = truth_of(labels), AttentiveRecipe(width=16, epochs=2)
+    first = judge(truth, one_split(truth), probe_patches((h_BND, valid_BN, coords_BN3), truth, recipe))
     longer = [torch.cat([t, t], dim=1) for t in (h_BND * 1, valid_BN, coords_BN3)]
     longer[0][:, 16:], longer[1][:, 16:] = 1e4, False
-    second = probe_attentive(longer[0], longer[1], longer[2], labels, test_share=0.25, recipe=recipe)
-    assert (first.predictions == second.predictions).all()
+    second = judge(truth, one_split(truth), probe_patches((longer[0], longer[1], longer[2]), truth, recipe))
+    assert np.allclose(first.scores_ML, second.scores_ML, atol=1e-4)
+
+
+def test_the_attentive_probe_reads_codes_in_their_order() -> None:
+    """Code 5 comes before or after code 2: the bag of codes is the same."""
+    labels = torch.arange(300) % 2
+    codes = torch.randint(6, 16, (300, 8, 2), generator=torch.Generator().manual_seed(0))
+    for clip, label in enumerate(labels.tolist()):
+        codes[clip, 2, 0], codes[clip, 5, 0] = (5, 2) if label else (2, 5)
+    truth = truth_of(labels)
+    patches = codes.to(torch.int16), torch.ones(300, 8, dtype=torch.bool), grid_patches((8, 1, 1), 300)
+    seen = judge(truth, one_split(truth), probe_patches(patches, truth, AttentiveRecipe(width=32)))
+    assert seen.value > 0.9
 
 
 # --- probe and evaluate ------------------------------------------------------------------------------------------
 
 
-def test_folds_test_every_clip_once_and_labels_may_be_names() -> None:
+def test_folds_test_every_clip_once() -> None:
     x, y = blobs(200, 8, 4, 0.3)
-    result = probe(x, [f"class {label}" for label in y.tolist()], folds=4)
-    assert result.classes == ["class 0", "class 1", "class 2", "class 3"]
-    assert (result.predictions >= 0).all()
-    assert result.value == pytest.approx((result.predictions == y.numpy()).mean())
-    assert sum(fold["n_test"] for fold in result.per_fold) == 200
-    assert result.ci95[0] <= result.value <= result.ci95[1]
-    assert result.chance == 0.25
+    truth = truth_of(y)
+    found = judge(truth, make_splits(y.numpy(), folds=4), probe_vectors(x, truth))
+    assert found.tested.tolist() == list(range(200))
+    assert found.value == pytest.approx((found.scores_ML.argmax(1) == y.numpy()).mean())
+    assert sum(fold["n_test"] for fold in found.per_fold) == 200
+    assert found.ci95[0] <= found.value <= found.ci95[1]
+    assert found.chance == 0.25
 
 
-@pytest.mark.parametrize(("protocol", "how"), [("knn", None), ("linear", "segments"), ("linear", "attentive")])
+def test_of_several_seeds_the_mean_counts() -> None:
+    h_BND, valid_BN, coords_BN3, labels = moving_dots(80)
+    truth, recipe = truth_of(labels), AttentiveRecipe(width=16, epochs=1)
+    trial = probe_patches((h_BND, valid_BN, coords_BN3), truth, recipe)
+    both = judge(truth, one_split(truth), trial, (0, 1))
+    each = [judge(truth, one_split(truth), trial, (seed,)).value for seed in (0, 1)]
+    assert both.per_seed == each and both.value == pytest.approx(sum(each) / 2)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "how"),
+    [("knn", None), ("linear", "segments"), ("linear", "class"), ("attentive", None), ("codes", None)],
+)
 def test_evaluate_a_folder(image_model: Bridle, colours: Path, protocol: str, how: str | None) -> None:
     warnings: list[str] = []
 
     def listen(kind: str, **fields: str) -> None:
         warnings.extend([fields["message"]] if kind == "warning" else [])
 
-    result = evaluate(image_model, colours, protocol=protocol, pool=how, folds=2, seed=3, on_event=listen)
+    wanted = Protocol(protocol, how, (3,))
+    result = evaluate(image_model, colours, protocol=wanted, division=Division(folds=2), on_event=listen)
     assert {"task", "protocol", "checkpoint", "metric", "value", "ci95", "n_train", "n_test", "seed"} <= set(result)
     assert (result["task"], result["protocol"], result["metric"]) == ("folder", protocol, "accuracy")
     assert (result["n_train"], result["n_test"], result["seed"]) == (10, 20, 3)
-    assert result["value"] > 0.9
+    assert result["value"] > (0.9 if how != "class" else 0.5)
     assert result["classes"] == ["bright", "dark"]
+    assert sum(map(sum, result["confusion"])) == 20
+    assert sum(result["confusion"][one][one] for one in range(2)) == pytest.approx(20 * result["value"])
     assert [skipped["file"] for skipped in result["skipped"]] == ["dark/broken.png"]
     assert len(warnings) == 1
     assert "dark/broken.png" in warnings[0]
+    if protocol == "codes":
+        assert result["sequence"]["value"] > 0.5 and len(result["per_level"]) == 2
+        assert 0 <= result["per_level"][0]["label_bits"] <= 1 and result["per_level"][0]["bag"] > 0.5
 
 
 def test_evaluate_keeps_groups_together(image_model: Bridle, colours: Path) -> None:
-    result = evaluate(image_model, colours, group_by=r"(photo\d)", folds=5)
+    result = evaluate(image_model, colours, division=Division(group_by=r"(photo\d)", folds=5))
     assert [fold["n_test"] for fold in result["per_fold"]] == [4] * 5
     with pytest.raises(DataError, match="does not match"):
-        evaluate(image_model, colours, group_by="speaker", folds=5)
+        evaluate(image_model, colours, division=Division(group_by="speaker", folds=5))
 
 
 def test_shards_give_what_their_folder_gives(image_model: Bridle, colours: Path, tmp_path: Path) -> None:
     shard(colours, out=tmp_path / "set", options=Options(seed=5))
-    options = {"protocol": "linear", "pool": "segments", "group_by": r"(photo\d)", "seed": 1}
+    options = {"protocol": Protocol("linear", "segments", (1,)), "division": Division(group_by=r"(photo\d)")}
     raw, sharded = (evaluate(image_model, data, **options) for data in (colours, tmp_path / "set"))
     assert sharded.pop("skipped") == []  # the broken file was left out of the shards
     assert raw.pop("skipped")
     assert raw == sharded
 
 
-def test_evaluate_codes(image_model: Bridle, colours: Path) -> None:
-    result = evaluate(image_model, colours, protocol="codes")
+def test_features_are_kept_for_these_weights_and_files(
+    image_model: Bridle, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "colours"
+    shutil.copytree(colours, data)
+    seen: list[int] = []
+    real = Bridle.features_and_class
+
+    def watched(self: Bridle, batch: PatchBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        seen.append(len(batch.lengths))
+        return real(self, batch)
+
+    monkeypatch.setattr(Bridle, "features_and_class", watched)
+    first = evaluate(image_model, data)
+    assert seen
+    seen.clear()
+    assert evaluate(image_model, data) == first and not seen
+    assert evaluate(image_model, data, protocol=Protocol("linear", "segments"))["n_test"] == 20 and not seen
+    for cached in (tmp_path / "cache" / "features").iterdir():
+        cached.write_bytes(b"damaged")
+    assert evaluate(image_model, data) == first and seen
+    for change in (
+        lambda: os.utime(data / "dark" / "photo0_0.png", (1, 1)),
+        lambda: (data / "dark" / "photo1_2.png").rename(data / "bright" / "photo1_02.png"),
+        lambda: image_model.encoder.class_token_D.data.add_(1e-3),
+    ):
+        change()
+        seen.clear()
+        evaluate(image_model, data)
+        assert seen
+
+
+def test_parts_say_what_is_for_training(image_model: Bridle, colours: Path, tmp_path: Path) -> None:
+    """Folders, sets of shards, and a table; what is for neither stays out."""
+    data = tmp_path / "data"
+    for number, file in enumerate(sorted(colours.glob("*/photo*.png"))):
+        part = ("train", "train", "test", "val")[number % 4]
+        (data / part / file.parent.name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, data / part / file.parent.name / file.name)
+    folder = evaluate(image_model, data)
+    assert (folder["folds"], folder["n_train"], folder["n_test"]) == (1, 10, 5)
+    for part in ("train", "test", "val"):
+        shard(data / part, out=tmp_path / "sets" / part)
+    sets = evaluate(image_model, tmp_path / "sets")
+    shard(data, out=tmp_path / "one")
+    one = evaluate(image_model, tmp_path / "one")
+    assert folder["value"] == sets["value"] == one["value"]
+    table = tmp_path / "split.csv"
+    paths = sorted(str(path.relative_to(colours)) for path in colours.glob("*/photo*.png"))
+    rows = [f"{path},{'test' if number % 2 else 'train'}" for number, path in enumerate(paths)]
+    table.write_text("path,part\r\n" + "\r\n".join(rows) + "\r\n")
+    assert evaluate(image_model, colours, division=Division(split_file=table))["n_test"] == 10
+    assert evaluate(image_model, data, division=Division(folds=2))["folds"] == 2  # what is asked for counts
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name,part\na,train\n", "has the columns 'name,part'"),
+        ("path,part\na.png\n", "line 2"),
+        ("path,part\na.png,train\n", "names none of the 20 files"),
+    ],
+)
+def test_a_split_file_that_is_none_is_named(
+    image_model: Bridle, colours: Path, tmp_path: Path, text: str, message: str
+) -> None:
+    (tmp_path / "split.csv").write_text(text)
+    with pytest.raises(DataError, match=rf"split\.csv.*{message}"):
+        evaluate(image_model, colours, division=Division(split_file=tmp_path / "split.csv"))
+
+
+def test_files_of_several_classes_are_judged_by_map(image_model: Bridle, colours: Path, tmp_path: Path) -> None:
+    lines = ["path,labels"]
+    for path in sorted(colours.glob("*/photo*.png")):
+        take = int(path.stem[5])
+        lines.append(f"{path.relative_to(colours)},{path.parent.name}{';even' if take % 2 == 0 else ''}")
+    (tmp_path / "labels.csv").write_text("\n".join(lines))
+    shard(colours, out=tmp_path / "set", options=Options(labels=tmp_path / "labels.csv"))
+    for protocol in ("knn", "linear", "attentive", "codes"):
+        result = evaluate(image_model, tmp_path / "set", protocol=Protocol(protocol), division=Division(folds=2))
+        assert result["metric"] == "map" and result["classes"] == ["bright", "dark", "even"]
+        assert set(result["metrics"]) == {"map", "auc", "dprime"} and result["ci95"][0] <= result["value"]
+        assert result["value"] > result["chance"] == pytest.approx((10 + 10 + 12) / 60)
+        assert "confusion" not in result
+
+
+def test_evaluate_the_codebook(image_model: Bridle, colours: Path) -> None:
+    result = evaluate(image_model, colours, protocol=Protocol("codebook"))
     assert result["metric"] == "cur"
     assert result["n_test"] == 20
     assert result["patches"] == 20 * 16
@@ -358,15 +524,23 @@ def test_evaluate_codes(image_model: Bridle, colours: Path) -> None:
 
 def test_evaluate_says_what_is_wrong(image_model: Bridle, colours: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="not known"):
-        evaluate(image_model, colours, protocol="kn")
+        Protocol("kn")
     with pytest.raises(UsageError, match="trained with the classifier"):
-        evaluate(image_model, colours, protocol="knn", pool="attentive")
+        Protocol("knn", "attentive")
+    with pytest.raises(UsageError, match="does not pool"):
+        Protocol("codes", "mean")
+    with pytest.raises(UsageError, match="--folds and --test-share"):
+        Division(folds=3, test_share=0.2)
+    with pytest.raises(UsageError, match="There is no task 'k40'; did you mean 'k400'"):
+        evaluate(image_model, colours, task="k40")
+    with pytest.raises(DataError, match="Kinetics-400 is video, but the checkpoint was trained on image"):
+        evaluate(image_model, colours, task="k400")
     with pytest.raises(DataError, match="one class, 'dark'"):
         evaluate(image_model, _only(colours / "dark", tmp_path))
     flat = tmp_path / "flat"
     flat.mkdir()
     Image.new("RGB", (8, 8)).save(flat / "a.png")
-    with pytest.raises(DataError, match=r"none of the 1 files .* has a label"):
+    with pytest.raises(DataError, match=r"none of the 1 files has a label"):
         evaluate(image_model, flat)
     (flat / "a.png").write_bytes(b"no image")
     broken = tmp_path / "broken" / "class"
@@ -385,7 +559,9 @@ def _only(folder: Path, tmp_path: Path) -> Path:
 
 
 def test_vectors_are_pooled_patches(image_model: Bridle, colours: Path) -> None:
-    vectors, patches = extract_vectors(image_model, colours), extract_patches(image_model, colours, batch_size=3)
-    assert vectors.paths == patches.paths
-    assert vectors.labels == ["bright"] * 10 + ["dark"] * 10
-    assert torch.allclose(vectors.x_FD, patches.h_FND.float().mean(1), atol=2e-3)
+    data = open_data(colours, Modality.IMAGE)
+    vectors, patches = extract_vectors(image_model, data), extract_patches(image_model, data)
+    assert vectors.files.paths == patches.files.paths
+    assert vectors.files.labels == [("bright",)] * 10 + [("dark",)] * 10
+    assert torch.allclose(vectors.pooled["mean"], patches.h_FND.float().mean(1), atol=2e-3)
+    assert vectors.pooled["segments"].shape == (20, 4 * 16) and vectors.pooled["class"].shape == (20, 16)

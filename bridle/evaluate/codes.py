@@ -1,0 +1,103 @@
+"""What the tokens themselves are worth: a file as a bag of codes, and as a sequence of codes.
+
+Shapes: F files, N patches, Q levels, K codes, L labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from bridle.evaluate.codebook import CodebookHealth
+from bridle.evaluate.dataset import Labelled
+from bridle.evaluate.features import Files, in_order, labelled_files
+from bridle.evaluate.probe import Trial, judge, probe_patches, probe_vectors
+from bridle.evaluate.splits import Groups, Split
+from bridle.evaluate.truth import Truth
+from bridle.infer import Failures, require_codes
+from bridle.model import Bridle
+from bridle.quantize import count_codes, mutual_information
+
+
+@dataclass(slots=True)
+class Codes:
+    """Codes of every file.
+
+    Attributes:
+        codes_FNQ: padded with -1 to the longest.
+        coords_FN3: (time, row, column).
+        size: K.
+        health: of the codebooks, over the same files.
+    """
+
+    files: Files
+    codes_FNQ: Tensor
+    coords_FN3: Tensor
+    size: int
+    health: CodebookHealth
+
+    def bag_trial(self, truth: Truth, groups: Groups | None) -> Trial:
+        """A linear layer on how often each code of each level occurs in a file."""
+        return probe_vectors(self.bags_FQK.flatten(1), truth, groups, "linear")
+
+    def report(
+        self, truth: Truth, splits: Sequence[Split], groups: Groups | None, seeds: Sequence[int]
+    ) -> dict[str, Any]:
+        """`sequence`: the attentive probe on codes in their places. `per_level`: health of the codebook, `label_bits`
+        that a code tells of its file's class (None where a file has several), and what the bag of that level alone is
+        worth."""
+        patches = self.codes_FNQ, self.codes_FNQ[..., 0] >= 0, self.coords_FN3
+        sequence = judge(truth, splits, probe_patches(patches, truth), seeds)
+        levels = self.health.report()
+        bits = told_of_labels(self.codes_FNQ, truth, self.size)
+        for level, bag_FK in enumerate(self.bags_FQK.unbind(1)):
+            alone = judge(truth, splits, probe_vectors(bag_FK, truth, groups, "linear"), seeds[:1])
+            levels[level] |= {"label_bits": bits[level], "bag": alone.value}
+        return {
+            "sequence": {"value": sequence.value, "ci95": list(sequence.ci95), "per_seed": sequence.per_seed},
+            "patches": self.health.patches,
+            "per_level": levels,
+        }
+
+    @property
+    def bags_FQK(self) -> Tensor:
+        """Square roots of the share that each code has of a file's codes at its level: distances are then those of
+        Hellinger between distributions, which frequent codes do not rule."""
+        count_FQK = torch.stack([count_codes(codes_NQ.long(), self.size) for codes_NQ in self.codes_FNQ])
+        return (count_FQK / count_FQK.sum(-1, keepdim=True).clamp(min=1)).sqrt().float()
+
+
+def extract_codes(
+    model: Bridle, data: Labelled, *, workers: int = 0, on_event: Callable[..., None] | None = None
+) -> Codes:
+    """Codes of every labelled file.
+
+    Raises:
+        UsageError: a model without codes. DataError: without labels, or nothing could be read.
+    """
+    require_codes(model)
+    quantizer = model.config.quantizer
+    health, found, failures = CodebookHealth(quantizer.levels, quantizer.codes), [], Failures(on_event)
+    for encoded in labelled_files(model, data, model.tokenize_detailed, failures, workers=workers, on_event=on_event):
+        health.add(*encoded.outputs)
+        found.append((encoded.source, (encoded.outputs[0].to(torch.int16), encoded.coords_N3)))
+    files, rows = in_order(found, failures)
+    codes_FNQ = pad_sequence([codes for codes, _ in rows], batch_first=True, padding_value=-1)
+    coords_FN3 = pad_sequence([coords for _, coords in rows], batch_first=True)
+    return Codes(files, codes_FNQ, coords_FN3, quantizer.codes, health)
+
+
+def told_of_labels(codes_FNQ: Tensor, truth: Truth, codes: int) -> list[float | None]:
+    """Bits that a code tells of its file's class, for each level; None where a file has several classes."""
+    levels = codes_FNQ.shape[-1]
+    if truth.multi:
+        return [None] * levels
+    count_QKL = torch.zeros(levels, codes, len(truth.classes), dtype=torch.float64)
+    for codes_NQ, label in zip(codes_FNQ, truth.y.tolist(), strict=True):
+        count_QKL[:, :, label] += count_codes(codes_NQ.long(), codes)
+    return [float(bits) for bits in mutual_information(count_QKL)]

@@ -1,0 +1,194 @@
+"""What is evaluated: labelled files, the part that each belongs to, and how they are split.
+
+    folder, shards or the release of a task --open_data--> Labelled --divide--> [Split]
+
+The parts come from a file (`--split-file`), from a task's lists, or from sets or folders called `train`, `val` and
+`test`; without any the files are divided into folds.
+
+Shapes: N clips.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from bridle.errors import DataError, UsageError
+from bridle.evaluate.splits import Split, group_names, make_splits, read_split_file, split_by_parts
+from bridle.evaluate.truth import Truth
+from bridle.infer import Source, find_sources
+from bridle.schema import Modality
+from bridle.sharding import find_sets
+from bridle.sharding.manifest import is_sharded
+from bridle.storage import Location
+from bridle.tasks import Task, read_task
+
+FOLDS = 5
+_PARTS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("test", "testing", "eval"), "test"),
+    **{f"fold{number}": f"fold{number}" for number in range(1, 11)},
+}
+LABELS_HINT = "lay them out as DATA/CLASS/file, or shard them with --labels"
+
+
+@dataclass(frozen=True, slots=True)
+class Division:
+    """How the user wants the files divided; without a word the parts decide, and without those five folds.
+
+    Attributes:
+        folds: cross-validation.
+        test_share: one split with about this share in test.
+        split_file: table with the part of each path, see `splits.read_split_file`.
+        group_by: regular expression over the original paths: what stays on one side, see `splits.group_names`.
+
+    Raises:
+        UsageError: they contradict each other, or the expression cannot be read.
+    """
+
+    folds: int | None = None
+    test_share: float | None = None
+    split_file: Path | None = None
+    group_by: str | None = None
+
+    def __post_init__(self) -> None:
+        said = {"--folds": self.folds, "--test-share": self.test_share, "--split-file": self.split_file}
+        if len(given := [name for name, value in said.items() if value is not None]) > 1:
+            raise UsageError(f"{' and '.join(given)} are different ways to split", "Use one of them.")
+        if self.group_by:
+            group_names([], self.group_by)
+
+
+@dataclass(slots=True)
+class Labelled:
+    """The files of a data set.
+
+    Attributes:
+        sources: makes an iterator over all of them, as often as it is called.
+        total: how many that is.
+        fingerprint: other files, or files with other labels, have another one.
+        task: whose release or shards they are.
+        classes: in the official order; None: those that occur, sorted.
+        missing: what a task's lists name and the folder lacks, by part.
+        notes: for the user.
+    """
+
+    sources: Callable[[], Iterator[Source]]
+    total: int
+    fingerprint: str
+    task: Task | None = None
+    classes: list[str] | None = None
+    missing: dict[str, list[str]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def open_data(data: Location, modality: Modality, task: Task | None = None, *, max_missing: float = 0.5) -> Labelled:
+    """The files of a folder or of shards; of a task's release those that its lists name.
+
+    Raises:
+        DataError: nothing there, of another modality, or not laid out as the task's release.
+    """
+    if task and task.modality is not modality:
+        raise DataError(
+            f"{task.title} is {task.modality}, but the checkpoint was trained on {modality}",
+            f"Choose a checkpoint for {task.modality} with --checkpoint.",
+        )
+    if task and not (data.exists() and is_sharded(data)):
+        if not isinstance(data, Path):
+            raise DataError(
+                f"{data} is in remote storage, where releases are not read",
+                "Copy it, or shard it with --labels and --split.",
+            )
+        listing = read_task(task, data, max_missing=max_missing)
+        items = [
+            Source(item.path, data / item.path, labels=item.labels, part=item.part, span_s=item.span_s)
+            for item in listing.items
+        ]
+        mark = _mark(("release", task.name, *(_told(source) for source in items)))
+        return Labelled(
+            lambda: iter(items), len(items), mark, task, listing.classes, listing.missing, list(listing.notes)
+        )
+    sources, total = find_sources([data], modality)
+    if is_sharded(data):
+        shards = [(shard.sha256, str(one.folder)) for one in find_sets(data, modality) for shard in one.shards]
+        mark = _mark(("shards", *shards))
+    else:
+        mark = _mark(("folder", *(_told(source) for source in sources)))
+    return Labelled(lambda: find_sources([data], modality)[0], total, mark, task)
+
+
+def _mark(said: tuple[Any, ...]) -> str:
+    digest = hashlib.sha256()
+    for one in said:
+        digest.update(repr(one).encode())
+    return digest.hexdigest()
+
+
+def _told(source: Source) -> tuple[Any, ...]:
+    """What a file is without reading it."""
+    size: Any = ()
+    if isinstance(source.data, Path):
+        try:
+            status = source.data.stat()
+            size = (status.st_size, status.st_mtime_ns)
+        except OSError as error:
+            size = error.errno
+    elif not isinstance(source.data, bytes):
+        size = getattr(source.data, "version", "")
+    return source.path, str(source.data) if isinstance(source.data, Path) else "", size, source.labels, source.span_s
+
+
+def divide(
+    paths: Sequence[str], parts: Sequence[str], truth: Truth, division: Division, task: Task | None, seed: int
+) -> tuple[list[Split], list[str] | None]:
+    """The splits, and the group of each file if there are groups.
+
+    Raises:
+        DataError: a part without a file, a class too small for the folds, or files that no part is known of.
+    """
+    groups = group_names(paths, division.group_by) if division.group_by else None
+    if division.split_file:
+        table = read_split_file(division.split_file)
+        parts = [table.get(path, "") for path in paths]
+        if not any(parts):
+            raise DataError(f"{division.split_file} names none of the {len(paths)} files, such as {paths[0]}")
+    asked = division.folds is not None or division.test_share is not None
+    known = [] if asked else _known_parts(paths, parts)
+    if known:
+        if task:
+            return split_by_parts(known, task.train, task.test, folds=task.folds), groups
+        if all(part.startswith("fold") for part in known):
+            folds = sorted(set(known))
+            return split_by_parts(known, folds, folds, folds=True), groups
+        return split_by_parts(known, ["train"], ["test"] if "test" in known else ["val"]), groups
+    if task and not asked:
+        raise DataError(
+            f"nothing says which files are for training and which for testing {task.name}",
+            "Point --data at the release or at sets called train and test; or say --split-file, --folds, --test-share.",
+        )
+    y_N = np.zeros(len(truth), dtype=int) if truth.multi else truth.y.numpy()
+    splits = make_splits(
+        y_N,
+        groups,
+        folds=division.folds or FOLDS,
+        test_share=division.test_share,
+        seed=seed,
+        names=truth.classes,
+        stratified=not truth.multi,
+    )
+    return splits, groups
+
+
+def _known_parts(paths: Sequence[str], parts: Sequence[str]) -> list[str]:
+    """The part of each file, by their sets' or their topmost folders' names; [] where not all have one."""
+    for names in (parts, [PurePosixPath(path).parts[0] for path in paths]):
+        found = [_PARTS.get(name.lower(), "") for name in names]
+        if len({*found}) > 1 and all(found):
+            return found
+    return []
