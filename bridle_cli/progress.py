@@ -65,6 +65,9 @@ class Progress:
     def _warning(self, message: str, **_: Any) -> None:
         self._console.warn(message)
 
+    def _note(self, message: str, **_: Any) -> None:
+        self._console.note(message)
+
     def _begin(self, name: str, total: float | None) -> None:
         """A new bar; the one before stays above it."""
         if self._bars:
@@ -123,9 +126,6 @@ class PretrainProgress(Progress):
         self._console.note(
             f"step {step}: kNN on {clips} labelled clips {100 * knn:.0f} %, codes tell {bits} bits of the label"
         )
-
-    def _note(self, message: str, **_: Any) -> None:
-        self._console.note(message)
 
     def _profile(self, phase: str, step_ms: float, ms: dict[str, float], trace: str, **_: Any) -> None:
         parts = ", ".join(f"{part} {taken:.1f} ({taken / step_ms:.0%})" for part, taken in ms.items())

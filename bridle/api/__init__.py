@@ -9,7 +9,7 @@ function imports what it needs.
 """
 
 from bridle.api.data import shard, shard_info, shard_verify
-from bridle.api.evaluation import evaluate
+from bridle.api.evaluation import evaluate, tasks
 from bridle.api.session import pick_device
 from bridle.api.tokens import export, load, tokenize, write_codes
 from bridle.api.training import launch, pretrain, resume, runs
@@ -28,6 +28,7 @@ __all__ = [
     "shard",
     "shard_info",
     "shard_verify",
+    "tasks",
     "tokenize",
     "write_codes",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,48 +16,96 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    data: str | Path,
+    data: str | Path | None = None,
     *,
     task: str = "folder",
     protocol: str = "knn",
     pool: str | None = None,
     folds: int | None = None,
     test_share: float | None = None,
+    split_file: str | Path | None = None,
     group_by: str | None = None,
     checkpoint: str | Path | None = None,
     recipe: Recipe | None = None,
     seed: int = 0,
+    seeds: int = 1,
+    max_missing: float = 0.5,
+    workers: int = 0,
     device: str = "auto",
     on_event: OnEvent | None = None,
 ) -> dict[str, Any]:
-    """Judge a frozen encoder, or its codebooks (`protocol="codes"`); see `bridle.evaluate.evaluate`.
+    """Judge a frozen encoder, its codes (`protocol="codes"`) or its codebooks (`"codebook"`); see
+    `bridle.evaluate.evaluate`.
 
     Args:
+        data: media in class folders, or shards; of a published task its release, by default what lies in
+            `$BRIDLE_DATA/TASK` or `data/TASK`.
+        folds, test_share, split_file, group_by: see `bridle.evaluate.Division`.
         checkpoint: as for `load`; `"random"`: an untrained model of the recipe's shape, the baseline that everything
             is compared with.
         seed: of splits and probes, and of the untrained model's weights.
+        seeds: how many probes are trained, with this seed and the next ones; figures are means.
     """
+    from bridle.checkpoint import add_result
+    from bridle.evaluate import OWN_DATA, Division, Protocol
     from bridle.evaluate import evaluate as run
+    from bridle.tasks import load_task
 
-    if folds is not None and test_share is not None:
-        raise UsageError("--folds and --test-share are two ways to split", "Use one of them.")
+    if task != OWN_DATA:
+        load_task(task)  # a name that is none is told first
     untrained = str(checkpoint) == "random"
     if recipe and not untrained and any((recipe.modality, recipe.preset, recipe.file, recipe.sets)):
         raise UsageError(
             "A trained checkpoint brings its own configuration.",
             "Leave out --preset, --config, --set and --modality, or use --checkpoint random.",
         )
-    return run(
-        _untrained(recipe or Recipe(), locate(data), seed, device) if untrained else open_model(checkpoint, device),
-        locate(data),
+    how = Protocol(protocol, pool, range(seed, seed + seeds))
+    division = Division(folds, test_share, Path(split_file) if split_file else None, group_by)
+    place = locate(data) if data else _data_of(task)
+    report = on_event or silent
+    result = run(
+        _untrained(recipe or Recipe(), place, seed, device) if untrained else open_model(checkpoint, device),
+        place,
         task=task,
-        protocol=protocol,
-        pool=pool,
-        folds=folds,
-        test_share=test_share,
-        group_by=group_by,
-        seed=seed,
-        on_event=on_event or silent,
+        protocol=how,
+        division=division,
+        max_missing=max_missing,
+        workers=workers,
+        on_event=report,
+    )
+    result["data"] = str(place)
+    try:
+        add_result(result["checkpoint"], result)
+    except OSError as error:
+        report("warning", message=f"{error.filename}: {error.strerror}: the result is not kept in the run")
+    return result
+
+
+def tasks() -> list[dict[str, Any]]:
+    """The published benchmarks that `evaluate` knows: what each wants, and where it is to be had."""
+    from bridle.tasks import load_task, task_names
+
+    return [load_task(name).model_dump(mode="json", exclude={"reader"}) for name in task_names()]
+
+
+def _data_of(task: str) -> Path:
+    """Where a task's data lie when nobody says.
+
+    Raises:
+        UsageError: nowhere: what is wanted, and how to make shards of it.
+    """
+    from bridle.tasks import load_task
+
+    if task == "folder":
+        raise UsageError("--data: which folder or shards?", "bridle eval --task folder --data shards/NAME")
+    wanted = load_task(task)
+    places = [Path(root) / task for root in (os.environ.get("BRIDLE_DATA"), "data") if root]
+    for place in places:
+        if place.exists():
+            return place
+    raise UsageError(
+        f"There are no data for {wanted.title}: looked in {' and '.join(map(str, places))}; --data says another place.",
+        f"Wanted, with these files:\n{wanted.layout}\nTo be had: {wanted.get}",
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from bridle.checkpoint.model_file import NewerVersion, read_about, read_model, save_model, snapshot
+from bridle.checkpoint.results import add_result, read_results
 from bridle.checkpoint.run_folder import (
     RunFolder,
     find_checkpoint,
@@ -62,6 +63,7 @@ __all__ = [
     "NewerVersion",
     "RunFolder",
     "Saver",
+    "add_result",
     "find_checkpoint",
     "list_runs",
     "load_model",
@@ -70,6 +72,7 @@ __all__ = [
     "optimizer_state",
     "read_about",
     "read_model",
+    "read_results",
     "read_state",
     "restore_optimizer",
     "run_of_launch",

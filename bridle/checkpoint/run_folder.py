@@ -3,6 +3,7 @@
     runs/NAME/config.yaml        the recipe as it was run
     runs/NAME/state.json         status (running, complete, interrupted, failed), preset, shards, result
     runs/NAME/metrics.jsonl      one line every few steps
+    runs/NAME/results.json       what `bridle eval` found
     runs/NAME/checkpoints/step-00000500/{model.safetensors, model.json, training.safetensors, training.json}
     runs/NAME/.lock              held by the process that trains it
     runs/.NAME.replaced          what --overwrite replaces, until the new run has learned something

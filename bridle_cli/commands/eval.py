@@ -11,34 +11,86 @@ from bridle_cli import options
 from bridle_cli.console import Console
 from bridle_cli.progress import Progress
 
-_SHOWN = ("checkpoint", "protocol", "pool", "metric", "value", "ci95", "chance", "n_train", "n_test", "folds", "seed")
+_SHOWN = (
+    "task", "checkpoint", "protocol", "pool", "metric", "value", "ci95", "metrics", "per_seed", "sequence", "chance",
+    "n_train", "n_test", "folds", "missing", "seed",
+)  # fmt: skip
+
+
+def _list(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    """All tasks, instead of a run."""
+    if not value:
+        return
+    console = context.find_object(Console)
+    assert console is not None
+    found = api.tasks()
+    if console.json:
+        for one in found:
+            console.record(one)
+    else:
+        columns = ("task", "what", "modality", "classes", "metric", "train", "test", "published")
+        rows = [
+            (
+                one["name"],
+                one["title"],
+                one["modality"],
+                one["classes"],
+                "mAP" if one["metric"] == "map" else one["metric"],
+                sum(one["clips"].get(part, 0) for part in one["train"]),
+                f"{len(one['test'])} folds" if one["folds"] else sum(one["clips"].get(part, 0) for part in one["test"]),
+                one["published"],
+            )
+            for one in found
+        ]
+        console.table(columns, rows)
+        console.note("bridle eval --task NAME without data says which files are wanted, and where they are to be had.")
+    context.exit()
 
 
 @click.command(name="eval")
-@click.option("--task", type=click.Choice(["folder"]), required=True, help="folder: classes are folders or labels.")
-@click.option("--data", type=options.LOCATION, required=True, help="A folder CLASS/file, or shards.")
+@click.option(
+    "--task", metavar="NAME", default="folder", help="A published benchmark (--list), or folder: data of your own."
+)
+@click.option("--list", is_flag=True, expose_value=False, callback=_list, help="Print the published benchmarks.")
+@click.option(
+    "--data",
+    type=options.LOCATION,
+    default=None,
+    help="A folder CLASS/file, shards, or a task's release; default: $BRIDLE_DATA/TASK, data/TASK.",
+)
 @click.option(
     "--protocol",
-    type=click.Choice(["knn", "linear", "attentive", "codes"]),
+    type=click.Choice(["knn", "linear", "attentive", "codes", "codebook"]),
     default="knn",
     show_default=True,
-    help="Nearest neighbours, logistic regression, an attentive probe; codes: the health of the codebooks.",
+    help="Nearest neighbours, a linear layer, an attentive probe; codes: what the tokens tell; codebook: their use.",
 )
 @click.option(
     "--pool",
-    type=click.Choice(["mean", "segments", "attentive"]),
+    type=click.Choice(["mean", "segments", "class", "attentive"]),
     default=None,
-    help="How patches become one vector: mean forgets their order, segments keeps a coarse one.  [default: mean]",
+    help="How patches become one vector: their mean, means of a coarse grid, the class token.  [default: mean]",
 )
-@click.option("--folds", type=click.IntRange(min=2), default=None, help="Cross-validation.  [default: 5]")
+@click.option(
+    "--folds", type=click.IntRange(min=2), default=None, help="Cross-validation.  [default: 5, without parts]"
+)
 @click.option(
     "--test-share", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=None, help="One split instead."
 )
+@click.option("--split-file", type=options.PATH, default=None, help="CSV with path,part: train and test (or val).")
 @click.option(
     "--group-by",
     metavar="REGEX",
     default=None,
     help="Files whose names agree in the first group stay on one side: '_([a-z]+)_' for DIGIT_SPEAKER_TAKE.wav.",
+)
+@click.option("--seeds", type=click.IntRange(min=1), default=1, help="Probes to train; figures are means.")
+@click.option(
+    "--max-missing",
+    type=click.FloatRange(0, 1),
+    default=0.5,
+    show_default=True,
+    help="Share of a part's files that a task's lists may name in vain.",
 )
 @options.checkpoint
 @options.modality
@@ -47,17 +99,21 @@ _SHOWN = ("checkpoint", "protocol", "pool", "metric", "value", "ci95", "chance",
 @options.sets
 @options.seed
 @options.device
+@options.workers
 @options.shared
 @click.pass_obj
 def command(
     console: Console,
     task: str,
-    data: Path,
+    data: Path | None,
     protocol: str,
     pool: str | None,
     folds: int | None,
     test_share: float | None,
+    split_file: Path | None,
     group_by: str | None,
+    seeds: int,
+    max_missing: float,
     checkpoint: str | None,
     modality: str | None,
     preset: str | None,
@@ -65,15 +121,21 @@ def command(
     sets: tuple[str, ...],
     seed: int | None,
     device: str,
+    workers: int | None,
 ) -> None:
-    """Judge the frozen encoder by a small classifier, with a 95 % interval, or the codebooks by their use.
+    """Judge the frozen encoder by a small classifier, with a 95 % interval, or the codes and codebooks.
+
+    Without a word on how to split, train/ and test/ (or val/), folders or sets, are what they are called; else the
+    files are divided into folds.
 
     \b
     Examples:
-      bridle eval --task folder --data shards/digits --protocol linear --pool segments
-      bridle eval --task folder --data digits/ --group-by '_([a-z]+)_' --folds 6
-      bridle eval --task folder --data digits/ --checkpoint random --preset audio-tiny
-      bridle eval --task folder --data shards/digits --protocol codes --json
+      bridle eval --list
+      bridle eval --task k400 --data kinetics/ --protocol attentive
+      bridle eval --data shards/digits --protocol linear --pool segments
+      bridle eval --data digits/ --group-by '_([a-z]+)_' --folds 6
+      bridle eval --data digits/ --checkpoint random --preset audio-tiny
+      bridle eval --data shards/digits --protocol codebook --json
     """
     with Progress(console) as progress:
         result = api.evaluate(
@@ -83,17 +145,21 @@ def command(
             pool=pool,
             folds=folds,
             test_share=test_share,
+            split_file=split_file,
             group_by=group_by,
             checkpoint=checkpoint,
             recipe=api.Recipe(modality, preset, config_file, sets),
             seed=seed or 0,
+            seeds=seeds,
+            max_missing=max_missing,
+            workers=workers or 0,
             device=device,
             on_event=progress,
         )
     if console.json:
         console.record(result)
         return
-    console.result({key: result[key] for key in _SHOWN if key in result})
+    console.result({key: result[key] for key in _SHOWN if result.get(key) not in (None, {}, [])})
     if "per_level" in result:
         levels = result["per_level"]
         console.table(list(levels[0]), [list(level.values()) for level in levels])

@@ -147,7 +147,7 @@ def test_eval_hands_over_every_option(fake, capsys) -> None:
     double = fake("evaluate", RESULT)
     code = main(
         "eval --task folder --data d --protocol linear --pool segments --folds 4 --group-by _(.)_ --checkpoint random "
-        "--preset audio-tiny --seed 1 --device cpu --json".split()
+        "--preset audio-tiny --seed 1 --seeds 3 --max-missing 0.2 --workers 2 --device cpu --json".split()
     )
     assert code == 0
     assert double.arguments == (Path("d"),)
@@ -158,10 +158,14 @@ def test_eval_hands_over_every_option(fake, capsys) -> None:
         "pool": "segments",
         "folds": 4,
         "test_share": None,
+        "split_file": None,
         "group_by": "_(.)_",
         "checkpoint": "random",
         "recipe": api.Recipe(preset="audio-tiny"),
         "seed": 1,
+        "seeds": 3,
+        "max_missing": 0.2,
+        "workers": 2,
         "device": "cpu",
     }
     assert json.loads(capsys.readouterr().out) == RESULT
