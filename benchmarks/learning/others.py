@@ -91,7 +91,7 @@ class MaskedAutoencoder(Bridle):
 
     @torch.no_grad()
     def features_and_class(self, batch: PatchBatch) -> tuple[Tensor, Tensor]:
-        """Their features, averaged over what one patch of ours covers, `(B, N, D)`; and their mean, not all have a token."""
+        """Their features, averaged over what one patch of ours covers, `(B, N, D)`, and the mean of these."""
         pixels = self._pixels(batch)
         t, h, w = (side // size for side, size in zip(self.sides, self._their_patch(), strict=True))
         if self.video:
