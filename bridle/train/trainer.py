@@ -6,11 +6,9 @@ from its cursor; so a checkpoint needs no generator states.
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from typing import Any
 
 import torch
@@ -19,7 +17,7 @@ from torch import Tensor
 from bridle import distributed
 from bridle.checkpoint import RunFolder, Saver, optimizer_state, restore_optimizer, snapshot
 from bridle.draws import key_of
-from bridle.errors import DataError, EnvironmentFault, Interrupted, NumericalError
+from bridle.errors import DataError, EnvironmentFault, NumericalError
 from bridle.model import Bridle
 from bridle.schema import PatchBatch
 from bridle.stream import Batch, ClipStream
@@ -31,14 +29,13 @@ from bridle.train.online_probe import OnlineProbe
 from bridle.train.phases import Phase, rate_share
 from bridle.train.profiler import Profiler, part_of_step
 from bridle.train.step import REASONS, Outcome, Stepper, autocast_dtype
+from bridle.train.stop import Stop
 from bridle.train.watch import Watch
 
 OnEvent = Callable[..., None]
 _FIT_VECTORS_PER_CODE = 128  # patches that the cold start's whitening and k-means look at
 _FIT_BATCHES = 64
 _SETTLE_EVERY = 10  # steps after which a signal to stop is heard of at the latest
-_FAILED = 1_000_000  # instead of a signal: more than those of all ranks add up to
-_ECHO_S = 2.0  # within which another signal is the first one once more
 _BAD_STEPS = 10  # steps in a row that cannot be made before the run is given up
 _REMEDY = "Lower --set optim.lr, or use --set train.precision=float32; clips that are too short: --set patches...."
 
@@ -83,9 +80,7 @@ class Trainer:
         self.why = ""  # of the last of them
         self.learned = False  # in this phase
         self._outcomes: list[tuple[int, Outcome]] = []  # of steps that the device may not have done yet
-        self._signal = 0  # that this process was told to stop by, or `_FAILED`
-        self._failure: DataError | EnvironmentFault | None = None  # why there are no more batches
-        self._stop = 0  # that the run ends with: all ranks say the same
+        self.stop = Stop()
 
     def train(self, resume_from: dict[str, Any] | None = None) -> None:
         """Runs all phases from where the run stands.
@@ -96,7 +91,7 @@ class Trainer:
         """
         optimizer_tensors = self._restore(resume_from) if resume_from else None
         batches = self.stream.batches() if resume_from else None
-        with self._signals(), closing(self.saver), closing(self.log):
+        with self.stop.listening(), closing(self.saver), closing(self.log):
             if not resume_from:
                 self._save(None, must=True)
             while self.phase_index < len(self.phases):
@@ -161,19 +156,16 @@ class Trainer:
         """What is due now: reading, reporting, a look, a checkpoint, the end."""
         over = phase.fraction(self.phase_step, self.phase_seconds) >= 1
         report, save = self._due(self.config.train.log_every) or over, self._due(self.config.train.checkpoint_every)
-        alone_told = self._signal and distributed.world() == 1  # several ranks must ask after the same step
+        alone_told = self.stop.told and distributed.world() == 1  # several ranks must ask after the same step
         if report or save or alone_told or self.device.type == "cpu" or self._due(_SETTLE_EVERY):
             self._settle(stepper)
         if report:
             self._report(phase, meter, rate)
         if self._due(self.config.train.probe_every):
             self._look(phase)
-        if save or self._stop:
-            self._save(stepper, must=bool(self._stop))
-        if self._stop >= _FAILED:
-            raise self._failure or EnvironmentFault("another process of the run could not go on; it says why")
-        if self._stop:
-            raise Interrupted(self._stop)
+        if save or self.stop.agreed:
+            self._save(stepper, must=bool(self.stop.agreed))
+        self.stop.raise_agreed()
 
     def _due(self, every: int) -> bool:
         return every > 0 and self.step % every == 0
@@ -183,18 +175,17 @@ class Trainer:
 
         Of several ranks the others wait for this one: it takes part with nothing in a last step, after which all stop.
         """
-        if not self._failure:
+        if not self.stop.failure:
             try:
                 with part_of_step("data wait"):
                     return next(batches)
             except (DataError, EnvironmentFault) as error:
-                self._failure = error
-        if distributed.world() == 1:
-            if self.phase_step:
-                self._settle(stepper)
-                self._save(stepper, must=True)
-            raise self._failure
-        self._signal = self._signal or _FAILED
+                if distributed.world() == 1:
+                    if self.phase_step:
+                        self._settle(stepper)
+                        self._save(stepper, must=True)
+                    raise
+                self.stop.fail(error)
         return Batch([], [], [])
 
     def _make(self, stepper: Stepper, batch: Batch) -> Outcome:
@@ -202,7 +193,7 @@ class Trainer:
         tokenizer = self.phase_step % self.config.schedule.joint_every == 0 or not self.model.ready
         try:
             return stepper.step(
-                batch.tensors, batch.places, self.step, len(batch.keys), tokenizer=tokenizer, stop=self._signal
+                batch.tensors, batch.places, self.step, len(batch.keys), tokenizer=tokenizer, stop=self.stop.told
             )
         except (torch.OutOfMemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
@@ -231,8 +222,7 @@ class Trainer:
         told = torch.stack([outcome.told_4 for _, outcome in self._outcomes]).tolist() if self._outcomes else []
         for (step, _), (verdict, clips, _, stop) in zip(self._outcomes, told, strict=True):
             self.clips += int(clips)
-            if stop:  # the sum of what all ranks were told
-                self._stop = _FAILED if stop >= _FAILED else self._signal or signal.SIGTERM
+            self.stop.hear(stop)
             self.learned = self.learned or not verdict
             self.bad_steps = self.bad_steps + 1 if verdict else 0
             if verdict:
@@ -366,31 +356,3 @@ class Trainer:
         if self.first:
             self.log.truncate(self.step)
         return training["optimizer"] or None
-
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """SIGINT and SIGTERM finish the step first; a second SIGINT, later on, does not wait.
-
-        Whoever started several processes passes on to them what they have been sent already.
-        """
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-        first_s = 0.0
-
-        def stop(number: int, frame: Any) -> None:
-            nonlocal first_s
-            if not self._signal:
-                self._signal, first_s = number, time.monotonic()
-            elif number == signal.SIGINT and time.monotonic() - first_s > _ECHO_S:
-                raise KeyboardInterrupt
-
-        for number in before:
-            signal.signal(number, stop)
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
