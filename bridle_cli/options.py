@@ -96,6 +96,13 @@ engine = click.option(
     show_default=True,
     help="Processes of this machine, or a Ray cluster: of RAY_ADDRESS, the running one, or a new one here.",
 )
+max_missing = click.option(
+    "--max-missing",
+    type=click.FloatRange(0, 1),
+    default=0.5,
+    show_default=True,
+    help="Share of a part's files that a task's lists may name in vain.",
+)
 checkpoint = click.option(
     "--checkpoint",
     metavar="RUN|FILE|random",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from bridle.api.session import OnEvent, silent
 from bridle.errors import DataError, UsageError
-from bridle.storage import locate
+from bridle.storage import Location, locate
 
 if TYPE_CHECKING:
     from bridle.cluster import Engine
@@ -31,6 +31,8 @@ def shard(
     sound_tracks: bool = False,
     split: Mapping[str, float] | None = None,
     group_by: str | None = None,
+    task: str | None = None,
+    max_missing: float = 0.5,
     seed: int = 0,
     dry_run: bool = False,
     overwrite: bool = False,
@@ -44,6 +46,8 @@ def shard(
         workers: decoding processes; default: one a core, of the cluster if there is one.
         engine: "local", or "ray": the processes run all over a Ray cluster.
         split, group_by: parts and their shares, and what stays together (see `bridle.sharding.Split`).
+        task: a published benchmark whose release `raw` is: its lists say what is taken, with parts and labels.
+        max_missing: share of a part's files that the lists may name in vain.
     """
     from bridle.schema import Modality
     from bridle.sharding import Options, Split
@@ -52,22 +56,31 @@ def shard(
     report = on_event or silent
     if group_by and not split:
         raise UsageError("--group-by says what a --split keeps together; there is no --split.")
+    named, kind, sounds = None, modality, sound_tracks
+    if task:
+        if split or labels != "folder":
+            raise UsageError("--task brings labels and parts along", "Leave out --labels, --split and --group-by.")
+        named, kind, sounds = _release(task, locate(raw), max_missing, report)
+        name = name or task
+        out = out or Path("shards") / task
     options = Options(
         labels=labels if labels in ("folder", "sidecar") else locate(labels) if labels else None,  # type: ignore[arg-type]
         max_size_bytes=max_size_bytes,
         transcode=transcode,
         check=check,
         dedup=dedup,
-        sound_tracks=sound_tracks,
+        sound_tracks=sounds,
         seed=seed,
         split=Split(split, group_by) if split else None,
+        task=task or "",
     )
     return run(
         locate(raw),
-        Modality(modality) if modality else None,
+        Modality(kind) if kind else None,
         locate(out) if out else None,
         name=name,
         options=options,
+        named=named,
         workers=workers,
         engine=engine,
         overwrite=overwrite,
@@ -75,6 +88,32 @@ def shard(
         dry_run=dry_run,
         progress=lambda done, total: report("progress", done=done, total=total, what="files"),
     )
+
+
+def _release(
+    task: str, raw: Location, max_missing: float, report: OnEvent
+) -> tuple[dict[str, tuple[str, str | list[str]]], str, bool]:
+    """Part and label of each file that the lists of a benchmark name, its modality, and whether videos are sounds."""
+    from bridle.tasks import load_task, read_task
+
+    wanted = load_task(task)
+    if not isinstance(raw, Path):
+        raise DataError(f"{raw} is in remote storage, where releases are not read", "Copy it here.")
+    listing = read_task(wanted, raw, max_missing=max_missing)
+    for item in listing.items:
+        if item.span_s or item.path.startswith("../"):
+            raise DataError(
+                f"{task}: {item.path} is a piece of a file, or lies beside {raw}: shards hold whole files below it",
+                f"bridle eval --task {task} --data {raw} reads the release as it lies.",
+            )
+    for note in listing.notes:
+        report("note", message=note)
+    for part, gone in listing.missing.items():
+        report("warning", message=f"{part}: {len(gone)} clips are listed and not there, such as {gone[0]}")
+    labelled = {
+        item.path: (item.part, list(item.labels) if wanted.multi_label else item.labels[0]) for item in listing.items
+    }
+    return labelled, str(wanted.modality), wanted.reader.sound_tracks
 
 
 def shard_info(shards: str | Path) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,10 +23,22 @@ if TYPE_CHECKING:
 _SIZES = ("duration_s", "rate_hz", "frames", "height", "width")
 
 
+Named = Mapping[str, tuple[str, str | list[str]]]  # path below the raw folder -> part and label
+
+
 def list_files(
-    journal: Journal, raw: Location, modality: Modality | None, options: Options, part: str, old: Manifest | None
+    journal: Journal,
+    raw: Location,
+    modality: Modality | None,
+    options: Options,
+    part: str,
+    old: Manifest | None,
+    named: Named | None = None,
 ) -> Modality:
     """Note every candidate below `raw` that belongs to this part and is not in `old`; the modality they have.
+
+    Args:
+        named: the files that count, with their part and label; None: all, by the options.
 
     Raises:
         DataError: nothing to list, several kinds of media, or a table of labels that does not fit.
@@ -33,10 +46,16 @@ def list_files(
     if old is not None:
         _note_old(journal, old, options.seed)
         modality = modality or old.modality
-    found, grouped, known = Found(), 0, 0
+    found, grouped, known, left_out = Found(), 0, 0, 0
     label_of = labeller(options.labels, raw)
     for path, kind in walk(raw, found, sound_tracks=options.sound_tracks):
         if modality not in (None, kind):
+            continue
+        if named is not None:
+            if path not in named:
+                left_out += 1
+            elif named[path][0] == part:
+                known += not journal.add(place_of(path, options.seed), path, named[path][1])
             continue
         grouped += options.split is not None and options.split.has_group(path)
         if options.split is None or options.split.part_of(path) == part:
@@ -56,7 +75,7 @@ def list_files(
         raise DataError(f"no {modality} file below {raw} falls into the part {part!r}", "Other --split shares?")
     table = options.labels if isinstance(options.labels, Path | Remote) else None
     unmatched = label_by_table(journal, table, todo) if table and todo else 0
-    others = found.others + sum(count for kind, count in found.counts.items() if kind is not modality)
+    others = left_out + found.others + sum(count for kind, count in found.counts.items() if kind is not modality)
     size = found.bytes * todo // max(1, found.counts.total())  # about that of the files in this part
     ungrouped = found.counts[modality] - grouped if options.split and options.split.group_by else 0
     told = {"others": others, "rejects": found.rejects, "unmatched": unmatched, "bytes": size, "ungrouped": ungrouped}

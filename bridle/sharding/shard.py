@@ -26,7 +26,7 @@ from bridle.sharding.discover import check_raw
 from bridle.sharding.journal import FILE as JOURNAL
 from bridle.sharding.journal import Journal
 from bridle.sharding.labels import Labels
-from bridle.sharding.listing import compare, list_files
+from bridle.sharding.listing import Named, compare, list_files
 from bridle.sharding.manifest import FILE as MANIFEST
 from bridle.sharding.manifest import Manifest, parse_manifest, read_manifest
 from bridle.sharding.publish import building, check_no_set, check_output, files_of, indexes_of, publish
@@ -55,6 +55,7 @@ class Options:
         sound_tracks: videos are files of sound.
         seed: of the order of samples in the shards.
         split: parts, each a set of its own; None: one set.
+        task: name of the benchmark whose lists say which files count, their parts and labels (see `shard`).
     """
 
     labels: Labels = "folder"
@@ -65,6 +66,7 @@ class Options:
     sound_tracks: bool = False
     seed: int = 0
     split: Split | None = None
+    task: str = ""
 
 
 def shard(
@@ -74,6 +76,7 @@ def shard(
     *,
     name: str | None = None,
     options: Options | None = None,
+    named: Named | None = None,
     workers: int | None = 1,
     engine: Engine = "local",
     overwrite: bool = False,
@@ -89,6 +92,7 @@ def shard(
         out: folder of the set, with a split of its parts' folders; default `shards/NAME`.
         name: begins every tar's name; default the name of `out`, else of `raw`.
         options: what decides the bytes.
+        named: with `options.task`, part and label of each file that its lists name; each part is a set of its own.
         workers: decoding processes; None: one for each core of the machine or cluster.
         engine: "local", or "ray" for processes all over a Ray cluster, whose nodes see `raw` under the same path. The
             bytes depend on neither; a run that was begun with one may go on with the other.
@@ -115,7 +119,9 @@ def shard(
     wanted = _clean(name or (out or raw).resolve().name)
     out = out or Path("shards") / wanted
     parts = list(options.split.shares) if options.split else [""]
-    if options.split and not dry_run:
+    if named is not None:
+        parts = sorted({part for part, _ in named.values()})
+    if parts != [""] and not dry_run:
         check_no_set(out)
     check_raw(raw)
     with ExitStack() as stack:
@@ -124,7 +130,7 @@ def shard(
             called = f"{wanted}-{part}" if part else wanted
             if not name and resume and not overwrite and (out / part / MANIFEST).exists():
                 called = read_manifest(out / part).name  # of a folder that was renamed
-            build = _open(stack, raw, modality, out / part, called, options, part, overwrite, resume, dry_run)
+            build = _open(stack, raw, modality, out / part, called, options, part, overwrite, resume, dry_run, named)
             builds.append(build)
         for build in builds:
             build.others = [other.journal for other in builds if other is not build]
@@ -136,9 +142,9 @@ def shard(
         if not dry_run:
             for part, build in zip(parts, builds, strict=True):
                 publish(build.folder, out / part, build.journal)
-    found = _sum(parts, results) if options.split else results[0]
+    found = _sum(parts, results) if parts != [""] else results[0]
     return {
-        "name": wanted if options.split else builds[0].name,
+        "name": wanted if parts != [""] else builds[0].name,
         **found,
         "seconds": round(time.monotonic() - began, 3),
         "out": str(out),
@@ -157,6 +163,7 @@ def _open(
     overwrite: bool,
     resume: bool,
     dry_run: bool,
+    named: Named | None,
 ) -> Build:
     """Take the output and list the files; what an interrupted run listed is not listed again."""
     check_output(out, overwrite=overwrite, resume=resume)
@@ -173,7 +180,7 @@ def _open(
         old = read_manifest(out) if adds else None
         if old and old.options:
             compare(old.options, _kept(said), out)
-        journal.note("modality", list_files(journal, raw, modality, options, part, old))
+        journal.note("modality", list_files(journal, raw, modality, options, part, old, named))
         journal.note("adds", adds)
         journal.note("replaces", files_of(out, name) if old is None else indexes_of(out))
         journal.note("options", said)

@@ -85,13 +85,7 @@ def _list(context: click.Context, parameter: click.Parameter, value: bool) -> No
     help="Files whose names agree in the first group stay on one side: '_([a-z]+)_' for DIGIT_SPEAKER_TAKE.wav.",
 )
 @click.option("--seeds", type=click.IntRange(min=1), default=1, help="Probes to train; figures are means.")
-@click.option(
-    "--max-missing",
-    type=click.FloatRange(0, 1),
-    default=0.5,
-    show_default=True,
-    help="Share of a part's files that a task's lists may name in vain.",
-)
+@options.max_missing
 @options.checkpoint
 @options.modality
 @options.preset

@@ -76,6 +76,10 @@ def _shares(context: click.Context, parameter: click.Parameter, value: str | Non
     default=None,
     help="Files with the same match stay in one part (matches none: exit 2).",
 )
+@click.option(
+    "--task", metavar="NAME", default=None, help="RAW is the release of a published benchmark: bridle eval --list."
+)
+@options.max_missing
 @options.seed
 @options.dry_run
 @options.overwrite
@@ -98,6 +102,8 @@ def command(
     sound_tracks: bool,
     split: dict[str, float] | None,
     group_by: str | None,
+    task: str | None,
+    max_missing: float,
     seed: int | None,
     dry_run: bool,
     overwrite: bool,
@@ -113,6 +119,7 @@ def command(
       bridle shard photos/ --labels folder --out shards/photos
       bridle shard clips/ --labels classes.csv --max-size 1GB --workers 8
       bridle shard recordings/ --split train=0.9,val=0.1 --group-by '^([^_]+)_'
+      bridle shard kinetics/ --task k400
       bridle shard recordings/ --resume
       bridle shard s3://bucket/recordings --out s3://bucket/shards/recordings
       bridle shard /shared/recordings --engine ray
@@ -135,6 +142,8 @@ def command(
             sound_tracks=sound_tracks,
             split=split,
             group_by=group_by,
+            task=task,
+            max_missing=max_missing,
             seed=seed or 0,
             dry_run=dry_run,
             overwrite=overwrite,

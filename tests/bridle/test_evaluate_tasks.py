@@ -70,6 +70,32 @@ def test_a_release_is_judged_as_it_lies(task: str, tmp_path: Path) -> None:
         assert sum(results[0]["missing"].values()) > 0
 
 
+@pytest.mark.parametrize("task", ["as20k", "esc50", "in1k", "k400", "ssv2"])
+def test_shards_of_a_release_are_judged_as_the_release(task: str, tmp_path: Path) -> None:
+    kind, build, options = RELEASES[task]
+    build(tmp_path / "release", real(kind), **options)
+    said: list[str] = []
+    made = api.shard(
+        tmp_path / "release", task=task, out=tmp_path / "sets", workers=1,
+        on_event=lambda event, **fields: said.append(fields.get("message", "")),
+    )  # fmt: skip
+    raw, sharded = (evaluate(standins.small(kind), tmp_path / name, task=task) for name in ("release", "sets"))
+    assert made["name"] == task and set(made["splits"]) <= {"train", "val", "test", *(f"fold{n}" for n in range(1, 6))}
+    for key in ("value", "ci95", "n_train", "n_test", "folds", "metric"):
+        assert raw[key] == sharded[key], key
+    assert sorted(raw["classes"]) == sharded["classes"]  # shards do not keep the order of the release
+    assert any("are listed and not there" in one for one in said) == (sum(raw["missing"].values()) > 0)
+
+
+def test_a_release_that_is_cut_into_pieces_is_not_sharded(tmp_path: Path) -> None:
+    layouts.speech_commands(tmp_path / "scv1", real("audio"), speakers=12)
+    with pytest.raises(DataError, match="a piece of a file") as caught:
+        api.shard(tmp_path / "scv1", task="scv1", out=tmp_path / "sets")
+    assert "bridle eval --task scv1 --data" in caught.value.hint and not (tmp_path / "sets").exists()
+    with pytest.raises(UsageError, match="--task brings labels and parts along"):
+        api.shard(tmp_path / "scv1", task="scv1", labels=None)
+
+
 def test_silence_is_cut_out_of_the_noise(tmp_path: Path) -> None:
     """Ten pieces of a second of one recording are ten clips, each with the features of its own second."""
     layouts.speech_commands(tmp_path / "scv1", real("audio"), speakers=12)
