@@ -14,6 +14,7 @@ from bridle.checkpoint.run_folder import (
     find_checkpoint,
     list_runs,
     newest_run,
+    read_rows,
     run_of_launch,
     write_atomically,
 )
@@ -73,6 +74,7 @@ __all__ = [
     "read_about",
     "read_model",
     "read_results",
+    "read_rows",
     "read_state",
     "restore_optimizer",
     "run_of_launch",

@@ -28,7 +28,10 @@ def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
         path.chmod(mode)
     except (OSError, SafetensorError) as error:
-        raise EnvironmentFault(f"{path} cannot be written: {error}", "Free some space and try again.") from error
+        raise EnvironmentFault(
+            f"{path} cannot be written: {error}",
+            "Free some space; bridle pretrain --resume goes on from the last checkpoint.",
+        ) from error
 
 
 def digest_of(path: Path) -> str:

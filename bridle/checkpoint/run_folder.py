@@ -99,7 +99,7 @@ class RunFolder:
         Raises:
             UsageError: another process holds it.
         """
-        with open(self.path / LOCK, "w") as file:
+        with open(self.path / LOCK, "a") as file:  # who only asks leaves no mark of the time
             try:
                 if fcntl:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -165,7 +165,7 @@ class RunFolder:
         try:
             state: dict[str, Any] = json.loads((self.path / STATE).read_text(encoding="utf-8"))
             _State.model_validate(state)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             why = mistakes(error) if isinstance(error, ValidationError) else str(error)
             raise DataError(
                 f"{self.path} is not a run: {STATE} cannot be read ({why})",
@@ -175,13 +175,7 @@ class RunFolder:
 
     def rows(self) -> list[dict[str, Any]]:
         """What `metrics.jsonl` holds, without lines that cannot be read."""
-        found = []
-        with suppress(OSError):
-            for line in self.metrics.read_text(encoding="utf-8", errors="replace").splitlines():
-                with suppress(ValueError):
-                    row = json.loads(line)
-                    found += [row] if isinstance(row, dict) and isinstance(row.get("step"), int) else []
-        return found
+        return [row for _, row in read_rows(self.metrics)]
 
     def update(self, **changes: Any) -> None:
         """Changes keys of `state.json`, all at once or not at all."""
@@ -218,6 +212,19 @@ class RunFolder:
         for old in self.checkpoints()[:-keep]:
             self.discard(old)
         return final
+
+
+def read_rows(metrics: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Lines of `metrics.jsonl` that can be read, and what they say; none where there is no such file."""
+    try:
+        text = metrics.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return
+    for line in text.splitlines():
+        with suppress(ValueError, RecursionError):
+            row = json.loads(line)
+            if isinstance(row, dict) and isinstance(row.get("step"), int):
+                yield line, row
 
 
 def _flush(folder: Path) -> None:
@@ -321,7 +328,7 @@ def _summary(run: RunFolder) -> dict[str, Any]:
     probes = [(row["probe"].get("knn"), row["step"]) for row in rows if isinstance(row.get("probe"), dict)]
     best = max((pair for pair in probes if isinstance(pair[0], int | float)), default=(None, None))
     last: dict[str, Any] = next((row for row in reversed(rows) if isinstance(row.get("loss"), int | float)), {})
-    files = [file.stat() for file in run.path.rglob("*") if file.is_file()]
+    files = list(_sizes(run.path))
     return {
         "run": str(run.path),
         "status": status,
@@ -334,6 +341,14 @@ def _summary(run: RunFolder) -> dict[str, Any]:
         "bytes": sum(file.st_size for file in files),
         "modified": max((file.st_mtime for file in files), default=0.0),
     }
+
+
+def _sizes(folder: Path) -> Iterator[os.stat_result]:
+    """Of all files in it, while others may come and go."""
+    for inside, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                yield os.stat(os.path.join(inside, name))
 
 
 def _is_stillborn(path: Path) -> bool:

@@ -52,7 +52,8 @@ class Saver:
         try:
             writing.result()
         except (OSError, EnvironmentFault) as error:
-            self.on_warning(f"{error}: training goes on, the checkpoint before is kept".replace("\n", " "))
+            why = error.message if isinstance(error, EnvironmentFault) else str(error)
+            self.on_warning(f"{why}: training goes on, the checkpoint before is kept")
 
     def close(self) -> None:
         """Waits, and ends the thread."""

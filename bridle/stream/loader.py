@@ -178,8 +178,9 @@ class ClipStream:
             worker_init_fn=_ignore_signals,
             multiprocessing_context="fork" if sys.platform == "linux" else None,  # the cache is inherited
         )
+        batches = _quiet(loader)
         try:
-            for packed in _quiet(loader):
+            for packed in batches:
                 yield _unpack(*packed)
         except (RuntimeError, ConnectionError, EOFError) as error:
             if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
@@ -188,6 +189,9 @@ class ClipStream:
                 f"a decoding process was killed: {str(error).splitlines()[0]}",
                 "Short of memory? Fewer --workers, or --set data.cache_gb=0. bridle pretrain --resume goes on.",
             ) from error
+        finally:
+            for worker in getattr(batches, "_workers", ()):  # PyTorch asks them by SIGTERM, which they do not hear
+                worker.kill()
 
 
 def _ignore_signals(worker: int) -> None:

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from bridle.checkpoint import write_atomically
+from bridle.checkpoint import read_rows, write_atomically
 from bridle.errors import EnvironmentFault
 
 Tracker = Literal["none", "tensorboard", "wandb"]
@@ -65,13 +65,7 @@ class MetricsLog:
             self._sink.drop_after(step)
         if not self.path.exists():
             return
-        kept = []
-        for line in self.path.read_text(encoding="utf-8").splitlines():
-            try:
-                if json.loads(line)["step"] <= step:
-                    kept.append(line)
-            except (ValueError, KeyError):
-                continue
+        kept = [line for line, row in read_rows(self.path) if row["step"] <= step]
         write_atomically(self.path, "".join(line + "\n" for line in kept))
 
     def close(self) -> None:

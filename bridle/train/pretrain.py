@@ -115,7 +115,7 @@ def pretrain(
         distributed.first_decides(partial(_begin, run, damaged, dump(config)))
         on_event("start", **plan)
         make = partial(Trainer, model, stream, phases, run, device, on_event, profile)
-        return _train(make, run, training, preset)
+        return _train(make, run, training, preset, keep=resume)
 
 
 def _set_up(
@@ -127,6 +127,8 @@ def _set_up(
     model, training, damaged = found or (Bridle(config, merge_statistics(manifests)), None, [])
     if found:
         _adopt(model, config, force)
+    elif run:
+        on_event("warning", message=f"{run.path} has no checkpoint: it is begun again")
     model = model.to(device)
     stream = _open_stream(config, manifests, model.patcher)
     if training:
@@ -284,7 +286,10 @@ def _newest_usable(run: RunFolder, on_event: OnEvent) -> tuple[Bridle, dict[str,
     return None
 
 
-def _train(make: Callable[[], Trainer], run: RunFolder, training: dict[str, Any] | None, preset: str) -> dict[str, Any]:
+def _train(
+    make: Callable[[], Trainer], run: RunFolder, training: dict[str, Any] | None, preset: str, *, keep: bool
+) -> dict[str, Any]:
+    """Trains; a run that fails before it has learned anything leaves nothing, unless it is to `keep`."""
     started, first, trainer = time.monotonic(), distributed.rank() == 0, None
     try:
         trainer = make()
@@ -295,7 +300,7 @@ def _train(make: Callable[[], Trainer], run: RunFolder, training: dict[str, Any]
                 run.update(status="interrupted")
         raise
     except Exception:
-        learned = training is not None or (trainer is not None and trainer.step > 0)
+        learned = keep or (trainer is not None and trainer.step > 0)
         if first and (learned or not run.give_up()):
             with suppress(OSError):
                 run.update(status="failed")

@@ -59,13 +59,16 @@ class Profiler:
 
     def leave(self) -> None:
         """The phase is over, or has been looked at."""
-        if self._running is None:
-            if self._step < _WARM_UP:
-                self._on_event("note", message=f"phase {self._phase} ended before step {_WARM_UP + 1}: not profiled")
+        running, self._running = self._running, None
+        if self._step <= _WARM_UP:
+            self._on_event("note", message=f"phase {self._phase} ended before step {_WARM_UP + 1}: not profiled")
+        if running is None:
+            return
+        if self._step <= _WARM_UP:
+            running.__exit__(None, None, None)
             return
         if self._cuda:
             torch.cuda.synchronize()
-        running, self._running = self._running, None
         steps, wall_ms = self._step - _WARM_UP, 1e3 * (time.perf_counter() - self._since)
         running.__exit__(None, None, None)
         self._folder.mkdir(parents=True, exist_ok=True)

@@ -31,6 +31,7 @@ from bridle.train.cost import free_memory, step_bytes
 from bridle.train.objectives import Losses, Objective, Targets, level_weights, make_targets
 from bridle.train.phases import Kind
 from bridle.train.profiler import part_of_step
+from bridle.train.stop import FAILED
 
 _SHARE_OF_FREE = 0.8  # that an estimate may take of the memory that is free
 _SHARE_OF_FREE_GPU = 0.95  # that a try may take: memory comes in blocks, and those of the next steps have other sizes
@@ -143,7 +144,7 @@ class Stepper:
             number: of the step, which all that is drawn follows from.
             clips: of this rank that count.
             tokenizer: in joint mode, whether this step trains the tokenizer too.
-            stop: the signal that this rank was told to stop by; all ranks hear of it.
+            stop: what this rank was told to stop by (see `Stop`); all ranks hear of it, and of a failure make no step.
         """
         parts = self._parts(views, places, number)
         share_2, weight_Q, told_4 = self._whole(parts, clips, stop)
@@ -270,7 +271,7 @@ class Stepper:
         verdict = torch.where(bad > 0, float(BAD_MEDIA), float(SOUND))
         if all(part.targets for part in parts):
             verdict = torch.where((bad == 0) & (hidden == 0), float(NOTHING_HIDDEN), verdict)
-        verdict = torch.where(valid == 0, float(NO_MEDIA), verdict)
+        verdict = torch.where((valid == 0) | (joined[2] >= FAILED), float(NO_MEDIA), verdict)
         weight_Q = level_weights(joined[5:] / valid.clamp(min=1), self.model.config.tokenizer.level_weights)
         share_2 = torch.stack([hidden, valid]).clamp(min=1).reciprocal()
         return share_2, weight_Q, torch.cat([verdict[None], joined[:3]])

@@ -14,7 +14,7 @@ from typing import Any
 
 from bridle.errors import DataError, EnvironmentFault, Interrupted
 
-_FAILED = 1_000_000  # instead of a signal: more than those of all ranks add up to
+FAILED = 1_000_000  # instead of a signal: more than those of all ranks add up to
 _ECHO_S = 2.0  # within which another signal is the first one once more
 
 
@@ -33,18 +33,23 @@ class Stop:
 
     def fail(self, failure: DataError | EnvironmentFault) -> None:
         """This rank has no more data."""
-        self.failure, self.told = failure, self.told or _FAILED
+        self.failure, self.told = failure, self.told or FAILED
+
+    @property
+    def failed(self) -> bool:
+        """Whether they end because the data of one of them failed."""
+        return self.agreed >= FAILED
 
     def hear(self, told: float) -> None:
         """What all ranks said in a step, added up."""
         if told:
-            self.agreed = _FAILED if told >= _FAILED else self.told or signal.SIGTERM
+            self.agreed = FAILED if told >= FAILED else self.told or signal.SIGTERM
 
     def raise_agreed(self) -> None:
         """Raises:
         Interrupted: by a signal. DataError, EnvironmentFault: data failed, here or elsewhere.
         """
-        if self.agreed >= _FAILED:
+        if self.failed:
             raise self.failure or EnvironmentFault("another process of the run could not go on; it says why")
         if self.agreed:
             raise Interrupted(self.agreed)

@@ -79,7 +79,8 @@ class Trainer:
         self.bad_steps = self.skipped = 0
         self.why = ""  # of the last of them
         self.learned = False  # in this phase
-        self._outcomes: list[tuple[int, Outcome]] = []  # of steps that the device may not have done yet
+        # Of steps that the device may not have done yet: the step, where the stream was before it, what it came to.
+        self._outcomes: list[tuple[int, dict[str, int], Outcome]] = []
         self.stop = Stop()
 
     def train(self, resume_from: dict[str, Any] | None = None) -> None:
@@ -93,6 +94,8 @@ class Trainer:
         batches = self.stream.batches() if resume_from else None
         with self.stop.listening(), closing(self.saver), closing(self.log):
             if not resume_from:
+                if self.first:
+                    self.log.truncate(0)
                 self._save(None, must=True)
             while self.phase_index < len(self.phases):
                 if optimizer_tensors is None and self.phase_step == 0:
@@ -113,7 +116,7 @@ class Trainer:
             # The middle of the step: neither the first step nor the last is lost to a rate of zero.
             middle = min(1.0, fraction + 0.5 / phase.steps) if phase.steps else max(fraction, 1e-4)
             rate = stepper.set_rate(rate_share(middle, self.config.optim.warmup))
-            began = time.monotonic()
+            began, place = time.monotonic(), self.stream.state()
             batch = self._next(batches, stepper)
             meter.waited_s += time.monotonic() - began
             outcome = self._make(stepper, batch)
@@ -126,7 +129,7 @@ class Trainer:
             self.phase_seconds, self.seconds, mark = self.phase_seconds + now - mark, self.seconds + now - mark, now
             self.step, self.phase_step = self.step + 1, self.phase_step + 1
             meter.add(outcome)
-            self._outcomes.append((self.step, outcome))
+            self._outcomes.append((self.step, place, outcome))
             if self.profiler:
                 began = time.monotonic()
                 self.profiler.step()  # may write a trace, which is no part of the run
@@ -219,10 +222,14 @@ class Trainer:
         Raises:
             NumericalError: too many of them in a row; a checkpoint has been written.
         """
-        told = torch.stack([outcome.told_4 for _, outcome in self._outcomes]).tolist() if self._outcomes else []
-        for (step, _), (verdict, clips, _, stop) in zip(self._outcomes, told, strict=True):
-            self.clips += int(clips)
+        told = torch.stack([outcome.told_4 for *_, outcome in self._outcomes]).tolist() if self._outcomes else []
+        for (step, place, _), (verdict, clips, _, stop) in zip(self._outcomes, told, strict=True):
             self.stop.hear(stop)
+            if self.stop.failed:  # no step was made since then: as if none had been tried
+                self.phase_step, self.step = self.phase_step - (self.step - step + 1), step - 1
+                self.stream.load(place)
+                break
+            self.clips += int(clips)
             self.learned = self.learned or not verdict
             self.bad_steps = self.bad_steps + 1 if verdict else 0
             if verdict:

@@ -720,3 +720,35 @@ def test_a_signal_to_all_processes_of_a_run_is_one_signal(shards: Path, tmp_path
     assert process.returncode == 143, err
     run = RunFolder(tmp_path / "run")
     assert run.state()["status"] == "interrupted" and int(run.checkpoints()[-1].name[5:]) >= 5
+
+
+def test_a_killed_decoder_of_two_ends_the_run_at_once(shards: Path, tmp_path: Path) -> None:
+    """A process of its own: the other decoder must not keep it from ending."""
+    sets = (*standins.SMALL_RUN, "data.workers=2", "data.cache_gb=0", "schedule.turns=0", "train.log_every=1")
+    words = ["-m", "bridle_cli", "pretrain", "--shards", shards, "--preset", "image-tiny", "--out", tmp_path / "run"]
+    words += ["--steps", "100000", *(word for pair in sets for word in ("--set", pair))]
+    process = subprocess.Popen([sys.executable, *map(str, words)], stderr=subprocess.PIPE, text=True)
+    rows = tmp_path / "run" / "metrics.jsonl"
+    while not rows.exists() or len(rows.read_text().splitlines()) < 5:
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.02)
+    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True).stdout
+    decoders = [int(pid) for pid in listed.split()]
+    assert len(decoders) >= 2
+    os.kill(decoders[-1], signal.SIGKILL)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 5 and "decoding process was killed" in err
+    assert int(RunFolder(tmp_path / "run").checkpoints()[-1].name[5:]) >= 5
+    assert not any(Path(f"/proc/{pid}").exists() for pid in decoders)
+
+
+def test_lines_of_the_log_that_nobody_wrote_do_no_harm(shards: Path, tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    api.pretrain(shards, recipe=recipe("schedule.turns=0", "train.checkpoint_every=4"), out=run.path, steps=8)
+    before = run.rows()
+    run.update(status="interrupted")
+    with open(run.metrics, "ab") as file:
+        file.write(b'\xff\xfe\n[1]\n5\n{"step": "x"}\n{"step": null}\n' + b"[" * 100_000 + b"\n")
+    run.discard(run.checkpoints()[-1])
+    api.resume(run.path)
+    assert [row["loss"] for row in run.rows()] == [row["loss"] for row in before]

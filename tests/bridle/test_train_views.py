@@ -90,6 +90,16 @@ def test_a_profile_names_the_parts_of_each_phase(shards: Path, tmp_path: Path) -
         assert sum(event.get("name") == "bridle: backward" for event in events) >= 10
 
 
+def test_a_phase_too_short_to_be_profiled_is_named(shards: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    for length in (2, 3):
+        api.pretrain(
+            shards, recipe=recipe("schedule.turns=0"), out=tmp_path / str(length), steps=length, profile=True,
+            on_event=lambda kind, **fields: said.append(kind if kind == "profile" else fields.get("message", "")),
+        )  # fmt: skip
+    assert said.count("phase 1-cold ended before step 4: not profiled") == 2 and "profile" not in said
+
+
 def test_tensorboard_has_what_the_log_has(shards: Path, tmp_path: Path) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     api.pretrain(shards, recipe=recipe("train.tracker=tensorboard"), out=tmp_path / "run", steps=8)
