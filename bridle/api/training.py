@@ -55,7 +55,7 @@ def pretrain(
             lambda: run_of_launch(root, distributed.launch_id()) if restarted else None  # nobody else's
         )
         if begun:
-            return resume(begun, shards=shards, device=device, on_event=on_event)
+            return resume(begun, shards=shards, device=device, profile=profile, on_event=on_event)
         folder = distributed.first_decides(lambda: Path(out) if out else _free_run(name))
         report = _report(on_event)
         report("run", path=str(folder))

@@ -21,10 +21,28 @@ class Meter:
     """
 
     def __init__(self) -> None:
-        self.last = time.monotonic()  # later by what is not to be counted
+        self.since = time.monotonic()  # later by what is not to be counted
         self.waited_s = 0.0  # for data; whoever waits adds to it
         self.before_QK: Tensor | None = None
         self._sums: list[Tensor] = []
+
+    def state(self) -> dict[str, Any]:
+        """What was added since the last read, as numbers; every rank must call it."""
+        if not self._sums:
+            return {"before": None if self.before_QK is None else self.before_QK.tolist()}
+        steps, clips, patches, *own = self._sums
+        sums = [steps, clips, patches, *(distributed.sum_over_ranks(value.clone()) for value in own)]
+        return {
+            "sums": [value.tolist() for value in sums],
+            "before": None if self.before_QK is None else self.before_QK.tolist(),
+        }
+
+    def load(self, state: dict[str, Any], device: torch.device) -> None:
+        """The reverse of `state`; what ranks add up is the first one's."""
+        sums = [torch.tensor(value, dtype=torch.float64, device=device) for value in state.get("sums", ())]
+        self._sums = [value if at < 3 or distributed.rank() == 0 else 0 * value for at, value in enumerate(sums)]
+        if state["before"] is not None:
+            self.before_QK = torch.tensor(state["before"], dtype=torch.float64, device=device)
 
     def add(self, outcome: Outcome) -> None:
         """One step."""
@@ -52,7 +70,7 @@ class Meter:
         count_QK = count_QK.view(len(per_level_Q), -1)
         used_QK = count_QK if self.before_QK is None else count_QK + self.before_QK
         self._sums, now = [], time.monotonic()
-        elapsed, self.last = now - self.last, now
+        elapsed, self.since = now - self.since, now
         waited_s, self.waited_s = self.waited_s, 0.0
         if not float(steps):
             return None

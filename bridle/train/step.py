@@ -101,7 +101,7 @@ class Stepper:
         self.device = model.encoder.class_token_D.device
         self._set_blocks()
         self.losses: nn.Module = Losses(model)
-        parts = set_trainable(model, kind)
+        sides = set_trainable(model, kind)
         if model.config.train.shard_weights and distributed.world() > 1:
             networks: list[nn.Module | None] = [model.encoder, model.average, model.predictor, model.estimator]
             networks += [model.tokenizer.encoder, model.tokenizer.project]
@@ -109,7 +109,7 @@ class Stepper:
         else:
             some_unused = kind == "joint" or not model.ready  # joint steps use the tokenizer now and then
             self.losses = distributed.join_gradients(self.losses, some_unused=some_unused)
-        self.optimizer = build_optimizer(parts, model.config.optim)
+        self.optimizer = build_optimizer(sides, model.config.optim)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
 
     def _set_blocks(self) -> None:
@@ -305,28 +305,28 @@ def _add(outcome: Outcome, objective: Objective, share: Tensor) -> None:
     outcome.count_QK = outcome.count_QK + objective.count_QK
 
 
-Part = Literal["encoder", "tokenizer"]
+Side = Literal["encoder", "tokenizer"]
 
 
-def set_trainable(model: Bridle, kind: Kind) -> dict[Part, list[nn.Module]]:
+def set_trainable(model: Bridle, kind: Kind) -> dict[Side, list[nn.Module]]:
     """Gradients and training mode for the modules a phase trains, and for nothing else; returns those modules."""
-    parts: dict[Part, list[nn.Module]] = {}
+    sides: dict[Side, list[nn.Module]] = {}
     if kind != "tokenizer":
-        parts["encoder"] = [model.encoder, model.predictor]
+        sides["encoder"] = [model.encoder, model.predictor]
     if kind in ("tokenizer", "joint"):
-        parts["tokenizer"] = [model.tokenizer, model.estimator, model.target_norm]
+        sides["tokenizer"] = [model.tokenizer, model.estimator, model.target_norm]
     model.requires_grad_(False).eval()
-    for module in chain(*parts.values()):
+    for module in chain(*sides.values()):
         module.requires_grad_(True).train()
-    return parts
+    return sides
 
 
-def build_optimizer(parts: dict[Part, list[nn.Module]], optim: OptimSection) -> torch.optim.AdamW:
-    """AdamW with each part's own peak rate ("peak_lr"); biases, norms, single tokens and codebooks are not decayed."""
+def build_optimizer(sides: dict[Side, list[nn.Module]], optim: OptimSection) -> torch.optim.AdamW:
+    """AdamW with each side's own peak rate ("peak_lr"); biases, norms, single tokens and codebooks are not decayed."""
     groups = []
-    for part, modules in parts.items():
+    for side, modules in sides.items():
         parameters = [p for module in modules for p in module.parameters()]
-        peak = optim.tokenizer_lr if part == "tokenizer" else optim.lr
+        peak = optim.tokenizer_lr if side == "tokenizer" else optim.lr
         for matrices, decay in ((True, optim.weight_decay), (False, 0.0)):
             chosen = [p for p in parameters if (p.dim() == 2) is matrices]
             groups.append({"params": chosen, "weight_decay": decay, "peak_lr": peak})

@@ -76,6 +76,8 @@ class Trainer:
         self.phase_index, self.phase_step, self.step, self.clips = 0, 0, 0, 0
         self.phase_seconds = self.seconds = 0.0
         self.last: dict[str, Any] = {}
+        self.meter = Meter()
+        self._metered: dict[str, Any] | None = None  # what it was at the checkpoint to go on from
         self.bad_steps = self.skipped = 0
         self.why = ""  # of the last of them
         self.learned = False  # in this phase
@@ -111,14 +113,17 @@ class Trainer:
         self.on_event("phase", phase=phase.kind, index=self.phase_index, phases=len(self.phases))
         if self.profiler:
             self.profiler.enter(self.phase_index, phase.kind)
-        meter, mark, self.learned = Meter(), time.monotonic(), self.phase_step > 0
+        self.meter, mark, self.learned = Meter(), time.monotonic(), self.phase_step > 0
+        if self._metered:
+            self.meter.load(self._metered, self.device)
+            self._metered = None
         while (fraction := phase.fraction(self.phase_step, self.phase_seconds)) < 1.0:
             # The middle of the step: neither the first step nor the last is lost to a rate of zero.
             middle = min(1.0, fraction + 0.5 / phase.steps) if phase.steps else max(fraction, 1e-4)
             rate = stepper.set_rate(rate_share(middle, self.config.optim.warmup))
             began, place = time.monotonic(), self.stream.state()
             batch = self._next(batches, stepper)
-            meter.waited_s += time.monotonic() - began
+            self.meter.waited_s += time.monotonic() - began
             outcome = self._make(stepper, batch)
             if phase.kind != "tokenizer":
                 # Encoders that start afresh have averages of their own.
@@ -128,13 +133,14 @@ class Trainer:
                 now = distributed.number_of_first(now - mark) + mark  # all ranks end a phase with the same step
             self.phase_seconds, self.seconds, mark = self.phase_seconds + now - mark, self.seconds + now - mark, now
             self.step, self.phase_step = self.step + 1, self.phase_step + 1
-            meter.add(outcome)
+            self.meter.add(outcome)
             self._outcomes.append((self.step, place, outcome))
             if self.profiler:
                 began = time.monotonic()
                 self.profiler.step()  # may write a trace, which is no part of the run
-                mark, meter.last = mark + time.monotonic() - began, meter.last + time.monotonic() - began
-            self._after_step(phase, stepper, meter, rate)
+                spent = time.monotonic() - began
+                mark, self.meter.since = mark + spent, self.meter.since + spent
+            self._after_step(phase, stepper, rate)
         if self.profiler:
             self.profiler.leave()
         if not self.learned:
@@ -155,7 +161,7 @@ class Trainer:
             self.on_event("note", message=f"{phase.kind}: {found} of {clips} clips at once fit into memory")
         return stepper
 
-    def _after_step(self, phase: Phase, stepper: Stepper, meter: Meter, rate: float) -> None:
+    def _after_step(self, phase: Phase, stepper: Stepper, rate: float) -> None:
         """What is due now: reading, reporting, a look, a checkpoint, the end."""
         over = phase.fraction(self.phase_step, self.phase_seconds) >= 1
         report, save = self._due(self.config.train.log_every) or over, self._due(self.config.train.checkpoint_every)
@@ -163,7 +169,7 @@ class Trainer:
         if report or save or alone_told or self.device.type == "cpu" or self._due(_SETTLE_EVERY):
             self._settle(stepper)
         if report:
-            self._report(phase, meter, rate)
+            self._report(phase, rate)
         if self._due(self.config.train.probe_every):
             self._look(phase)
         if save or self.stop.agreed:
@@ -293,8 +299,8 @@ class Trainer:
         self.stream.load(start)
         return batches
 
-    def _report(self, phase: Phase, meter: Meter, rate: float) -> None:
-        if not (read := meter.read()):
+    def _report(self, phase: Phase, rate: float) -> None:
+        if not (read := self.meter.read()):
             return
         row: dict[str, Any] = {"step": self.step, "phase": phase.kind, "phase_index": self.phase_index, **read}
         row["lr"] = rate
@@ -337,6 +343,7 @@ class Trainer:
 
     def _save(self, stepper: Stepper | None, *, must: bool = False) -> None:
         """A checkpoint; with the optimizer's moments in the midst of a phase. Every rank must call it."""
+        metered = self.meter.state() if stepper else None
         if not (self.first or self.dealt):
             return
         shot, optimizer = snapshot(self.model), optimizer_state(stepper.optimizer) if stepper else {}
@@ -350,6 +357,7 @@ class Trainer:
             "skipped": self.skipped,
             "last": self.last,
             "stream": self.stream.state(),
+            "meter": metered,
             "optimizer": optimizer,
         }
         if self.first:
@@ -358,7 +366,7 @@ class Trainer:
     def _restore(self, training: dict[str, Any]) -> dict[str, Tensor] | None:
         for name in ("step", "phase_index", "phase_step", "phase_seconds", "seconds", "clips", "last"):
             setattr(self, name, training[name])
-        self.skipped = training.get("skipped", 0)
+        self.skipped, self._metered = training.get("skipped", 0), training.get("meter")
         self.stream.load(training["stream"])
         if self.first:
             self.log.truncate(self.step)

@@ -752,3 +752,20 @@ def test_lines_of_the_log_that_nobody_wrote_do_no_harm(shards: Path, tmp_path: P
     run.discard(run.checkpoints()[-1])
     api.resume(run.path)
     assert [row["loss"] for row in run.rows()] == [row["loss"] for row in before]
+
+
+def test_rows_that_span_a_resume_are_those_of_the_run_left_alone(shards: Path, tmp_path: Path) -> None:
+    """Every fifth step a row, every fourth a checkpoint: the sums in between are not lost, nor is the use of codes."""
+    run = RunFolder(tmp_path / "run")
+    sets = ("train.log_every=5", "train.checkpoint_every=4", "train.keep=9", "schedule.turns=0")
+    api.pretrain(shards, recipe=recipe(*sets), out=run.path, steps=15)
+    before = run.rows()
+    run.update(status="interrupted")
+    for folder in run.checkpoints():
+        if folder.name > "step-00000008":
+            run.discard(folder)
+    api.resume(run.path)
+    timed = {"clips_per_s", "data_wait", "tflops", "memory_mb", "seconds"}
+    assert [{k: v for k, v in row.items() if k not in timed} for row in run.rows()] == [
+        {k: v for k, v in row.items() if k not in timed} for row in before
+    ]
