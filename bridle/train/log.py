@@ -63,7 +63,7 @@ class MetricsLog:
         """Drops the rows after that step, and a last line that a crash cut off."""
         if self._sink:
             self._sink.drop_after(step)
-        if not self.path.exists():
+        if not self.path.is_file():
             return
         kept = [line for line, row in read_rows(self.path) if row["step"] <= step]
         write_atomically(self.path, "".join(line + "\n" for line in kept))
