@@ -49,7 +49,7 @@ class Division:
         group_by: regular expression over the original paths: what stays on one side, see `splits.group_names`.
 
     Raises:
-        UsageError: they contradict each other, or the expression cannot be read.
+        UsageError: they contradict each other, or the expression cannot be read. DataError: the table cannot.
     """
 
     folds: int | None = None
@@ -61,8 +61,11 @@ class Division:
         said = {"--folds": self.folds, "--test-share": self.test_share, "--split-file": self.split_file}
         if len(given := [name for name, value in said.items() if value is not None]) > 1:
             raise UsageError(f"{' and '.join(given)} are different ways to split", "Use one of them.")
+        # What is wrong with them is said before the work, not after.
         if self.group_by:
             group_names([], self.group_by)
+        if self.split_file:
+            read_split_file(self.split_file)
 
 
 @dataclass(slots=True)
