@@ -89,7 +89,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(raw: Path, tmp_pat
         kills += 1
         if "manifest.json" in content_of(out) and untouched:  # a set that is there is whole: the old one or the new one
             verify(read_manifest(out), decode=0)
-    resume = not replaces or (out / ".partial" / "journal.sqlite").exists()  # the last kill may have come before all else
+    resume = not replaces or (out / ".partial" / "journal.sqlite").exists()  # the last kill may be before
     shard(raw, None, out, options=options, resume=resume, overwrite=replaces)
     assert content_of(out) == expected
     assert not list(out.glob(".*"))
