@@ -75,7 +75,8 @@ class Labelled:
     Attributes:
         sources: makes an iterator over all of them, as often as it is called.
         total: how many that is.
-        fingerprint: other files, or files with other labels, have another one.
+        fingerprint: other files, or files with other labels, have another one; "" where nothing says that they are the
+            same (a folder of files in remote storage).
         task: whose release or shards they are.
         classes: in the official order; None: those that occur, sorted.
         missing: what a task's lists name and the folder lacks, by part.
@@ -122,7 +123,7 @@ def open_data(data: Location, modality: Modality, task: Task | None = None, *, m
         shards = [(shard.sha256, str(one.folder)) for one in find_sets(data, modality) for shard in one.shards]
         mark = _mark(("shards", *shards))
     else:
-        mark = _mark(("folder", *(_told(source) for source in sources)))
+        mark = _mark(("folder", *(_told(source) for source in sources))) if isinstance(data, Path) else ""
     return Labelled(lambda: find_sources([data], modality)[0], total, mark, task)
 
 
@@ -134,17 +135,14 @@ def _mark(said: tuple[Any, ...]) -> str:
 
 
 def _told(source: Source) -> tuple[Any, ...]:
-    """What a file is without reading it."""
-    size: Any = ()
-    if isinstance(source.data, Path):
-        try:
-            status = source.data.stat()
-            size = (status.st_size, status.st_mtime_ns)
-        except OSError as error:
-            size = error.errno
-    elif not isinstance(source.data, bytes):
-        size = getattr(source.data, "version", "")
-    return source.path, str(source.data) if isinstance(source.data, Path) else "", size, source.labels, source.span_s
+    """What a file of this machine is without reading it."""
+    assert isinstance(source.data, Path)
+    try:
+        status = source.data.stat()
+        size: Any = (status.st_size, status.st_mtime_ns)
+    except OSError as error:
+        size = error.errno
+    return source.path, str(source.data.absolute()), size, source.labels, source.span_s
 
 
 def divide(

@@ -144,7 +144,8 @@ def truth_of(files: Files, data: Labelled) -> Truth:
         raise DataError(f"{wrong_path} has not one label, as the task wants")
     truth = Truth.of(files.labels, data.classes, multi=multi)
     if len(truth.classes) < 2:
-        raise DataError(f"one class, '{truth.classes[0]}': a probe needs at least two", LABELS_HINT)
+        only = f"one class, '{truth.classes[0]}'" if truth.classes else "no class"
+        raise DataError(f"{only}: a probe needs at least two", LABELS_HINT)
     return truth
 
 

@@ -81,8 +81,8 @@ def extract_vectors(model: Bridle, data: Labelled, *, workers: int = 0, on_event
     Raises:
         DataError: without labels, or nothing could be read.
     """
-    place = cache_folder() / "features" / f"{_key(model, data)}.safetensors"
-    if kept := _read(place):
+    place = cache_folder() / "features" / f"{_key(model, data)}.safetensors" if data.fingerprint else None
+    if place and (kept := _read(place)):
         return kept
     found: list[tuple[Source, list[Tensor]]] = []
     failures = Failures(on_event)
@@ -90,7 +90,8 @@ def extract_vectors(model: Bridle, data: Labelled, *, workers: int = 0, on_event
         found.append((encoded.source, [pool_encoded(encoded, how, model) for how in _POOLS]))
     files, rows = in_order(found, failures)
     vectors = Vectors(files, {how: torch.stack([row[at] for row in rows]) for at, how in enumerate(_POOLS)})
-    _keep(place, vectors)
+    if place:
+        _keep(place, vectors)
     return vectors
 
 

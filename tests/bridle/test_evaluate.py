@@ -6,6 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 import torch
@@ -23,8 +24,9 @@ from bridle.errors import DataError, UsageError
 from bridle.evaluate import Division, Protocol, evaluate
 from bridle.evaluate.attentive import AttentiveRecipe
 from bridle.evaluate.codebook import CodebookHealth
-from bridle.evaluate.dataset import open_data
-from bridle.evaluate.features import extract_patches, extract_vectors
+from bridle.evaluate.dataset import Labelled, open_data
+from bridle.evaluate.evaluate import truth_of as truth_from
+from bridle.evaluate.features import Files, extract_patches, extract_vectors
 from bridle.evaluate.knn import knn
 from bridle.evaluate.linear import linear
 from bridle.evaluate.metrics import metrics
@@ -37,6 +39,8 @@ from bridle.model import Bridle
 from bridle.patches.cut import coordinates
 from bridle.schema import Modality, PatchBatch
 from bridle.sharding import Options, shard
+from bridle.storage import locate
+from bridle.tasks import load_task
 
 PIXELS = {"pixel_mean": [0.5, 0.5, 0.5], "pixel_std": [0.25, 0.25, 0.25]}
 
@@ -456,6 +460,23 @@ def test_features_are_kept_for_these_weights_and_files(
         seen.clear()
         evaluate(image_model, data)
         assert seen
+
+
+def test_features_of_remote_files_are_not_kept(image_model: Bridle, colours: Path, tmp_path: Path) -> None:
+    """A listing does not say whether a file changed: what was kept could be of another one of that name."""
+    storage = fsspec.filesystem("memory")
+    storage.put(str(colours), "/bucket/colours", recursive=True)
+    try:
+        result = evaluate(image_model, locate("memory://bucket/colours"), division=Division(folds=2))
+    finally:
+        storage.rm("/bucket", recursive=True)
+    assert result["value"] == evaluate(image_model, colours, division=Division(folds=2))["value"]
+    assert len(list((tmp_path / "cache" / "features").iterdir())) == 1  # of the folder on this machine
+
+
+def test_files_without_any_class_are_named(image_model: Bridle) -> None:
+    with pytest.raises(DataError, match="no class: a probe needs at least two"):
+        truth_from(Files(["a", "b"], [(), ()], ["", ""]), Labelled(lambda: iter(()), 2, "", load_task("as20k")))
 
 
 def test_parts_say_what_is_for_training(image_model: Bridle, colours: Path, tmp_path: Path) -> None:
