@@ -30,7 +30,7 @@ def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
     except (OSError, SafetensorError) as error:
         raise EnvironmentFault(
             f"{path} cannot be written: {error}",
-            "Free some space; bridle pretrain --resume goes on from the last checkpoint.",
+            "Free some space and try again; a run goes on with --resume.",
         ) from error
 
 
