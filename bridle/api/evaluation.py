@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from bridle.api.session import OnEvent, open_model, pick_device, silent
 from bridle.config.recipe import Recipe
-from bridle.errors import UsageError
+from bridle.errors import EnvironmentFault, UsageError
 from bridle.storage import Location, locate
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ def evaluate(
     max_missing: float = 0.5,
     workers: int = 0,
     device: str = "auto",
+    out: str | Path | None = None,
     on_event: OnEvent | None = None,
 ) -> dict[str, Any]:
     """Judge a frozen encoder, its codes (`protocol="codes"`) or its codebooks (`"codebook"`); see
@@ -44,9 +45,10 @@ def evaluate(
         checkpoint: as for `load`; `"random"`: an untrained model of the recipe's shape, the baseline that everything
             is compared with.
         seed: of splits and probes, and of the untrained model's weights.
+        out: a folder that keeps the result, as the run of the checkpoint does; an untrained model has no other.
         seeds: how many probes are trained, with this seed and the next ones; figures are means.
     """
-    from bridle.checkpoint import add_result
+    from bridle.checkpoint import Tested, add_result, run_of
     from bridle.evaluate import OWN_DATA, Division, Protocol
     from bridle.evaluate import evaluate as run
     from bridle.tasks import load_task
@@ -63,6 +65,7 @@ def evaluate(
     division = Division(folds, test_share, Path(split_file) if split_file else None, group_by)
     place = locate(data) if data else _data_of(task)
     report = on_event or silent
+    tested: list[Tested] = []
     result = run(
         _untrained(recipe or Recipe(), place, seed, device) if untrained else open_model(checkpoint, device),
         place,
@@ -72,12 +75,15 @@ def evaluate(
         max_missing=max_missing,
         workers=workers,
         on_event=report,
+        keep=tested.append,
     )
     result["data"] = str(place)
-    try:
-        add_result(result["checkpoint"], result)
-    except OSError as error:
-        report("warning", message=f"{error.filename}: {error.strerror}: the result is not kept in the run")
+    for folder in dict.fromkeys([run_of(result["checkpoint"]), Path(out) if out else None]):
+        try:
+            if folder:
+                add_result(folder, result, tested[0] if tested else None)
+        except (OSError, EnvironmentFault) as error:
+            report("warning", message=f"{folder}: the result is not kept: {getattr(error, 'strerror', None) or error}")
     return result
 
 

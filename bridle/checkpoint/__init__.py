@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from bridle.checkpoint.model_file import NewerVersion, read_about, read_model, save_model, snapshot
-from bridle.checkpoint.results import add_result, read_results
+from bridle.checkpoint.results import Tested, add_result, read_results, read_tested, run_of
 from bridle.checkpoint.run_folder import (
     RunFolder,
     find_checkpoint,
@@ -64,6 +64,7 @@ __all__ = [
     "NewerVersion",
     "RunFolder",
     "Saver",
+    "Tested",
     "add_result",
     "find_checkpoint",
     "list_runs",
@@ -76,7 +77,9 @@ __all__ = [
     "read_results",
     "read_rows",
     "read_state",
+    "read_tested",
     "restore_optimizer",
+    "run_of",
     "run_of_launch",
     "save_model",
     "snapshot",

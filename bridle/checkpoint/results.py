@@ -1,15 +1,46 @@
-"""`results.json` of a run: what its checkpoints were worth, by task, data and protocol."""
+"""`results.json` of a run: what its checkpoints were worth, by task, data and protocol.
+
+Each result names a file of `results/` with what was said of each tested clip: from that two runs are compared clip by
+clip.
+
+Shapes: S seeds, M tested clips, L classes.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bridle.checkpoint.run_folder import CHECKPOINTS, write_atomically
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
 
-FILE = "results.json"
+from bridle.checkpoint.files import write_tensors
+from bridle.checkpoint.run_folder import CHECKPOINTS, write_atomically
+from bridle.errors import DataError
+
+FILE, CLIPS = "results.json", "results"
 _SAME = ("task", "data", "protocol", "pool", "checkpoint", "seed", "group_by", "folds")
+
+
+@dataclass(frozen=True, slots=True)
+class Tested:
+    """What was said of each tested clip.
+
+    Attributes:
+        paths: of the M clips, as the data set calls them.
+        y: the class of each clip, int64 `(M,)`, or which of the classes it is of, bool `(M, L)`.
+        scores_SML: the higher, the likelier.
+    """
+
+    paths: list[str]
+    classes: list[str]
+    y: Tensor
+    scores_SML: Tensor
 
 
 def read_results(run: Path) -> list[dict[str, Any]]:
@@ -21,18 +52,49 @@ def read_results(run: Path) -> list[dict[str, Any]]:
     return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
 
 
-def add_result(checkpoint: str, result: dict[str, Any]) -> bool:
-    """Keeps a result in the run that the checkpoint is of, in place of an older one of the same question.
-
-    Returns:
-        whether it is of a run.
+def read_tested(run: Path, result: dict[str, Any]) -> Tested:
+    """What was said of each clip behind one of the run's results.
 
     Raises:
-        OSError: it cannot be written.
+        DataError: it was not kept, or is damaged.
     """
+    file = run / str(result.get("clips"))
+    try:
+        tensors = load_file(file)
+        names = json.loads(bytes(tensors["names"].tolist()))
+        return Tested(names["paths"], names["classes"], tensors["y"], tensors["scores"].float())
+    except (OSError, SafetensorError, ValueError, LookupError, TypeError) as error:
+        raise DataError(
+            f"{file} cannot be read ({error}): what was said of each clip is not known", "Run `bridle eval` again."
+        ) from error
+
+
+def run_of(checkpoint: str) -> Path | None:
+    """The run that a checkpoint is of; None for an export, or an untrained model."""
     folder = Path(checkpoint).parent
-    if folder.name != CHECKPOINTS:
-        return False
-    kept = [one for one in read_results(folder.parent) if any(one.get(key) != result.get(key) for key in _SAME)]
-    write_atomically(folder.parent / FILE, json.dumps([*kept, result], indent=1) + "\n")
-    return True
+    return folder.parent if folder.name == CHECKPOINTS else None
+
+
+def add_result(folder: Path, result: dict[str, Any], tested: Tested | None = None) -> None:
+    """Keeps a result, in place of an older one of the same question; adds `clips` to it, the file beside it.
+
+    Args:
+        folder: of a run, or any other.
+
+    Raises:
+        OSError, EnvironmentFault: it cannot be written.
+    """
+    question = json.dumps([result.get(key) for key in _SAME])
+    if tested:
+        result["clips"] = f"{CLIPS}/{hashlib.sha256(question.encode()).hexdigest()[:16]}.safetensors"
+        (folder / CLIPS).mkdir(parents=True, exist_ok=True)
+        names = json.dumps({"paths": tested.paths, "classes": tested.classes}).encode()
+        content = {
+            "names": torch.frombuffer(bytearray(names), dtype=torch.uint8),
+            "y": tested.y,
+            "scores": tested.scores_SML.float(),
+        }
+        write_tensors(content, folder / result["clips"])
+    kept = [one for one in read_results(folder) if any(one.get(key) != result.get(key) for key in _SAME)]
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / FILE, json.dumps([*kept, result], indent=1) + "\n")

@@ -6,6 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
+import torch
+
+from bridle.checkpoint import Tested
 from bridle.errors import DataError, UsageError, nearest
 from bridle.evaluate.codebook import CodebookHealth
 from bridle.evaluate.codes import Codes, extract_codes
@@ -70,6 +73,7 @@ def evaluate(
     max_missing: float = 0.5,
     workers: int = 0,
     on_event: OnEvent | None = None,
+    keep: Callable[[Tested], None] | None = None,
 ) -> dict[str, Any]:
     """Judge the frozen encoder by a probe, or the codes by theirs, or the codebooks by their use.
 
@@ -79,6 +83,7 @@ def evaluate(
         max_missing: share of a part's files that a task's lists may name in vain.
         workers: threads that decode ahead.
         on_event: told `progress`, `note` and `warning`.
+        keep: given what was said of each tested clip, which the result only sums up.
 
     Returns:
         `{task, protocol, checkpoint, metric, value, ci95, n_train, n_test, seed}`; for probes also `metrics`, `pool`,
@@ -109,6 +114,13 @@ def evaluate(
     truth = truth_of(files, found)
     splits, groups = divide(files.paths, files.parts, truth, division, published, protocol.seeds[0])
     judged = judge(truth, splits, trial_of(truth, groups), protocol.seeds)
+    if keep:
+        tested = truth[judged.tested].y
+        keep(
+            Tested(
+                [files.paths[at] for at in judged.tested], truth.classes, tested, torch.from_numpy(judged.scores_SML)
+            )
+        )
     told = _told(judged, truth, splits, found, files, protocol, division)
     return common | told | (codes.report(truth, splits, groups, protocol.seeds) if codes else {})
 
@@ -177,7 +189,7 @@ def _told(
         "skipped": [{"file": path, "reason": reason} for path, reason in files.skipped.items()],
     }
     if not truth.multi and len(truth.classes) <= _MOST_CLASSES:
-        told["confusion"] = confusion(judged.scores_ML, truth[judged.tested].y.numpy()).tolist()
+        told["confusion"] = confusion(judged.scores_SML[0], truth[judged.tested].y.numpy()).tolist()
     return told
 
 

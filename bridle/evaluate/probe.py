@@ -34,8 +34,8 @@ class Judgement:
         ci95: bootstrap interval of that one over clips.
         per_fold: for each fold of the first seed the first metric, `n_train`, `n_test` and what was chosen on train.
         per_seed: the first metric with each seed.
-        tested: which clips were tested, in the order of `scores_ML`.
-        scores_ML: of the first seed.
+        tested: which clips were tested, in the order of the scores.
+        scores_SML: of each seed.
         chance: share of the largest class among the tested clips; with several classes a clip the mean share of a
             class, which is the mAP of scores by chance.
     """
@@ -45,7 +45,7 @@ class Judgement:
     per_fold: list[dict[str, Any]]
     per_seed: list[float]
     tested: np.ndarray
-    scores_ML: np.ndarray
+    scores_SML: np.ndarray
     chance: float
 
     @property
@@ -86,7 +86,7 @@ def judge(truth: Truth, splits: Sequence[Split], trial: Trial, seeds: Sequence[i
         per_fold,
         [one[first] for one in found],
         tested[order],
-        runs[0],
+        np.stack(runs),
         float(chance),
     )
 

@@ -85,6 +85,7 @@ def _list(context: click.Context, parameter: click.Parameter, value: bool) -> No
     help="Files whose names agree in the first group stay on one side: '_([a-z]+)_' for DIGIT_SPEAKER_TAKE.wav.",
 )
 @click.option("--seeds", type=click.IntRange(min=1), default=1, help="Probes to train; figures are means.")
+@options.out("A folder that keeps the result, as the checkpoint's run does; for untrained models and exports.")
 @options.max_missing
 @options.checkpoint
 @options.modality
@@ -107,6 +108,7 @@ def command(
     split_file: Path | None,
     group_by: str | None,
     seeds: int,
+    out: Path | None,
     max_missing: float,
     checkpoint: str | None,
     modality: str | None,
@@ -148,6 +150,7 @@ def command(
             max_missing=max_missing,
             workers=workers or 0,
             device=device,
+            out=out,
             on_event=progress,
         )
     if console.json:

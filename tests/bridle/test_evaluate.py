@@ -349,7 +349,7 @@ def test_the_attentive_probe_follows_its_seed_and_does_not_look_at_padding() -> 
     longer = [torch.cat([t, t], dim=1) for t in (h_BND * 1, valid_BN, coords_BN3)]
     longer[0][:, 16:], longer[1][:, 16:] = 1e4, False
     second = judge(truth, one_split(truth), probe_patches((longer[0], longer[1], longer[2]), truth, recipe))
-    assert np.allclose(first.scores_ML, second.scores_ML, atol=1e-4)
+    assert np.allclose(first.scores_SML, second.scores_SML, atol=1e-4)
 
 
 def test_the_attentive_probe_reads_codes_in_their_order() -> None:
@@ -372,7 +372,7 @@ def test_folds_test_every_clip_once() -> None:
     truth = truth_of(y)
     found = judge(truth, make_splits(y.numpy(), folds=4), probe_vectors(x, truth))
     assert found.tested.tolist() == list(range(200))
-    assert found.value == pytest.approx((found.scores_ML.argmax(1) == y.numpy()).mean())
+    assert found.value == pytest.approx((found.scores_SML[0].argmax(1) == y.numpy()).mean())
     assert sum(fold["n_test"] for fold in found.per_fold) == 200
     assert found.ci95[0] <= found.value <= found.ci95[1]
     assert found.chance == 0.25
