@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bridle.api.session import OnEvent, open_model, pick_device, silent
+from bridle.api.session import RUNS, OnEvent, open_model, pick_device, silent
 from bridle.config.recipe import Recipe
 from bridle.errors import EnvironmentFault, UsageError
 from bridle.storage import Location, locate
 
 if TYPE_CHECKING:
+    from bridle.checkpoint import Head
     from bridle.model import Bridle
 
 
@@ -24,6 +26,8 @@ def evaluate(
     folds: int | None = None,
     test_share: float | None = None,
     split_file: str | Path | None = None,
+    views: tuple[int, int] | None = None,
+    finetune: str | Path | None = None,
     group_by: str | None = None,
     checkpoint: str | Path | None = None,
     recipe: Recipe | None = None,
@@ -33,41 +37,61 @@ def evaluate(
     workers: int = 0,
     device: str = "auto",
     out: str | Path | None = None,
+    overwrite: bool = False,
     on_event: OnEvent | None = None,
 ) -> dict[str, Any]:
-    """Judge a frozen encoder, its codes (`protocol="codes"`) or its codebooks (`"codebook"`); see
-    `bridle.evaluate.evaluate`.
+    """Judge a frozen encoder, its codes (`protocol="codes"`) or its codebooks (`"codebook"`), or fine-tune it
+    (`"finetune"`) and judge what came out again elsewhere (`"head"`); see `bridle.evaluate.evaluate`.
 
     Args:
         data: media in class folders, or shards; of a published task its release, by default what lies in
             `$BRIDLE_DATA/TASK` or `data/TASK`.
+        views: clips in time and crops of each that are averaged at test, such as `(5, 3)`.
+        finetune: name or file of a fine-tuning recipe; `recipe.sets` may hold `finetune.key=value`.
         folds, test_share, split_file, group_by: see `bridle.evaluate.Division`.
         checkpoint: as for `load`; `"random"`: an untrained model of the recipe's shape, the baseline that everything
             is compared with.
         seed: of splits and probes, and of the untrained model's weights.
-        out: a folder that keeps the result, as the run of the checkpoint does; an untrained model has no other.
+        out: a folder that keeps the result, as the run of the checkpoint does; an untrained model has no other. With
+            fine-tuning on a single split also the classifier of the first seed.
+        overwrite: `out` may hold one already.
         seeds: how many probes are trained, with this seed and the next ones; figures are means.
     """
-    from bridle.checkpoint import Tested, add_result, run_of
-    from bridle.evaluate import OWN_DATA, Division, Protocol
+    from bridle.checkpoint import Head, Tested, add_result, find_checkpoint, newest_run, read_classifier, run_of
+    from bridle.evaluate import OWN_DATA, Division, Protocol, load_recipe
     from bridle.evaluate import evaluate as run
     from bridle.tasks import load_task
 
     if task != OWN_DATA:
         load_task(task)  # a name that is none is told first
     untrained = str(checkpoint) == "random"
-    if recipe and not untrained and any((recipe.modality, recipe.preset, recipe.file, recipe.sets)):
+    recipe, tuning = _divided(recipe or Recipe())
+    if not untrained and any((recipe.modality, recipe.preset, recipe.file, recipe.sets)):
         raise UsageError(
             "A trained checkpoint brings its own configuration.",
             "Leave out --preset, --config, --set and --modality, or use --checkpoint random.",
         )
-    how = Protocol(protocol, pool, range(seed, seed + seeds))
+    how = Protocol(protocol, pool, range(seed, seed + seeds), views)  # a wrong one is told before the model is loaded
+    if protocol != "finetune" and (finetune or tuning):
+        raise UsageError(f"--protocol {protocol} is not fine-tuning: its recipe would be without effect")
+    if protocol == "finetune" and out and not overwrite and (Path(out) / "model.json").exists():
+        raise UsageError(f"{out} holds a model already", "Name another --out, or add --overwrite.")
     division = Division(folds, test_share, Path(split_file) if split_file else None, group_by)
     place = locate(data) if data else _data_of(task)
     report = on_event or silent
-    tested: list[Tested] = []
+    kept = list[Tested | Head]()
+    head = None
+    if untrained:
+        model = _untrained(recipe, place, seed, device)
+    elif protocol == "head":
+        source = find_checkpoint(Path(checkpoint) if checkpoint else newest_run(RUNS))
+        model, head = read_classifier(source, pick_device(device))
+    else:
+        model = open_model(checkpoint, device)
+    if protocol == "finetune":
+        how = replace(how, recipe=load_recipe(str(finetune) if finetune else None, task, model.modality, tuning))
     result = run(
-        _untrained(recipe or Recipe(), place, seed, device) if untrained else open_model(checkpoint, device),
+        model,
         place,
         task=task,
         protocol=how,
@@ -75,16 +99,36 @@ def evaluate(
         max_missing=max_missing,
         workers=workers,
         on_event=report,
-        keep=tested.append,
+        head=head,
+        keep=kept.append,
     )
     result["data"] = str(place)
+    tested = next((one for one in kept if isinstance(one, Tested)), None)
     for folder in dict.fromkeys([run_of(result["checkpoint"]), Path(out) if out else None]):
         try:
             if folder:
-                add_result(folder, result, tested[0] if tested else None)
+                add_result(folder, result, tested)
         except (OSError, EnvironmentFault) as error:
             report("warning", message=f"{folder}: the result is not kept: {getattr(error, 'strerror', None) or error}")
+    if out and protocol == "finetune":
+        _keep_classifier(model, next((one for one in kept if isinstance(one, Head)), None), Path(out), result, report)
     return result
+
+
+def _divided(recipe: Recipe) -> tuple[Recipe, list[str]]:
+    """The model's configuration, and what `--set` says of fine-tuning."""
+    tuning = [one for one in recipe.sets if one.strip().startswith("finetune.")]
+    return replace(recipe, sets=[one for one in recipe.sets if one not in tuning]), tuning
+
+
+def _keep_classifier(model: Bridle, head: Head | None, out: Path, result: dict[str, Any], report: OnEvent) -> None:
+    from bridle.checkpoint import save_classifier
+
+    if head is None:
+        report("note", message=f"{out} has the result alone: with several folds there is no one classifier to keep")
+        return
+    told = {key: result[key] for key in ("checkpoint", "task", "data", "metric", "value", "ci95", "recipe")}
+    save_classifier(model, head, out, {"finetuned": told})
 
 
 def tasks() -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from bridle.checkpoint.classifier_file import Head, read_classifier, save_classifier
 from bridle.checkpoint.model_file import NewerVersion, read_about, read_model, save_model, snapshot
 from bridle.checkpoint.results import Tested, add_result, read_results, read_tested, run_of
 from bridle.checkpoint.run_folder import (
@@ -61,6 +62,7 @@ def read_state(run: Path) -> dict[str, Any]:
 
 
 __all__ = [
+    "Head",
     "NewerVersion",
     "RunFolder",
     "Saver",
@@ -73,6 +75,7 @@ __all__ = [
     "newest_run",
     "optimizer_state",
     "read_about",
+    "read_classifier",
     "read_model",
     "read_results",
     "read_rows",
@@ -81,6 +84,7 @@ __all__ = [
     "restore_optimizer",
     "run_of",
     "run_of_launch",
+    "save_classifier",
     "save_model",
     "snapshot",
     "write_atomically",

@@ -24,7 +24,7 @@ from bridle.checkpoint.run_folder import CHECKPOINTS, write_atomically
 from bridle.errors import DataError
 
 FILE, CLIPS = "results.json", "results"
-_SAME = ("task", "data", "protocol", "pool", "checkpoint", "seed", "group_by", "folds")
+_SAME = ("task", "data", "protocol", "pool", "checkpoint", "seed", "group_by", "folds", "views", "recipe")
 
 
 @dataclass(frozen=True, slots=True)

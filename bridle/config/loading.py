@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ValidationError, create_model
 from pydantic_core import ErrorDetails
 
 from bridle.config.adapt import Extent, adapt_patches
 from bridle.config.sections import AudioPatches, Config, ImagePatches, VideoPatches
 from bridle.errors import ConfigError, nearest
 
+_Section = typing.TypeVar("_Section", bound=BaseModel)
 _PATCHES: dict[str, type[BaseModel]] = {"audio": AudioPatches, "image": ImagePatches, "video": VideoPatches}
 # Sizes that only fit each other: who sets one by hand keeps the preset's others.
 _TOGETHER = ({"size", "patch"}, {"frames", "stride", "tubelet", "patch_frames"}, {"high_hz"})
@@ -195,7 +196,7 @@ def _parse_set(text: str) -> tuple[Settings, list[str]]:
 
 
 def _check(settings: Settings, mistakes: list[str], preset: str | None) -> Config:
-    """Unknown keys first, then pydantic over what is left; raises everything found in one error."""
+    """Unknown keys first, then pydantic over what is left."""
     modality = settings.get("patches.modality")
     if modality is None:
         raise ConfigError("The configuration names no modality.", "Choose a --preset: " + ", ".join(presets()))
@@ -222,16 +223,51 @@ def _check(settings: Settings, mistakes: list[str], preset: str | None) -> Confi
             )
         else:
             mistakes.append(f"{key} ({setting.origin}): unknown key; {_suggest(key, known)}")
+    hint = f"`bridle config show --preset {preset or f'{modality.value}-tiny'}` prints every key and its value."
+    return _validated(Config, tree, settings, mistakes, hint)
+
+
+def load_section(
+    kind: type[_Section], heading: str, text: str, origin: str, sets: Iterable[str] = (), *, lines: bool = True
+) -> _Section:
+    """One section that is no part of a run's configuration: YAML of its keys < `--set heading.key=value`.
+
+    Args:
+        origin: what the text is called in messages; with `lines` the number of the line follows.
+
+    Raises:
+        ConfigError: naming every mistake at once, each with its source.
+    """
+    own, parent = _read_yaml(text, origin, lines=lines)
+    settings = {f"{heading}.{key}": setting for key, setting in own.items()}
+    mistakes = [f"extends ({origin}): only configurations of a run have it"] if parent else []
+    for one in sets:
+        parsed, mistake = _parse_set(one)
+        settings |= parsed
+        mistakes += mistake
+    known = {f"{heading}.{name}": None for name in kind.model_fields}
+    mistakes += [
+        f"{key} ({s.origin}): unknown key; {nearest(key, known)}" for key, s in settings.items() if key not in known
+    ]
+    tree = {heading: {key.partition(".")[2]: s.value for key, s in settings.items() if key in known}}
+    root = create_model("_", **{heading: (kind, ...)})  # type: ignore[call-overload]
+    hint = f"Keys of {heading}: {', '.join(kind.model_fields)}."
+    return typing.cast(_Section, getattr(_validated(root, tree, settings, mistakes, hint), heading))
+
+
+def _validated(
+    kind: type[_Section], tree: dict[str, Any], settings: Settings, mistakes: list[str], hint: str
+) -> _Section:
+    """What pydantic makes of it; raises everything found in one error."""
     try:
-        config = Config.model_validate(tree, strict=True)
+        checked = kind.model_validate(tree, strict=True)
     except ValidationError as failed:
-        mistakes += [_explain(error, settings) for error in failed.errors(include_url=False)]
+        mistakes = mistakes + [_explain(error, settings) for error in failed.errors(include_url=False)]
+    if len(mistakes) == 1:
+        raise ConfigError(f"Configuration: {mistakes[0]}", hint)
     if mistakes:
-        hint = f"`bridle config show --preset {preset or f'{modality.value}-tiny'}` prints every key and its value."
-        if len(mistakes) == 1:
-            raise ConfigError(f"Configuration: {mistakes[0]}", hint)
         raise ConfigError(f"{len(mistakes)} mistakes in the configuration:\n  " + "\n  ".join(mistakes), hint)
-    return config
+    return checked
 
 
 def _leaves(model: type[BaseModel], modality: str, prefix: str = "") -> Iterator[tuple[str, Any]]:

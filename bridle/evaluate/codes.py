@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from bridle.evaluate.codebook import CodebookHealth
 from bridle.evaluate.dataset import Labelled
-from bridle.evaluate.features import Files, in_order, labelled_files
+from bridle.evaluate.features import Files, each_file, in_order
 from bridle.evaluate.probe import Trial, judge, probe_patches, probe_vectors
 from bridle.evaluate.splits import Groups, Split
 from bridle.evaluate.truth import Truth
@@ -83,7 +83,7 @@ def extract_codes(
     require_codes(model)
     quantizer = model.config.quantizer
     health, found, failures = CodebookHealth(quantizer.levels, quantizer.codes), [], Failures(on_event)
-    for encoded in labelled_files(model, data, model.tokenize_detailed, failures, workers=workers, on_event=on_event):
+    for encoded in each_file(model, data, model.tokenize_detailed, failures, workers=workers, on_event=on_event):
         health.add(*encoded.outputs)
         found.append((encoded.source, (encoded.outputs[0].to(torch.int16), encoded.coords_N3)))
     files, rows = in_order(found, failures)

@@ -73,7 +73,7 @@ class Labelled:
     """The files of a data set.
 
     Attributes:
-        sources: makes an iterator over all of them, as often as it is called.
+        open: makes an iterator over all of them, as often as it is called; given False without reading shards.
         total: how many that is.
         fingerprint: other files, or files with other labels, have another one; "" where nothing says that they are the
             same (a folder of files in remote storage).
@@ -83,13 +83,32 @@ class Labelled:
         notes: for the user.
     """
 
-    sources: Callable[[], Iterator[Source]]
+    open: Callable[[bool], Iterator[Source]]
     total: int
     fingerprint: str
     task: Task | None = None
     classes: list[str] | None = None
     missing: dict[str, list[str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+
+    def sources(self, on_event: Callable[..., None] | None = None, *, read: bool = True) -> Iterator[Source]:
+        """Those with a label: without one a file cannot be judged, but where a label is one of several.
+
+        Raises:
+            DataError: in the end, if there was none.
+        """
+        some, left_out, came = self.task is not None and self.task.multi_label, list[str](), 0
+        for source in self.open(read):
+            if source.labels or some:
+                came += 1
+                yield source
+            else:
+                left_out.append(source.path)
+        if not came:
+            raise DataError(f"none of the {len(left_out)} files has a label", LABELS_HINT)
+        if left_out and on_event:
+            message = f"{len(left_out)} files without a label left out, such as {left_out[0]}"
+            on_event("warning", message=message)
 
 
 def open_data(data: Location, modality: Modality, task: Task | None = None, *, max_missing: float = 0.5) -> Labelled:
@@ -116,7 +135,7 @@ def open_data(data: Location, modality: Modality, task: Task | None = None, *, m
         ]
         mark = _mark(("release", task.name, *(_told(source) for source in items)))
         return Labelled(
-            lambda: iter(items), len(items), mark, task, listing.classes, listing.missing, list(listing.notes)
+            lambda read: iter(items), len(items), mark, task, listing.classes, listing.missing, list(listing.notes)
         )
     sources, total = find_sources([data], modality)
     if is_sharded(data):
@@ -124,7 +143,7 @@ def open_data(data: Location, modality: Modality, task: Task | None = None, *, m
         mark = _mark(("shards", *shards))
     else:
         mark = _mark(("folder", *(_told(source) for source in sources))) if isinstance(data, Path) else ""
-    return Labelled(lambda: find_sources([data], modality)[0], total, mark, task)
+    return Labelled(lambda read: find_sources([data], modality, read=read)[0], total, mark, task)
 
 
 def _mark(said: tuple[Any, ...]) -> str:
@@ -146,9 +165,18 @@ def _told(source: Source) -> tuple[Any, ...]:
 
 
 def divide(
-    paths: Sequence[str], parts: Sequence[str], truth: Truth, division: Division, task: Task | None, seed: int
+    paths: Sequence[str],
+    parts: Sequence[str],
+    truth: Truth,
+    division: Division,
+    task: Task | None,
+    seed: int,
+    train: bool = True,
 ) -> tuple[list[Split], list[str] | None]:
     """The splits, and the group of each file if there are groups.
+
+    Args:
+        train: something is trained; else what is for training is left out, and without parts all files are tested.
 
     Raises:
         DataError: a part without a file, a class too small for the folds, or files that no part is known of.
@@ -161,6 +189,8 @@ def divide(
             raise DataError(f"{division.split_file} names none of the {len(paths)} files, such as {paths[0]}")
     asked = division.folds is not None or division.test_share is not None
     known = [] if asked else _known_parts(paths, parts)
+    if not train and not asked and (not known or (not task and not {"test", "val"} & {*known})):
+        return [Split(np.arange(0), np.arange(len(paths)))], groups
     if known:
         if task:
             return split_by_parts(known, task.train, task.test, folds=task.folds), groups
@@ -184,6 +214,20 @@ def divide(
         stratified=not truth.multi,
     )
     return splits, groups
+
+
+def faults(splits: Sequence[Split], truth: Truth, groups: Sequence[str] | None) -> list[str]:
+    """What is wrong with some splits and no reason to stop: groups on both sides, tested classes never trained."""
+    found = []
+    for split in splits:
+        if groups is not None and (both := {groups[n] for n in split.train} & {groups[n] for n in split.test}):
+            some = f"{len(both)} groups, such as {min(both)!r}"
+            found.append(f"{some}, are on both sides, for training and for testing: the figure is too good")
+        trained_L, tested_L = (truth.shares(rows).any(0) for rows in (split.train, split.test))
+        never = [truth.classes[n] for n in (tested_L & ~trained_L).nonzero().flatten().tolist()]
+        if never and len(split.train):
+            found.append(f"{len(never)} classes are tested and have no clip to train on: {', '.join(never[:5])}")
+    return list(dict.fromkeys(found))
 
 
 def _known_parts(paths: Sequence[str], parts: Sequence[str]) -> list[str]:

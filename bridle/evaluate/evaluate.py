@@ -1,66 +1,33 @@
-"""`bridle eval`: one frozen model, one data set, one protocol -> one result with stable keys."""
+"""`bridle eval`: one model, one data set, one protocol -> one result with stable keys."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 import torch
 
-from bridle.checkpoint import Tested
-from bridle.errors import DataError, UsageError, nearest
+from bridle.checkpoint import Head, Tested
+from bridle.errors import DataError
+from bridle.evaluate.classifiers import finetuning, of_head
 from bridle.evaluate.codebook import CodebookHealth
 from bridle.evaluate.codes import Codes, extract_codes
-from bridle.evaluate.dataset import LABELS_HINT, Division, Labelled, divide, open_data
+from bridle.evaluate.dataset import LABELS_HINT, Division, Labelled, divide, faults, open_data
 from bridle.evaluate.features import Files, each_file, extract_patches, extract_vectors
 from bridle.evaluate.metrics import confusion
 from bridle.evaluate.probe import Judgement, Trial, judge, probe_patches, probe_vectors
+from bridle.evaluate.protocol import Protocol
 from bridle.evaluate.splits import Groups, Split
 from bridle.evaluate.truth import Truth
-from bridle.infer import Failures, Pool, require_codes
+from bridle.infer import Failures, require_codes
 from bridle.model import Bridle
 from bridle.schema import Modality
 from bridle.storage import Location
 from bridle.tasks import load_task
 
 OnEvent = Callable[..., None]
-PROTOCOLS = ("knn", "linear", "attentive", "codes", "codebook")
-POOLS = (*get_args(Pool), "attentive")
 OWN_DATA = "folder"  # the task whose data are the user's own
 _MOST_CLASSES = 100  # of a confusion matrix that is worth keeping
-
-
-@dataclass(frozen=True, slots=True)
-class Protocol:
-    """What is trained on the frozen model's output.
-
-    Attributes:
-        name: `knn`, `linear` or `attentive` on features, `codes` on codes; `codebook` trains nothing.
-        pool: how a file's patches become one vector, for the first two.
-        seeds: of the probes; several are averaged. The first is that of splits and intervals, too.
-
-    Raises:
-        UsageError: there is no such protocol or pooling, or they do not go together.
-    """
-
-    name: str = "knn"
-    pool: str | None = None
-    seeds: Sequence[int] = (0,)
-
-    @property
-    def pooled(self) -> str:
-        """How in the end."""
-        return "attentive" if self.name == "attentive" else self.pool or "mean"
-
-    def __post_init__(self) -> None:
-        _check_choice("--protocol", self.name, PROTOCOLS)
-        if self.pool is not None:
-            _check_choice("--pool", self.pool, POOLS)
-        if self.pool and self.name not in ("knn", "linear"):
-            raise UsageError(f"--protocol {self.name} does not pool: --pool {self.pool} would be without effect")
-        if self.pool == "attentive" and self.name == "knn":
-            raise UsageError("--pool attentive is trained with the classifier", "use it with --protocol linear")
 
 
 def evaluate(
@@ -73,9 +40,10 @@ def evaluate(
     max_missing: float = 0.5,
     workers: int = 0,
     on_event: OnEvent | None = None,
-    keep: Callable[[Tested], None] | None = None,
+    head: Head | None = None,
+    keep: Callable[[Tested | Head], None] | None = None,
 ) -> dict[str, Any]:
-    """Judge the frozen encoder by a probe, or the codes by theirs, or the codebooks by their use.
+    """Judge the frozen encoder by a probe, or the codes by theirs, or the codebooks by their use; or fine-tune it.
 
     Args:
         data: a folder of class folders with media, or shards with labels; with a task also its release.
@@ -83,7 +51,9 @@ def evaluate(
         max_missing: share of a part's files that a task's lists may name in vain.
         workers: threads that decode ahead.
         on_event: told `progress`, `note` and `warning`.
-        keep: given what was said of each tested clip, which the result only sums up.
+        head: for the protocol of that name: what fine-tuning made.
+        keep: given what was said of each tested clip, which the result only sums up; and of fine-tuning on a single
+            split what it made with the first seed.
 
     Returns:
         `{task, protocol, checkpoint, metric, value, ci95, n_train, n_test, seed}`; for probes also `metrics`, `pool`,
@@ -101,26 +71,32 @@ def evaluate(
     found = open_data(data, Modality(model.modality), published, max_missing=max_missing)
     for note in found.notes:
         say("note", message=note)
+    protocol = protocol.settled(published, model)
     common: dict[str, Any] = {"task": task, "protocol": protocol.name, "checkpoint": str(model.source)}
     if protocol.name == "codebook":
         return common | _codebook(model, found, protocol.seeds[0], workers, say)
     codes: Codes | None = None
+    made = list[Head]()
     trial_of: Callable[[Truth, Groups | None], Trial]
     if protocol.name == "codes":
         codes = extract_codes(model, found, workers=workers, on_event=say)
         files, trial_of = codes.files, codes.bag_trial
+    elif protocol.name == "finetune":
+        files, trial_of = finetuning(model, found, protocol, workers, say, made)
+    elif head:
+        files, trial_of = of_head(model, found, protocol, head, workers, say)
     else:
         files, trial_of = _features(model, found, protocol, workers, say)
     truth = truth_of(files, found)
-    splits, groups = divide(files.paths, files.parts, truth, division, published, protocol.seeds[0])
+    splits, groups = divide(files.paths, files.parts, truth, division, published, protocol.seeds[0], head is None)
+    for message in faults(splits, truth, groups):
+        say("warning", message=message)
     judged = judge(truth, splits, trial_of(truth, groups), protocol.seeds)
     if keep:
-        tested = truth[judged.tested].y
-        keep(
-            Tested(
-                [files.paths[at] for at in judged.tested], truth.classes, tested, torch.from_numpy(judged.scores_SML)
-            )
-        )
+        for one in made if len(splits) == 1 else ():
+            keep(one)
+        paths, y = [files.paths[at] for at in judged.tested], truth[judged.tested].y
+        keep(Tested(paths, truth.classes, y, torch.from_numpy(judged.scores_SML)))
     told = _told(judged, truth, splits, found, files, protocol, division)
     return common | told | (codes.report(truth, splits, groups, protocol.seeds) if codes else {})
 
@@ -133,8 +109,8 @@ def _features(
         patches = extract_patches(model, data, workers=workers, on_event=say)
         every = patches.h_FND, patches.valid_FN, patches.coords_FN3
         return patches.files, lambda truth, groups: probe_patches(every, truth)
-    vectors = extract_vectors(model, data, workers=workers, on_event=say)
-    x_FD, solver = vectors.pooled[protocol.pooled], "knn" if protocol.name == "knn" else "linear"
+    vectors = extract_vectors(model, data, several=protocol.several, workers=workers, on_event=say)
+    x_FD, solver = vectors.pooled[protocol.pooled or "mean"], "knn" if protocol.name == "knn" else "linear"
     return vectors.files, lambda truth, groups: probe_vectors(x_FD, truth, groups, solver)
 
 
@@ -178,7 +154,9 @@ def _told(
         "n_test": len(judged.tested),
         "seed": protocol.seeds[0],
         "metrics": judged.metrics,
-        "pool": None if protocol.name == "codes" else protocol.pooled,
+        "pool": protocol.pooled,
+        "recipe": protocol.recipe.model_dump() if protocol.recipe else None,
+        "views": list(protocol.several or ()) or None,
         "folds": len(splits),
         "group_by": division.group_by,
         "chance": judged.chance,
@@ -201,7 +179,9 @@ def _codebook(model: Bridle, data: Labelled, seed: int, workers: int, say: OnEve
     require_codes(model)
     health = CodebookHealth(model.config.quantizer.levels, model.config.quantizer.codes)
     failures, files = Failures(say), 0
-    for encoded in each_file(model, data, model.tokenize_detailed, failures, workers=workers, on_event=say):
+    for encoded in each_file(
+        model, data, model.tokenize_detailed, failures, labelled=False, workers=workers, on_event=say
+    ):
         health.add(*encoded.outputs)
         files += 1
     levels = health.report()
@@ -217,11 +197,6 @@ def _codebook(model: Bridle, data: Labelled, seed: int, workers: int, say: OnEve
         "per_level": levels,
         "skipped": [{"file": path, "reason": reason} for path, reason in failures.reasons.items()],
     }
-
-
-def _check_choice(option: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise UsageError(f"{option} {value} is not known", nearest(value, known))
 
 
 def _silent(kind: str, **fields: Any) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from bridle.errors import DataError
-from bridle.evaluate.dataset import LABELS_HINT, Labelled
-from bridle.infer import Encoded, Failures, Pool, Source, encode, nothing_read, pool_encoded
+from bridle.evaluate.dataset import Labelled
+from bridle.infer import Encoded, Failures, Pool, Several, Source, encode, nothing_read, pool_encoded
 from bridle.infer.encode import Forward
 from bridle.model import Bridle
 from bridle.schema import PatchBatch
@@ -75,18 +74,28 @@ class Patches:
     coords_FN3: Tensor
 
 
-def extract_vectors(model: Bridle, data: Labelled, *, workers: int = 0, on_event: OnEvent | None = None) -> Vectors:
-    """Features of every labelled file, pooled over all of its windows; from the cache if they are there.
+def extract_vectors(
+    model: Bridle,
+    data: Labelled,
+    *,
+    several: Several | None = None,
+    workers: int = 0,
+    on_event: OnEvent | None = None,
+) -> Vectors:
+    """Features of every labelled file, pooled over all of its windows or `several` views of it; from the cache if they
+    are there.
 
     Raises:
         DataError: without labels, or nothing could be read.
     """
-    place = cache_folder() / "features" / f"{_key(model, data)}.safetensors" if data.fingerprint else None
+    key = _key(model, data, several)
+    place = cache_folder() / "features" / f"{key}.safetensors" if data.fingerprint else None
     if place and (kept := _read(place)):
         return kept
     found: list[tuple[Source, list[Tensor]]] = []
     failures = Failures(on_event)
-    for encoded in labelled_files(model, data, model.features_and_class, failures, workers=workers, on_event=on_event):
+    options: dict[str, Any] = {"several": several, "workers": workers, "on_event": on_event}
+    for encoded in each_file(model, data, model.features_and_class, failures, **options):
         found.append((encoded.source, [pool_encoded(encoded, how, model) for how in _POOLS]))
     files, rows = in_order(found, failures)
     vectors = Vectors(files, {how: torch.stack([row[at] for row in rows]) for at, how in enumerate(_POOLS)})
@@ -103,7 +112,7 @@ def extract_patches(model: Bridle, data: Labelled, *, workers: int = 0, on_event
 
     found: list[tuple[Source, tuple[Tensor, Tensor]]] = []
     failures = Failures(on_event)
-    for encoded in labelled_files(model, data, forward, failures, workers=workers, on_event=on_event):
+    for encoded in each_file(model, data, forward, failures, workers=workers, on_event=on_event):
         found.append((encoded.source, (encoded.outputs[0].half(), encoded.coords_N3)))
     files, rows = in_order(found, failures)
     valid_FN = pad_sequence([torch.ones(len(row), dtype=torch.bool) for row, _ in rows], batch_first=True)
@@ -117,18 +126,24 @@ def each_file(
     forward: Forward,
     failures: Failures,
     *,
-    keep: Callable[[Source], bool] = lambda source: True,
+    labelled: bool = True,
+    several: Several | None = None,
     workers: int = 0,
     on_event: OnEvent | None = None,
 ) -> Iterator[Encoded]:
     """Every readable file of a data set through `forward`, with progress.
 
+    Args:
+        labelled: without a label they are left out.
+        several: views of each that take part instead of consecutive windows.
+
     Raises:
-        DataError: nothing could be read.
+        DataError: nothing could be read, or nothing has a label.
     """
-    chosen: Iterable[Source] = (source for source in data.sources() if keep(source))
+    chosen = data.sources(on_event) if labelled else data.open(True)
     done = 0
-    for encoded in encode(model, chosen, forward, failures=failures, batch_size=_BATCH, workers=workers):
+    options: dict[str, Any] = {"batch_size": _BATCH, "workers": workers, "several": several}
+    for encoded in encode(model, chosen, forward, failures=failures, **options):
         done += 1
         if on_event:
             on_event("progress", done=done + len(failures.reasons), total=data.total, what="files")
@@ -146,37 +161,9 @@ def in_order(found: list[tuple[Source, Any]], failures: Failures) -> tuple[Files
     return files, [row for _, row in found]
 
 
-def labelled_files(
-    model: Bridle,
-    data: Labelled,
-    forward: Forward,
-    failures: Failures,
-    *,
-    workers: int = 0,
-    on_event: OnEvent | None = None,
-) -> Iterator[Encoded]:
-    """Those with a label; without one they cannot be judged, but for data in which a label is one of several."""
-    unlabelled = []
-    some = data.task is not None and data.task.multi_label
-
-    def keep(source: Source) -> bool:
-        if not source.labels and not some:
-            unlabelled.append(source.path)
-        return bool(source.labels) or some
-
-    done = 0
-    for encoded in each_file(model, data, forward, failures, keep=keep, workers=workers, on_event=on_event):
-        done += 1
-        yield encoded
-    if not done:
-        raise DataError(f"none of the {len(unlabelled)} files has a label", LABELS_HINT)
-    if unlabelled and on_event:
-        on_event("warning", message=f"{len(unlabelled)} files without a label left out, such as {unlabelled[0]}")
-
-
-def _key(model: Bridle, data: Labelled) -> str:
+def _key(model: Bridle, data: Labelled, several: Several | None) -> str:
     """Of the network, what cuts the clips, and the files."""
-    said = _VERSION, data.fingerprint, type(model).__qualname__, model.config.patches, model.statistics
+    said = _VERSION, data.fingerprint, several, type(model).__qualname__, model.config.patches, model.statistics
     digest = hashlib.sha256(repr(said).encode())
     for name, value in model.state_dict().items():
         digest.update(name.encode())

@@ -61,11 +61,11 @@ class Judgement:
 def judge(truth: Truth, splits: Sequence[Split], trial: Trial, seeds: Sequence[int] = (0,)) -> Judgement:
     """Train and test on every split with every seed; no clip may be tested twice.
 
-    Of several seeds the metrics are averaged, not the scores: that would be an ensemble.
+    Of several seeds the metrics are averaged, not the scores: that would be an ensemble. A clip whose scores are nan
+    could not be read, and does not count.
     """
     tested = np.concatenate([split.test for split in splits])
     order = np.argsort(tested)
-    y_M = truth.y[torch.from_numpy(tested[order])].numpy()
     runs, per_fold = [], list[dict[str, Any]]()
     for seed in seeds:
         parts = []
@@ -73,19 +73,24 @@ def judge(truth: Truth, splits: Sequence[Split], trial: Trial, seeds: Sequence[i
             scores, chosen = trial(split, seed)
             parts.append(scores.float().numpy())
             if seed == seeds[0]:
-                name, value = next(iter(metrics(parts[-1], truth[split.test].y.numpy()).items()))
-                per_fold.append({name: value, "n_train": len(split.train), "n_test": len(split.test), **chosen})
+                came = ~np.isnan(parts[-1]).any(1)
+                found = metrics(parts[-1][came], truth[split.test[came]].y.numpy())
+                name, value = next(iter(found.items()))
+                per_fold.append({name: value, "n_train": len(split.train), "n_test": int(came.sum()), **chosen})
         runs.append(np.concatenate(parts)[order])
-    found = [metrics(scores_ML, y_M) for scores_ML in runs]
-    mean = {name: float(np.mean([one[name] for one in found])) for name in found[0]}
+    came = ~np.isnan(np.stack(runs)).any((0, 2))
+    tested, runs = tested[order][came], [scores_ML[came] for scores_ML in runs]
+    y_M = truth.y[torch.from_numpy(tested)].numpy()
+    each = [metrics(scores_ML, y_M) for scores_ML in runs]
+    mean = {name: float(np.mean([one[name] for one in each])) for name in each[0]}
     chance = y_M.mean() if truth.multi else np.bincount(y_M).max() / len(y_M)
     first = next(iter(mean))
     return Judgement(
         mean,
         interval(runs, y_M, seed=seeds[0]),
         per_fold,
-        [one[first] for one in found],
-        tested[order],
+        [one[first] for one in each],
+        tested,
         np.stack(runs),
         float(chance),
     )

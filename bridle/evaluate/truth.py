@@ -53,6 +53,7 @@ class Truth:
 
     def shares(self, rows: Rows) -> Tensor:
         """What a classifier should say of some clips, float32, classes last."""
+        rows = torch.from_numpy(rows) if isinstance(rows, np.ndarray) else rows
         return self.y[rows].float() if self.multi else F.one_hot(self.y[rows], len(self.classes)).float()
 
     def loss(self, scores_NL: Tensor, smoothing: float = 0.0) -> Tensor:

@@ -2,10 +2,10 @@
 
 from bridle.infer.codes_file import check_output, read_codes, write_codes
 from bridle.infer.corpus import measure
-from bridle.infer.encode import Encoded, Failures, encode
+from bridle.infer.encode import Encoded, Failures, decoded_as, encode
 from bridle.infer.pooling import Pool, pool
 from bridle.infer.pretrained import Pretrained, pool_encoded
-from bridle.infer.sources import Source, find_sources
+from bridle.infer.sources import Several, Source, find_sources, training_view
 from bridle.infer.tokenize import nothing_read, require_codes, tokenize_inputs
 
 __all__ = [
@@ -13,8 +13,10 @@ __all__ = [
     "Failures",
     "Pool",
     "Pretrained",
+    "Several",
     "Source",
     "check_output",
+    "decoded_as",
     "encode",
     "find_sources",
     "measure",
@@ -24,5 +26,6 @@ __all__ = [
     "read_codes",
     "require_codes",
     "tokenize_inputs",
+    "training_view",
     "write_codes",
 ]

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from bridle.errors import MediaError
-from bridle.infer.sources import Source, View, windows_of
+from bridle.infer.sources import Several, Source, View, windows_of
 from bridle.model import Bridle
 from bridle.schema import Modality, PatchBatch
 
@@ -83,19 +83,22 @@ def encode(
     failures: Failures,
     batch_size: int = BATCH_SIZE,
     workers: int = 0,
+    several: Several | None = None,
 ) -> Iterator[Encoded]:
     """Run every source through `forward`, in order; files that cannot be read are noted in `failures` and left out.
 
     Args:
         forward: PatchBatch -> tensors `(B, N, ...)`, such as `lambda batch: (model.features(batch),)`.
         workers: threads that decode ahead; 0 decodes between batches.
+        several: clips in time and crops of each instead of consecutive windows; their patches follow each other as if
+            in time.
     """
     model.eval()
 
     def run(batches: Iterator[list[Any]]) -> Iterator[Outputs]:
         return (run_batch(model, views, forward) for views in batches)
 
-    return join(_open_ahead(model, sources, workers), run, failures, batch_size)
+    return join(_open_ahead(model, sources, workers, several), run, failures, batch_size)
 
 
 def join(
@@ -145,12 +148,12 @@ def decoded_as(model: Bridle) -> tuple[Modality, int]:
     return Modality(config.modality), getattr(config, "rate_hz", 16000)
 
 
-def _open_ahead(model: Bridle, sources: Iterable[Source], workers: int) -> Iterator[Opened]:
+def _open_ahead(model: Bridle, sources: Iterable[Source], workers: int, several: Several | None) -> Iterator[Opened]:
     """Every source; threads have already decoded the first piece of each."""
     modality, rate_hz = decoded_as(model)
 
     def windows(source: Source) -> Iterator[View]:
-        return windows_of(source, model.patcher, modality, rate_hz)
+        return windows_of(source, model.patcher, modality, rate_hz, several)
 
     def begin(source: Source) -> tuple[list[View], Iterator[View]]:
         rest = windows(source)

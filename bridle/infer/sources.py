@@ -5,10 +5,14 @@ inputs --find_sources--> Source --windows_of--> views the patcher understands, w
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from bridle.errors import DataError, MediaError, UsageError
 from bridle.media import decode, detect, probe
@@ -21,9 +25,23 @@ from bridle.storage import Location, Remote
 from bridle.stream import SampleReader
 from bridle.stream.read import media_info
 
+_READING = threading.Lock()  # of tars: a reader is no business of two threads at once
+Several = tuple[int, int]  # clips in time, crops of each
 _CHUNK_BYTES = 256_000_000  # decoded; longer media are read piece by piece
 _AUDIO_BYTES = 4  # a decoded sample
 _PIXEL_BYTES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A file in a tar that is read when it is needed."""
+
+    reader: SampleReader
+    sample: int
+
+    def read_bytes(self) -> bytes:
+        with _READING:
+            return self.reader.content(self.sample)
 
 
 @dataclass(slots=True)
@@ -41,7 +59,7 @@ class Source:
     """
 
     path: str
-    data: Location | bytes | Clip | MediaError
+    data: Location | bytes | Clip | Member | MediaError
     info: MediaInfo | None = None
     labels: tuple[str, ...] = ()
     part: str = ""
@@ -58,20 +76,21 @@ class View:
     step_s: float
 
 
-def find_sources(inputs: Sequence[Location], modality: Modality) -> tuple[Iterator[Source], int]:
+def find_sources(inputs: Sequence[Location], modality: Modality, *, read: bool = True) -> tuple[Iterator[Source], int]:
     """Everything that `inputs` name, in order, and how many that is.
 
     Args:
         inputs: media files, folders of media (labels: the folder that holds the file), sets of shards or folders of
             such sets.
         modality: what the checkpoint was trained on.
+        read: files in shards come with their bytes; without, each can be read in any order (`fetched`).
 
     Raises:
         DataError: an input that does not exist, holds nothing, or is of another modality (naming both).
     """
     if not inputs:
         raise UsageError("nothing to read", "name a file, a folder or a set of shards")
-    found = [_find(path, modality) for path in inputs]
+    found = [_find(path, modality, read) for path in inputs]
     if len(inputs) > 1:  # equal names below two folders stay apart
         found = [(_below(path, part), count) for path, (part, count) in zip(inputs, found, strict=True)]
     return (source for part, _ in found for source in part), sum(count for _, count in found)
@@ -83,7 +102,7 @@ def _below(place: Location, sources: Iterator[Source]) -> Iterator[Source]:
         yield source if source.path == str(place) else replace(source, path=str(place / source.path))
 
 
-def _find(path: Location, modality: Modality) -> tuple[Iterator[Source], int]:
+def _find(path: Location, modality: Modality, read: bool) -> tuple[Iterator[Source], int]:
     if not path.exists():
         raise DataError(f"{path} does not exist", "Name a file, a folder of media, or a set of shards.")
     if is_sharded(path):
@@ -92,7 +111,7 @@ def _find(path: Location, modality: Modality) -> tuple[Iterator[Source], int]:
         except DataError:
             check_modality({found.modality for found in find_sets(path)}, modality, path)
             raise
-        return _shard_sources(sets, path), sum(found.samples for found in sets)
+        return _shard_sources(sets, path, read), sum(found.samples for found in sets)
     if path.is_file():
         kind = detect(path.name)
         if kind is not None:
@@ -126,7 +145,7 @@ def _media_below(folder: Location, modality: Modality) -> list[str]:
         ) from None
 
 
-def _shard_sources(sets: list[Manifest], below: Location) -> Iterator[Source]:
+def _shard_sources(sets: list[Manifest], below: Location, read: bool) -> Iterator[Source]:
     """Sample by sample, each with the name of its set's folder below the one that was asked for as its part."""
     for manifest in sets:
         reader = SampleReader([manifest])
@@ -136,7 +155,7 @@ def _shard_sources(sets: list[Manifest], below: Location) -> Iterator[Source]:
             try:
                 meta = reader.meta(sample)
                 path = meta["path"]
-                content = reader.content(sample)
+                content = reader.content(sample) if read else Member(reader, sample)
             except MediaError as error:
                 yield Source(path, error)
                 continue
@@ -151,8 +170,11 @@ def _shard_sources(sets: list[Manifest], below: Location) -> Iterator[Source]:
             )
 
 
-def windows_of(source: Source, patcher: Patcher, modality: Modality, rate_hz: int) -> Iterator[View]:
-    """The consecutive windows of one file; long media are decoded piece by piece, so memory stays bounded.
+def windows_of(
+    source: Source, patcher: Patcher, modality: Modality, rate_hz: int, several: Several | None = None
+) -> Iterator[View]:
+    """The consecutive windows of one file, or `several` views of it; long media are decoded piece by piece, so memory
+    stays bounded.
 
     Raises:
         MediaError: the file cannot be decoded or is of another modality.
@@ -160,15 +182,61 @@ def windows_of(source: Source, patcher: Patcher, modality: Modality, rate_hz: in
     if isinstance(source.data, MediaError):
         raise source.data
     if isinstance(source.data, Clip):
-        step_s = patcher.step_of(source.data)
-        yield from (View(view, start_s, step_s) for view, start_s in patcher.windows(source.data))
+        yield from _views(source.data, patcher, several)
         return
     source = fetched(source)
     info = info_of(source, modality)
+    if several:
+        yield from _several(source, info, patcher, rate_hz, several)
+        return
     start_s: float | None = 0.0
     while start_s is not None:
         views, start_s = piece_of(source, info, patcher, rate_hz, start_s)
         yield from views
+
+
+def _views(clip: Clip, patcher: Patcher, several: Several | None) -> list[View]:
+    found = patcher.several(clip, *several) if several else patcher.windows(clip)
+    step_s = patcher.step_of(clip)
+    return [View(view, start_s, step_s) for view, start_s in found]
+
+
+def _several(source: Source, info: MediaInfo, patcher: Patcher, rate_hz: int, several: Several) -> Iterator[View]:
+    """Of media that do not fit into memory each clip is decoded by itself."""
+    window_s, (clips, crops) = patcher.window_s(info), several
+    if source.span_s or not window_s or not _piece_s(info, patcher, rate_hz):
+        yield from _views(_decoded(source, info, rate_hz, source.span_s), patcher, several)
+        return
+    spare_s = (info.duration_s or 0.0) - window_s
+    for n in range(clips):
+        start_s = spare_s / 2 if clips == 1 else n * spare_s / (clips - 1)
+        yield from _views(_decoded(source, info, rate_hz, (start_s, start_s + window_s)), patcher, (1, crops))
+
+
+def _decoded(source: Source, info: MediaInfo, rate_hz: int, span_s: tuple[float, float] | None) -> Clip:
+    assert not isinstance(source.data, Clip | MediaError | Member | Remote)
+    window = None if span_s is None else (span_s[0], span_s[1] - span_s[0])
+    return decode(source.data, info, source=source.path, rate_hz=rate_hz, window=window, checked=source.checked)
+
+
+def training_view(source: Source, patcher: Patcher, modality: Modality, rate_hz: int, rng: torch.Generator) -> Tensor:
+    """A random window of one file, cropped at random; of long media no more than that is decoded.
+
+    Raises:
+        MediaError: the file cannot be decoded or is of another modality.
+    """
+    if isinstance(source.data, MediaError):
+        raise source.data
+    if isinstance(source.data, Clip):
+        return patcher.prepare(source.data, rng)
+    source = fetched(source)
+    info = info_of(source, modality)
+    begin_s, end_s = source.span_s or (0.0, info.duration_s or 0.0)
+    length_s, span_s = patcher.window_s(info), source.span_s
+    if length_s and end_s - begin_s > length_s:
+        start_s = begin_s + float(torch.rand((), generator=rng)) * (end_s - begin_s - length_s)
+        span_s = start_s, start_s + length_s
+    return patcher.prepare(_decoded(source, info, rate_hz, span_s), rng)
 
 
 def info_of(source: Source, modality: Modality) -> MediaInfo:
@@ -177,7 +245,7 @@ def info_of(source: Source, modality: Modality) -> MediaInfo:
     Raises:
         MediaError: the file cannot be read or is of another modality.
     """
-    assert not isinstance(source.data, Clip | MediaError | Remote)
+    assert not isinstance(source.data, Clip | MediaError | Member | Remote)
     info = source.info or probe(source.data, PurePosixPath(source.path).name, modality)
     if info.modality is not modality:
         raise MediaError(f"is {info.modality}, but the checkpoint was trained on {modality}")
@@ -192,14 +260,9 @@ def piece_of(
     Raises:
         MediaError: the file cannot be decoded.
     """
-    assert not isinstance(source.data, Clip | MediaError | Remote)
     piece_s = None if source.span_s else _piece_s(info, patcher, rate_hz)
-    window = None if piece_s is None else (start_s, piece_s)
-    if source.span_s:
-        window = source.span_s[0], source.span_s[1] - source.span_s[0]
-    clip = decode(source.data, info, source=source.path, rate_hz=rate_hz, window=window, checked=source.checked)
-    step_s = patcher.step_of(clip)
-    views = [View(view, begin_s, step_s) for view, begin_s in patcher.windows(clip)]
+    span_s = source.span_s if piece_s is None else (start_s, start_s + piece_s)
+    views = _views(_decoded(source, info, rate_hz, span_s), patcher, None)
     if piece_s is None or start_s + piece_s >= (info.duration_s or 0.0) or len(views) < 2:
         return views, None
     # The last window may be cut short by the end of the piece: the next piece begins with it.
@@ -207,12 +270,12 @@ def piece_of(
 
 
 def fetched(source: Source) -> Source:
-    """The same with its bytes, if they are in remote storage.
+    """The same with its bytes, if they are in remote storage or not yet read from a tar.
 
     Raises:
         MediaError: they cannot be had.
     """
-    if not isinstance(source.data, Remote):
+    if not isinstance(source.data, Remote | Member):
         return source
     try:
         return replace(source, data=source.data.read_bytes())

@@ -34,7 +34,14 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """`x + attention(norm(x))`, then `x + mlp(norm(x))`."""
+    """`x + attention(norm(x))`, then `x + mlp(norm(x))`.
+
+    Attributes:
+        drop_path: how often, in training, a clip passes by each of the two branches (stochastic depth, Huang et al.
+            2016); the others' are scaled up, so that the expectation stays.
+    """
+
+    drop_path = 0.0
 
     def __init__(self, width: int, heads: int, mlp_ratio: float = 4.0) -> None:
         super().__init__()
@@ -44,8 +51,14 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
 
     def forward(self, x_BND: Tensor, valid_BN: Tensor | None = None) -> Tensor:
-        x_BND = x_BND + self.attention(self.norm1(x_BND), valid_BN)
-        return x_BND + self.mlp(self.norm2(x_BND))
+        x_BND = x_BND + self._kept(self.attention(self.norm1(x_BND), valid_BN))
+        return x_BND + self._kept(self.mlp(self.norm2(x_BND)))
+
+    def _kept(self, branch_BND: Tensor) -> Tensor:
+        if not (self.training and self.drop_path):
+            return branch_BND
+        keep_B11 = branch_BND.new_empty(len(branch_BND), 1, 1).bernoulli_(1 - self.drop_path)
+        return branch_BND * keep_B11 / (1 - self.drop_path)
 
 
 class Blocks(nn.ModuleList):

@@ -8,6 +8,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from bridle.config.sections import AudioPatches
 from bridle.draws import Draws
+from bridle.patches.cut import spread
 from bridle.patches.patcher import Patcher
 from bridle.patches.spectrogram import FRAME_S, MelFilterbank
 from bridle.schema import Clip, MediaInfo, PatchBatch
@@ -59,6 +60,11 @@ class AudioPatcher(Patcher):
         return [
             (self._compact(clip.data[s : s + self.samples]), clip.start_s + s / self.config.rate_hz) for s in starts
         ]
+
+    def several(self, clip: Clip, clips: int, crops: int) -> list[tuple[Tensor, float]]:
+        starts = spread(max(0, len(clip.data) - self.samples), clips)
+        rate_hz = self.config.rate_hz
+        return [(self._compact(clip.data[s : s + self.samples]), clip.start_s + s / rate_hz) for s in starts]
 
     @staticmethod
     def _compact(wave_S: Tensor) -> Tensor:

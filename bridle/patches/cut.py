@@ -19,6 +19,11 @@ def cut(x_BCTHW: Tensor, patch: Grid) -> Tensor:
     return x.permute(0, 2, 4, 6, 1, 3, 5, 7).reshape(b, -1, c * pt * ph * pw)
 
 
+def spread(spare: int, count: int) -> list[int]:
+    """Starts from 0 to `spare`, evenly, rounded; a single one lies in the middle."""
+    return [spare // 2] if count == 1 else [round(n * max(spare, 0) / (count - 1)) for n in range(count)]
+
+
 def coordinates(grid: Grid, device: torch.device | str = "cpu") -> Tensor:
     """Integer (time, row, column) of each patch of a grid, `(N, 3)`, time slowest."""
     axes = [torch.arange(size, device=device) for size in grid]

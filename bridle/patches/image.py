@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bridle.config.sections import ImagePatches
 from bridle.draws import Draws
+from bridle.patches.cut import spread
 from bridle.patches.patcher import Patcher
 from bridle.schema import Clip, MediaInfo, PatchBatch
 
@@ -33,6 +34,17 @@ def crop_and_resize(x_CHW: Tensor, size: int, smallest: float, rng: torch.Genera
         left = int(torch.randint(width - crop_w + 1, (), generator=rng))
     x_CHW = x_CHW[..., top : top + crop_h, left : left + crop_w]
     return x_CHW if (crop_h, crop_w) == (size, size) else TF.resize(x_CHW, [size, size], antialias=True)
+
+
+def squares(x_CHW: Tensor, size: int, count: int) -> list[Tensor]:
+    """`count` squares as wide as the shorter side, evenly spread along the longer one, `(..., size, size)` each."""
+    height, width = x_CHW.shape[-2:]
+    side = min(height, width)
+    found = []
+    for start in spread(max(height, width) - side, count):
+        square = x_CHW[..., start : start + side, :] if height > width else x_CHW[..., start : start + side]
+        found.append(crop_and_resize(square, size, 1.0, None))
+    return found
 
 
 def normalise_pixels(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
@@ -78,6 +90,9 @@ class ImagePatcher(Patcher):
 
     def windows(self, clip: Clip) -> list[tuple[Tensor, float]]:
         return [(self.prepare(clip, None), 0.0)]
+
+    def several(self, clip: Clip, clips: int, crops: int) -> list[tuple[Tensor, float]]:
+        return [(square, 0.0) for square in squares(clip.data, self.config.size, crops)]
 
     def forward(self, views: list[Tensor], draws: Draws | None = None) -> PatchBatch:
         x_BCHW = torch.stack(views).to(self.mean.device, non_blocking=True)

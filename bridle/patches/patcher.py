@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bridle.draws import Draws
+from bridle.errors import UsageError
 from bridle.patches.cut import Grid, coordinates, cut
 from bridle.schema import Clip, MediaInfo, PatchBatch
 
@@ -51,6 +52,20 @@ class Patcher(nn.Module, ABC):
     @abstractmethod
     def windows(self, clip: Clip) -> list[tuple[Tensor, float]]:
         """Consecutive views that cover the whole clip, each with its start in seconds."""
+
+    @abstractmethod
+    def several(self, clip: Clip, clips: int, crops: int) -> list[tuple[Tensor, float]]:
+        """Views for a test that averages over them, each with its start in seconds: `clips` windows evenly spread, the
+        first where the clip begins, the last where it ends, and `crops` places of each along the longer side. One of
+        either is the middle."""
+
+    def check_views(self, clips: int, crops: int) -> None:
+        """Raises UsageError where there is no time to spread clips over, or no longer side for crops."""
+        for number, what, axis in ((clips, "clips", 0), (crops, "crops", 2)):
+            if number > 1 and axis not in self.axes:
+                raise UsageError(
+                    f"--views {clips}x{crops}: media of this kind have no {what} to choose from", "--views 1x1"
+                )
 
     def step_of(self, clip: Clip) -> float:
         """Seconds between two steps of the grid in the windows of this clip."""

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from bridle.config.sections import VideoPatches
 from bridle.draws import Draws
-from bridle.patches.image import crop_and_resize, flip_some, normalise_pixels
+from bridle.patches.cut import spread
+from bridle.patches.image import crop_and_resize, flip_some, normalise_pixels, squares
 from bridle.patches.patcher import Patcher
 from bridle.schema import Clip, MediaInfo, PatchBatch
 
@@ -65,6 +66,16 @@ class VideoPatcher(Patcher):
             )
             for s in starts
         ]
+
+    def several(self, clip: Clip, clips: int, crops: int) -> list[tuple[Tensor, float]]:
+        frames, stride = self.config.frames, self._stride(clip)
+        span = (frames - 1) * stride + 1
+        found = []
+        for start in spread(max(0, len(clip.data) - span), clips):
+            picked_TCHW = clip.data[start : start + span : stride]
+            begin_s = clip.start_s + start / (clip.rate_hz or 25.0)
+            found += [(square, begin_s) for square in squares(picked_TCHW, self.config.size, crops)]
+        return found
 
     def step_of(self, clip: Clip) -> float:
         return self.config.tubelet * self._stride(clip) / (clip.rate_hz or 25.0)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -15,6 +17,18 @@ _SHOWN = (
     "task", "checkpoint", "protocol", "pool", "metric", "value", "ci95", "metrics", "per_seed", "sequence", "chance",
     "n_train", "n_test", "folds", "missing", "seed",
 )  # fmt: skip
+
+
+class _Views(click.ParamType[tuple[int, int]]):
+    """`5x3` -> (5, 3)."""
+
+    name = "CLIPSxCROPS"
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> tuple[int, int]:
+        match = re.fullmatch(r"([1-9]\d{0,3})x([1-9]\d{0,3})", str(value))
+        if not match:
+            self.fail(f"'{value}' is not something like 5x3.", parameter, context)
+        return int(match[1]), int(match[2])
 
 
 def _list(context: click.Context, parameter: click.Parameter, value: bool) -> None:
@@ -60,10 +74,11 @@ def _list(context: click.Context, parameter: click.Parameter, value: bool) -> No
 )
 @click.option(
     "--protocol",
-    type=click.Choice(["knn", "linear", "attentive", "codes", "codebook"]),
+    type=click.Choice(["knn", "linear", "attentive", "finetune", "head", "codes", "codebook"]),
     default="knn",
     show_default=True,
-    help="Nearest neighbours, a linear layer, an attentive probe; codes: what the tokens tell; codebook: their use.",
+    help="Nearest neighbours, a linear layer, an attentive probe, on the frozen encoder; finetune trains it, "
+    "too; head: a fine-tuned one; codes: what the tokens tell; codebook: their use.",
 )
 @click.option(
     "--pool",
@@ -84,8 +99,20 @@ def _list(context: click.Context, parameter: click.Parameter, value: bool) -> No
     default=None,
     help="Files whose names agree in the first group stay on one side: '_([a-z]+)_' for DIGIT_SPEAKER_TAKE.wav.",
 )
-@click.option("--seeds", type=click.IntRange(min=1), default=1, help="Probes to train; figures are means.")
-@options.out("A folder that keeps the result, as the checkpoint's run does; for untrained models and exports.")
+@click.option(
+    "--views",
+    type=_Views(),
+    default=None,
+    help="Test averages over 5 clips in time, 3 crops of each: 5x3.  [default: the task's, else all of the file]",
+)
+@click.option(
+    "--finetune", metavar="NAME|FILE", default=None, help="Recipe of --protocol finetune.  [default: the task's]"
+)
+@click.option("--seeds", type=click.IntRange(min=1), default=1, help="How often to train; figures are means.")
+@options.out(
+    "A folder that keeps the result, as the checkpoint's run does; fine-tuning also leaves its classifier there."
+)
+@options.overwrite
 @options.max_missing
 @options.checkpoint
 @options.modality
@@ -108,7 +135,10 @@ def command(
     split_file: Path | None,
     group_by: str | None,
     seeds: int,
+    views: tuple[int, int] | None,
+    finetune: str | None,
     out: Path | None,
+    overwrite: bool,
     max_missing: float,
     checkpoint: str | None,
     modality: str | None,
@@ -119,7 +149,7 @@ def command(
     device: str,
     workers: int | None,
 ) -> None:
-    """Judge the frozen encoder by a small classifier, with a 95 % interval, or the codes and codebooks.
+    """Judge the encoder by a small classifier, with a 95 % interval, or the codes and codebooks; or fine-tune it.
 
     Without a word on how to split, train/ and test/ (or val/), folders or sets, are what they are called; else the
     files are divided into folds.
@@ -130,6 +160,8 @@ def command(
       bridle eval --task k400 --data kinetics/ --protocol attentive
       bridle eval --data shards/digits --protocol linear --pool segments
       bridle eval --data digits/ --group-by '_([a-z]+)_' --folds 6
+      bridle eval --data shards/digits --test-share 0.2 --protocol finetune --set finetune.epochs=10 --out tuned/
+      bridle eval --data others/ --protocol head --checkpoint tuned/
       bridle eval --data digits/ --checkpoint random --preset audio-tiny
       bridle eval --data shards/digits --protocol codebook --json
     """
@@ -150,7 +182,10 @@ def command(
             max_missing=max_missing,
             workers=workers or 0,
             device=device,
+            views=views,
+            finetune=finetune,
             out=out,
+            overwrite=overwrite,
             on_event=progress,
         )
     if console.json:

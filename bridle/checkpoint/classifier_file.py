@@ -1,0 +1,88 @@
+"""A fine-tuned classifier on disk: the model pair with the tuned encoder, and `head.safetensors` with the layer on top.
+
+Everything that loads a model loads this one, too; who knows of the head also gets classes.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from bridle.checkpoint.files import check_digest, digest_of, write_tensors
+from bridle.checkpoint.model_file import read_about, read_model, save_model, snapshot
+from bridle.errors import DataError, EnvironmentFault
+from bridle.model import Bridle, Classifier
+
+HEAD = "head.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A classifier with the names of its classes, in the order of its scores.
+
+    Attributes:
+        multi_label: a clip may have several classes, or none.
+    """
+
+    classifier: Classifier
+    classes: list[str]
+    multi_label: bool
+
+
+def save_classifier(model: Bridle, head: Head, folder: Path, about: dict[str, Any]) -> None:
+    """Writes all into a folder, which is made.
+
+    Args:
+        model: that was fine-tuned; its tokenizer comes along.
+        about: more keys for `model.json`.
+
+    Raises:
+        EnvironmentFault: it cannot be written.
+    """
+    tuned = deepcopy(model)
+    for encoder in (tuned.encoder, tuned.average):
+        if encoder is not None:
+            encoder.load_state_dict(head.classifier.encoder.state_dict())
+    weights = {
+        name: value.detach().cpu()
+        for name, value in head.classifier.state_dict().items()
+        if not name.startswith("encoder.")
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_tensors(weights, folder / HEAD)
+        said = {"classes": head.classes, "multi_label": head.multi_label, "pool": head.classifier.pool}
+        save_model(snapshot(tuned), folder, {**about, "classifier": {**said, "sha256": digest_of(folder / HEAD)}})
+    except OSError as error:
+        why = error.strerror or error
+        raise EnvironmentFault(f"{folder} cannot be written: {why}", "Name another --out.") from error
+
+
+def read_classifier(folder: Path, device: str = "cpu") -> tuple[Bridle, Head]:
+    """The model and its head, in evaluation mode.
+
+    Raises:
+        DataError: the folder has no head, or it is damaged.
+    """
+    model = read_model(folder, device)
+    said = read_about(folder).get("classifier")
+    if not isinstance(said, dict):
+        raise DataError(
+            f"{folder} has no classifier: it was never fine-tuned",
+            "bridle eval --protocol finetune --data ... --out FOLDER makes one.",
+        )
+    try:
+        check_digest(folder / HEAD, said["sha256"])
+        classifier = Classifier(deepcopy(model.average or model.encoder), len(said["classes"]), said["pool"])
+        missing, unknown = classifier.load_state_dict(load_file(folder / HEAD), strict=False)
+        if unknown or any(not name.startswith("encoder.") for name in missing):
+            raise KeyError("weights are missing or unknown")
+        classifier.eval().requires_grad_(False).to(device)
+        return model, Head(classifier, list(said["classes"]), bool(said["multi_label"]))
+    except (OSError, SafetensorError, LookupError, TypeError, RuntimeError) as error:
+        raise DataError(f"{folder / HEAD} is not usable: {error}", "Fine-tune again.") from error

@@ -1,0 +1,88 @@
+"""Trials of whole classifiers, which read the files themselves: fine-tuning, and a head that is there already."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from bridle.checkpoint import Head
+from bridle.errors import DataError
+from bridle.evaluate.dataset import Labelled
+from bridle.evaluate.features import Files
+from bridle.evaluate.finetune import score, tune_and_score
+from bridle.evaluate.probe import Trial
+from bridle.evaluate.protocol import Protocol
+from bridle.evaluate.splits import Groups, Split
+from bridle.evaluate.truth import Truth
+from bridle.infer import Failures, Source
+from bridle.model import Bridle
+
+OnEvent = Callable[..., None]
+TrialOf = Callable[[Truth, Groups | None], Trial]
+
+
+def finetuning(
+    model: Bridle, data: Labelled, protocol: Protocol, workers: int, say: OnEvent, made: list[Head]
+) -> tuple[Files, TrialOf]:
+    """The files, and a trial that fine-tunes a copy of the model.
+
+    Args:
+        made: gets the classifier of the first split and seed.
+    """
+    recipe = protocol.recipe
+    assert recipe is not None
+    sources, files, failures = _listed(data, say)
+    options: dict[str, Any] = {"several": protocol.several, "workers": workers, "failures": failures}
+
+    def trial_of(truth: Truth, groups: Groups | None) -> Trial:
+        def trial(split: Split, seed: int) -> tuple[Tensor, dict[str, Any]]:
+            train, test = _some(sources, split.train), _some(sources, split.test)
+            tuned = tune_and_score(model, train, truth[split.train], test, recipe, seed=seed, on_event=say, **options)
+            if not made:
+                made.append(Head(tuned.classifier, truth.classes, truth.multi))
+            return tuned.scores_ML, {}
+
+        return trial
+
+    return files, trial_of
+
+
+def of_head(
+    model: Bridle, data: Labelled, protocol: Protocol, head: Head, workers: int, say: OnEvent
+) -> tuple[Files, TrialOf]:
+    """The files, and a trial that trains nothing.
+
+    Raises:
+        DataError: the data have other classes than the head.
+    """
+    if data.classes and set(data.classes) != set(head.classes):
+        raise DataError(
+            f"the head tells {len(head.classes)} classes apart, the data have {len(data.classes)}"
+            + ("" if len(data.classes) != len(head.classes) else " of other names"),
+            "Fine-tune on these data: --protocol finetune.",
+        )
+    data.classes = head.classes
+    sources, files, failures = _listed(data, say)
+    options: dict[str, Any] = {"several": protocol.several, "workers": workers, "failures": failures}
+
+    def trial(split: Split, seed: int) -> tuple[Tensor, dict[str, Any]]:
+        return score(model, head.classifier, _some(sources, split.test), head.multi_label, **options), {}
+
+    return files, lambda truth, groups: trial
+
+
+def _listed(data: Labelled, say: OnEvent) -> tuple[list[Source], Files, Failures]:
+    """All labelled files in the order of their paths, none of them read yet."""
+    failures = Failures(say)
+    sources = sorted(data.sources(say, read=False), key=lambda source: (source.path, source.span_s or ()))
+    files = Files(skipped=failures.reasons)
+    for source in sources:
+        files.add(source)
+    return sources, files, failures
+
+
+def _some(sources: list[Source], rows: np.ndarray) -> list[Source]:
+    return [sources[at] for at in rows.tolist()]

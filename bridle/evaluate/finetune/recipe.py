@@ -1,0 +1,80 @@
+"""How an encoder is fine-tuned: one section, `recipes/NAME.yaml`, `--set finetune.key=value`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from bridle.config.loading import load_section
+from bridle.config.sections import Positive, Rate, Section, Share
+from bridle.errors import ConfigError, UsageError, nearest
+from bridle.model.classifier import HeadPool
+
+HEADING = "finetune"
+_RECIPES = resources.files("bridle.evaluate.finetune") / "recipes"
+
+
+class Finetune(Section):
+    """AdamW with warm-up and a cosine to zero over the encoder and a linear layer."""
+
+    epochs: Rate = 30.0
+    batch_size: Positive = 64
+    lr: Rate = 1e-3  # of the linear layer
+    layer_decay: Annotated[float, Field(gt=0.0, le=1.0)] = 0.75  # each layer below learns this much slower
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.05
+    warmup: Share = 0.1  # share of the steps
+    clip_norm: Annotated[float, Field(gt=0.0)] = 3.0
+    drop_path: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1  # of the last block, 0 in the first
+    mixup: Share = 0.5  # how often a clip is mixed with another one (Zhang et al. 2018) ...
+    mixup_alpha: Rate = 0.8  # ... their weights from Beta(alpha, alpha)
+    cutmix: Share = 0.0  # how often a box of it is another clip's instead (Yun et al. 2019)
+    cutmix_alpha: Rate = 1.0
+    # SpecAugment (Park et al. 2019): a band of up to this share of the clip's time is hidden, and one of its rows,
+    # which in sound are frequencies.
+    mask_time: Share = 0.0
+    mask_rows: Share = 0.0
+    smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1  # of labels, where a clip has one class
+    ema: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0  # decay of an average of the weights that is tested; 0: none
+    balanced: bool = False  # each class is drawn equally often, whatever its size
+    pool: HeadPool = "mean"
+
+    @model_validator(mode="after")
+    def _one_mix(self) -> Finetune:
+        if self.mixup + self.cutmix > 1:
+            raise ValueError(f"mixup {self.mixup} and cutmix {self.cutmix} are shares of the clips: more than all")
+        return self
+
+
+def recipe_names() -> list[str]:
+    """Names of all recipes, sorted."""
+    return sorted(entry.name.removesuffix(".yaml") for entry in _RECIPES.iterdir() if entry.name.endswith(".yaml"))
+
+
+def load_recipe(name: str | None, task: str, modality: str, sets: Sequence[str] = ()) -> Finetune:
+    """A recipe by its name or file; without a word that of the task, else that of the modality.
+
+    Args:
+        sets: `finetune.key=value` over it.
+
+    Raises:
+        UsageError: there is no such recipe. ConfigError: every mistake in it, with its source.
+    """
+    known = recipe_names()
+    chosen = name or (task if task in known else modality)
+    if chosen in known:
+        text = (_RECIPES / f"{chosen}.yaml").read_text("utf-8")
+        return load_section(Finetune, HEADING, text, f"recipe {chosen}", sets, lines=False)
+    file = Path(chosen)
+    if not file.is_file():
+        raise UsageError(
+            f"There is no recipe and no file '{chosen}'; {nearest(chosen, known)}", f"Recipes: {', '.join(known)}"
+        )
+    try:
+        text = file.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"Cannot read the recipe {file}: {error}.") from error
+    return load_section(Finetune, HEADING, text, str(file), sets)
