@@ -74,6 +74,10 @@ def evaluate(
     how = Protocol(protocol, pool, range(seed, seed + seeds), views)  # a wrong one is told before the model is loaded
     if protocol != "finetune" and (finetune or tuning):
         raise UsageError(f"--protocol {protocol} is not fine-tuning: its recipe would be without effect")
+    if protocol == "head" and untrained:
+        raise UsageError(
+            "An untrained model has no head.", "--checkpoint: a folder that --protocol finetune --out made."
+        )
     if protocol == "finetune" and out and not overwrite and (Path(out) / "model.json").exists():
         raise UsageError(f"{out} holds a model already", "Name another --out, or add --overwrite.")
     division = Division(folds, test_share, Path(split_file) if split_file else None, group_by)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -17,18 +16,10 @@ from bridle.errors import DataError, UsageError
 from bridle.evaluate import Protocol, evaluate
 from bridle_cli.main import main
 
-MEDIA = Path(__file__).parent.parent / "media"
-
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BRIDLE_CACHE", str(tmp_path / "cache"))
-
-
-def real(kind: str) -> Callable[[Path], None]:
-    """Writes real clips of the sample in turn, whatever the name asked for says they are."""
-    files = itertools.cycle(sorted(path for path in (MEDIA / kind).rglob("*") if path.is_file()))
-    return lambda path: (path.write_bytes(next(files).read_bytes()), None)[1]
 
 
 RELEASES: dict[str, tuple[str, Callable[..., None], dict[str, Any]]] = {
@@ -46,7 +37,7 @@ RELEASES: dict[str, tuple[str, Callable[..., None], dict[str, Any]]] = {
 @pytest.mark.parametrize("task", sorted(RELEASES))
 def test_a_release_is_judged_as_it_lies(task: str, tmp_path: Path) -> None:
     kind, build, options = RELEASES[task]
-    build(tmp_path / task, real(kind), **options)
+    build(tmp_path / task, layouts.real(kind), **options)
     notes: list[str] = []
 
     def listen(event: str, **fields: Any) -> None:
@@ -73,7 +64,7 @@ def test_a_release_is_judged_as_it_lies(task: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("task", ["as20k", "esc50", "in1k", "k400", "ssv2"])
 def test_shards_of_a_release_are_judged_as_the_release(task: str, tmp_path: Path) -> None:
     kind, build, options = RELEASES[task]
-    build(tmp_path / "release", real(kind), **options)
+    build(tmp_path / "release", layouts.real(kind), **options)
     said: list[str] = []
     made = api.shard(
         tmp_path / "release", task=task, out=tmp_path / "sets", workers=1,
@@ -88,7 +79,7 @@ def test_shards_of_a_release_are_judged_as_the_release(task: str, tmp_path: Path
 
 
 def test_a_release_that_is_cut_into_pieces_is_not_sharded(tmp_path: Path) -> None:
-    layouts.speech_commands(tmp_path / "scv1", real("audio"), speakers=12)
+    layouts.speech_commands(tmp_path / "scv1", layouts.real("audio"), speakers=12)
     with pytest.raises(DataError, match="a piece of a file") as caught:
         api.shard(tmp_path / "scv1", task="scv1", out=tmp_path / "sets")
     assert "bridle eval --task scv1 --data" in caught.value.hint and not (tmp_path / "sets").exists()
@@ -98,7 +89,7 @@ def test_a_release_that_is_cut_into_pieces_is_not_sharded(tmp_path: Path) -> Non
 
 def test_silence_is_cut_out_of_the_noise(tmp_path: Path) -> None:
     """Ten pieces of a second of one recording are ten clips, each with the features of its own second."""
-    layouts.speech_commands(tmp_path / "scv1", real("audio"), speakers=12)
+    layouts.speech_commands(tmp_path / "scv1", layouts.real("audio"), speakers=12)
     result = evaluate(standins.small("audio"), tmp_path / "scv1", task="scv1")
     assert result["classes"][:2] == ["_silence_", "_unknown_"]
     silence = sum(result["confusion"][0])
@@ -116,12 +107,12 @@ def test_where_the_data_of_a_task_are_looked_for(
     assert "train.csv" in caught.value.hint and "https://" in caught.value.hint
     assert main(["eval", "--task", "ssv2", "--checkpoint", "random", "--preset", "video-tiny"]) == 2
     assert "something-something-v2" in capsys.readouterr().err
-    layouts.imagenet(tmp_path / "all" / "in1k", real("image"), clips=3)
+    layouts.imagenet(tmp_path / "all" / "in1k", layouts.real("image"), clips=3)
     words = ["eval", "--task", "in1k", "--checkpoint", "random", "--preset", "image-tiny", "--json"]
     assert main(words) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["data"] == str(tmp_path / "all" / "in1k") and found["n_train"] == 9
-    layouts.put(tmp_path / "other" / "test" / "photo.png", real("image"))
+    layouts.put(tmp_path / "other" / "test" / "photo.png", layouts.real("image"))
     words = ["eval", "--task", "in1k", "--data", str(tmp_path / "other"), "--checkpoint", "random"]
     assert main([*words, "--preset", "image-tiny"]) == 4
     assert "looked for train/nXXXXXXXX/*.JPEG" in capsys.readouterr().err
@@ -137,7 +128,7 @@ def test_tasks_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_too_many_missing_clips_are_refused_and_may_be_allowed(tmp_path: Path) -> None:
-    layouts.kinetics(tmp_path / "k400", real("video"), clips=4)
+    layouts.kinetics(tmp_path / "k400", layouts.real("video"), clips=4)
     for video in sorted((tmp_path / "k400" / "train").rglob("*.mp4"))[3:]:
         video.unlink()
     model = standins.small("video")
