@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,6 +86,31 @@ def evaluate(
         except (OSError, EnvironmentFault) as error:
             report("warning", message=f"{folder}: the result is not kept: {getattr(error, 'strerror', None) or error}")
     return result
+
+
+def compare(
+    runs: Sequence[str | Path],
+    *,
+    protocol: str | None = None,
+    task: str | None = None,
+    on_event: OnEvent | None = None,
+) -> list[dict[str, Any]]:
+    """The kept results of several runs, or of other folders that `evaluate(out=...)` wrote, each against the first; see
+    `bridle.evaluate.compare` for what is returned.
+
+    Args:
+        protocol, task: only results of these.
+        on_event: told as `note` what has no counterpart.
+
+    Raises:
+        UsageError: fewer than two runs, or one twice.
+        DataError: a folder without results, no question in common, or a clip with other labels in another folder.
+    """
+    from bridle.evaluate import compare as run
+
+    report = on_event or silent
+    folders = [Path(one) for one in runs]
+    return run(folders, protocol=protocol, task=task, on_note=lambda text: report("note", message=text))
 
 
 def tasks() -> list[dict[str, Any]]:
