@@ -81,8 +81,6 @@ class Console:
         rows = [list(row) for row in rows]
         width = len(columns) if columns else max((len(row) for row in rows), default=0)
         table = Table(
-            title=title,
-            title_justify="left",
             box=box.SIMPLE_HEAD if columns else None,
             show_header=columns is not None,
             pad_edge=False,
@@ -92,6 +90,8 @@ class Console:
             table.add_column(columns[index] if columns else "", justify="right" if numeric else "left", overflow="fold")
         for row in rows:
             table.add_row(*[_cell(value) for value in row])
+        if title:
+            self.out.print(printable(title), style="italic", soft_wrap=True)
         self.out.print(table)
 
 

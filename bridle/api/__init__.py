@@ -9,7 +9,7 @@ function imports what it needs.
 """
 
 from bridle.api.data import shard, shard_info, shard_verify
-from bridle.api.evaluation import evaluate, tasks
+from bridle.api.evaluation import compare, evaluate, tasks
 from bridle.api.session import pick_device
 from bridle.api.tokens import export, load, tokenize, write_codes
 from bridle.api.training import launch, pretrain, resume, runs
@@ -17,6 +17,7 @@ from bridle.config.recipe import Recipe
 
 __all__ = [
     "Recipe",
+    "compare",
     "evaluate",
     "export",
     "launch",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -117,6 +118,31 @@ def evaluate(
     if out and protocol == "finetune":
         _keep_classifier(model, next((one for one in kept if isinstance(one, Head)), None), Path(out), result, report)
     return result
+
+
+def compare(
+    runs: Sequence[str | Path],
+    *,
+    protocol: str | None = None,
+    task: str | None = None,
+    on_event: OnEvent | None = None,
+) -> list[dict[str, Any]]:
+    """The kept results of several runs, or of other folders that `evaluate(out=...)` wrote, each against the first; see
+    `bridle.evaluate.compare` for what is returned.
+
+    Args:
+        protocol, task: only results of these.
+        on_event: told as `note` what has no counterpart.
+
+    Raises:
+        UsageError: fewer than two runs, or one twice.
+        DataError: a folder without results, no question in common, or a clip with other labels in another folder.
+    """
+    from bridle.evaluate import compare as run
+
+    report = on_event or silent
+    folders = [Path(one) for one in runs]
+    return run(folders, protocol=protocol, task=task, on_note=lambda text: report("note", message=text))
 
 
 def _divided(recipe: Recipe) -> tuple[Recipe, list[str]]:

@@ -62,11 +62,30 @@ def read_tested(run: Path, result: dict[str, Any]) -> Tested:
     try:
         tensors = load_file(file)
         names = json.loads(bytes(tensors["names"].tolist()))
-        return Tested(names["paths"], names["classes"], tensors["y"], tensors["scores"].float())
+        tested = Tested(names["paths"], names["classes"], tensors["y"], tensors["scores"].float())
+        _check(tested)
+        return tested
     except (OSError, SafetensorError, ValueError, LookupError, TypeError) as error:
         raise DataError(
             f"{file} cannot be read ({error}): what was said of each clip is not known", "Run `bridle eval` again."
         ) from error
+
+
+def _check(tested: Tested) -> None:
+    """Parts of one thing fit together.
+
+    Raises:
+        ValueError: these do not.
+    """
+    clips, classes = len(tested.paths), len(tested.classes)
+    shape, several = tuple(tested.scores_SML.shape), tested.y.ndim == 2
+    fits = len(shape) == 3 and shape[0] > 0 and shape[1:] == (clips, classes)
+    fits &= tuple(tested.y.shape) == ((clips, classes) if several else (clips,)) and clips > 0
+    fits &= tested.y.dtype == (torch.bool if several else torch.int64)
+    if not fits or (not several and not 0 <= int(tested.y.min()) <= int(tested.y.max()) < classes):
+        raise ValueError(f"{clips} clips and {classes} classes, but scores {shape} and labels {tuple(tested.y.shape)}")
+    if not all(isinstance(name, str) for name in (*tested.paths, *tested.classes)):
+        raise ValueError("names that are no text")
 
 
 def run_of(checkpoint: str) -> Path | None:

@@ -1,6 +1,6 @@
 """Scores of test clips -> the figures that papers report, by scikit-learn, and the 95 % interval of the first of them.
 
-Shapes: M test clips, L classes, R resamplings.
+Shapes: M test clips, L classes, R resamplings, P clips of a class, T thresholds.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.sparse import csc_matrix
 from scipy.stats import norm
 from sklearn.metrics import average_precision_score, confusion_matrix, f1_score, roc_auc_score
 
 RESAMPLINGS = 2000
 _RESAMPLINGS_MAP = 300  # every one of them costs M x L
-_CHUNK = 16  # resamplings of a class at once
+_PART = 250  # resamplings at once
 
 
 def metrics(scores_ML: np.ndarray, truth: np.ndarray) -> dict[str, float]:
@@ -65,9 +66,12 @@ def interval(scores: Sequence[np.ndarray], truth: np.ndarray, *, seed: int = 0) 
     """
     if truth.ndim == 1:
         return bootstrap(np.mean([hits(scores_ML, truth) for scores_ML in scores], axis=0), seed=seed)
-    drawn_R = np.mean([_resampled_map(scores_ML, truth, seed) for scores_ML in scores], axis=0)
-    low, high = np.quantile(drawn_R, [0.025, 0.975])
-    return float(low), float(high)
+    once = np.ones((len(truth), 1), dtype=np.float32)
+    drawn = [once, *drawn_counts(len(truth), _RESAMPLINGS_MAP, seed)]
+    value, *resampled = np.mean([weighted_map(scores_ML, truth, drawn) for scores_ML in scores], axis=0)
+    # A clip that is drawn twice ranks beside itself, which lifts every resampled precision, the more the rarer the
+    # class: the spread of the resamplings is right, their centre is not.
+    return percentiles(np.asarray(resampled) - np.mean(resampled) + value)
 
 
 def bootstrap(score_M: np.ndarray, *, seed: int = 0, resamplings: int = RESAMPLINGS) -> tuple[float, float]:
@@ -75,10 +79,30 @@ def bootstrap(score_M: np.ndarray, *, seed: int = 0, resamplings: int = RESAMPLI
     score_M = np.asarray(score_M, dtype=np.float64)
     assert score_M.size, "an interval needs at least one tested clip"
     values, counts = np.unique(score_M, return_counts=True)
-    # Drawing how often each distinct score comes up is the same as drawing clips, without an R x M table.
-    drawn = np.random.default_rng(seed).multinomial(score_M.size, counts / score_M.size, size=resamplings)
-    low, high = np.quantile(drawn @ values / score_M.size, [0.025, 0.975])
+    return percentiles(drawn_sums(values, counts, resamplings, seed) / score_M.size)
+
+
+def percentiles(drawn_R: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
+    """The interval that leaves out equal shares of the resamplings at both ends."""
+    low, high = np.quantile(drawn_R, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
+
+
+def drawn_sums(values: np.ndarray, counts: np.ndarray, resamplings: int, seed: int = 0) -> np.ndarray:
+    """Sums `(R,)` over as many clips as there are, drawn with replacement, of which `counts` have each of the values.
+
+    Drawing how often each distinct value comes up is the same as drawing clips, without an R x M table.
+    """
+    clips = int(counts.sum())
+    return np.random.default_rng(seed).multinomial(clips, counts / clips, size=resamplings) @ values
+
+
+def drawn_counts(clips: int, resamplings: int, seed: int = 0) -> list[np.ndarray]:
+    """How often each clip is drawn in each of the resamplings, float32, in parts `(M, up to 250)` of them."""
+    rng = np.random.default_rng(seed)
+    parts = [min(_PART, resamplings - begin) for begin in range(0, resamplings, _PART)]
+    even = np.full(clips, 1 / clips)
+    return [np.ascontiguousarray(rng.multinomial(clips, even, size=part).T, dtype=np.float32) for part in parts]
 
 
 def _multi_label(scores_ML: np.ndarray, truth_ML: np.ndarray) -> dict[str, float]:
@@ -91,32 +115,46 @@ def _multi_label(scores_ML: np.ndarray, truth_ML: np.ndarray) -> dict[str, float
     return {"map": mean_ap, "auc": area, "dprime": math.sqrt(2) * float(norm.ppf(area))}
 
 
-def _resampled_map(scores_ML: np.ndarray, truth_ML: np.ndarray, seed: int) -> np.ndarray:
-    """mAP of R resamplings `(R,)`: each clip counts as often as it was drawn; classes that lost all their clips in a
-    resampling do not count in it."""
-    clips = len(scores_ML)
-    count_RM = np.random.default_rng(seed).multinomial(clips, np.full(clips, 1 / clips), size=_RESAMPLINGS_MAP)
-    total_R, classes_R = np.zeros(_RESAMPLINGS_MAP), np.zeros(_RESAMPLINGS_MAP)
-    for c in np.flatnonzero(truth_ML.any(0)):
-        for begin in range(0, _RESAMPLINGS_MAP, _CHUNK):
-            rows = slice(begin, begin + _CHUNK)
-            ap_R = weighted_average_precision(scores_ML[:, c], truth_ML[:, c], count_RM[rows])
-            there_R = ~np.isnan(ap_R)
-            total_R[rows] += np.where(there_R, ap_R, 0)
-            classes_R[rows] += there_R
-    return total_R / np.maximum(classes_R, 1)
+def weighted_map(scores_ML: np.ndarray, truth_ML: np.ndarray, weights: Sequence[np.ndarray]) -> np.ndarray:
+    """mAP `(R,)` with each clip counted as often as the R columns of the weights say.
 
+    Classes that lose all their clips by a weighting do not count in it.
 
-def weighted_average_precision(score_M: np.ndarray, truth_M: np.ndarray, weight_RM: np.ndarray) -> np.ndarray:
-    """Average precision with each clip counted `weight_RM` times, `(R,)`; nan without any positive.
-
-    The same as scikit-learn's with `sample_weight`, for many weights with one sort.
+    Args:
+        weights: parts `(M, R')` of the columns, as of `drawn_counts`.
     """
-    order_M = np.argsort(-score_M, kind="stable")
-    last_M = np.flatnonzero(np.r_[np.diff(score_M[order_M]) != 0, True])  # equal scores are one threshold
-    weight_RM = weight_RM[:, order_M].astype(np.float64)
-    hit_RT = np.cumsum(weight_RM * truth_M[order_M], axis=1)[:, last_M]
-    seen_RT = np.cumsum(weight_RM, axis=1)[:, last_M]
-    precision_RT = np.divide(hit_RT, seen_RT, out=np.zeros_like(hit_RT), where=seen_RT > 0)
-    gained_RT = np.diff(hit_RT, axis=1, prepend=0.0)
-    return (gained_RT * precision_RT).sum(1) / np.where(hit_RT[:, -1] > 0, hit_RT[:, -1], np.nan)
+    classes = np.flatnonzero(truth_ML.any(0))
+    found = []
+    for weight_MR in weights:
+        total_R, classes_R = np.zeros(weight_MR.shape[1]), np.zeros(weight_MR.shape[1])
+        for c in classes:
+            ap_R = weighted_average_precision(scores_ML[:, c], truth_ML[:, c], weight_MR)
+            there_R = ~np.isnan(ap_R)
+            total_R += np.where(there_R, ap_R, 0)
+            classes_R += there_R
+        found.append(total_R / np.maximum(classes_R, 1))
+    return np.concatenate(found)
+
+
+def weighted_average_precision(score_M: np.ndarray, truth_M: np.ndarray, weight_MR: np.ndarray) -> np.ndarray:
+    """Average precision with each clip counted `weight_MR` times, `(R,)`; nan without any positive.
+
+    The same as scikit-learn's with `sample_weight`, for many weights at once. Only the scores of positives are
+    thresholds, since recall grows at no other: sums over the clips between two of them are all that is needed.
+    """
+    weight_MR = np.ascontiguousarray(weight_MR, dtype=np.float32)  # sums of counts are exact up to 16 million clips
+    level_T, first_P = np.unique(-score_M[truth_M], return_inverse=True)  # the highest score first
+    first_M = np.searchsorted(level_T, -score_M)  # the first threshold that the clip reaches; T: none
+    gained_TR = _sum_by(first_P, weight_MR[truth_M], len(level_T))
+    seen_TR = np.cumsum(_sum_by(first_M, weight_MR, len(level_T) + 1)[:-1], axis=0, dtype=np.float64)
+    hit_TR = np.cumsum(gained_TR, axis=0, dtype=np.float64)
+    precision_TR = np.divide(hit_TR, seen_TR, out=np.zeros_like(hit_TR), where=seen_TR > 0)
+    all_R = gained_TR.sum(0, dtype=np.float64)
+    return (gained_TR * precision_TR).sum(0) / np.where(all_R > 0, all_R, np.nan)
+
+
+def _sum_by(group_M: np.ndarray, weight_MR: np.ndarray, groups: int) -> np.ndarray:
+    """Sums of the rows of each group, `(groups, R)`."""
+    clips = len(group_M)
+    member = csc_matrix((np.ones(clips, dtype=np.float32), group_M, np.arange(clips + 1)), shape=(groups, clips))
+    return member @ weight_MR

@@ -61,7 +61,7 @@ def test_weighted_average_precision_is_scikit_learns(data: st.DataObject) -> Non
     scores = data.draw(arrays.arrays(np.float64, clips, elements=st.integers(-2, 2).map(float)))
     truth = data.draw(arrays.arrays(bool, clips))
     weights = data.draw(arrays.arrays(np.int64, (3, clips), elements=st.integers(0, 3)))
-    found = weighted_average_precision(scores, truth, weights)
+    found = weighted_average_precision(scores, truth, weights.T)
     for weight, value in zip(weights, found, strict=True):
         if (weight * truth).sum() == 0:
             assert math.isnan(value)

@@ -147,7 +147,8 @@ def test_eval_hands_over_every_option(fake, capsys) -> None:
     double = fake("evaluate", RESULT)
     code = main(
         "eval --task folder --data d --protocol linear --pool segments --folds 4 --group-by _(.)_ --checkpoint random "
-        "--preset audio-tiny --seed 1 --seeds 3 --max-missing 0.2 --workers 2 --device cpu --json".split()
+        "--preset audio-tiny --seed 1 --seeds 3 --max-missing 0.2 --workers 2 --device cpu --json "
+        "--views 5x3 --finetune esc50 --out o --overwrite".split()
     )
     assert code == 0
     assert double.arguments == (Path("d"),)
@@ -164,6 +165,10 @@ def test_eval_hands_over_every_option(fake, capsys) -> None:
         "recipe": api.Recipe(preset="audio-tiny"),
         "seed": 1,
         "seeds": 3,
+        "views": (5, 3),
+        "finetune": "esc50",
+        "out": Path("o"),
+        "overwrite": True,
         "max_missing": 0.2,
         "workers": 2,
         "device": "cpu",

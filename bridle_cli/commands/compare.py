@@ -1,0 +1,84 @@
+"""`bridle compare`: the results of several runs side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bridle import api
+from bridle_cli import options
+from bridle_cli.console import Console
+from bridle_cli.progress import Progress
+
+
+@click.command(name="compare")
+@click.argument("runs", metavar="RUN RUN...", type=options.PATH, nargs=-1)
+@click.option("--task", metavar="NAME", default=None, help="Only results of this task.")
+@click.option("--protocol", metavar="NAME", default=None, help="Only results of this protocol.")
+@options.shared
+@click.pass_obj
+def command(console: Console, runs: tuple[Path, ...], task: str | None, protocol: str | None) -> None:
+    """Put what bridle eval found of several runs side by side, each against the first.
+
+    RUN is a run, or any other folder with a results.json, such as bridle eval --out DIR writes. There is a table for
+    each question (task, data, protocol, pooling, folds) that the first RUN and another answer; the newest result of
+    each counts.
+
+    \b
+    The difference is over the clips that both were tested on, with an interval from resampling them. Mark:
+    + better, - worse, = not to be told apart.
+
+    \b
+    Examples:
+      bridle compare runs/a runs/b
+      bridle eval --data shards/digits --checkpoint random --preset audio-tiny --out runs/untrained
+      bridle compare runs/untrained runs/a runs/b --protocol linear
+      bridle compare runs/a runs/b --json
+    """
+    with Progress(console) as progress:
+        found = api.compare(runs, protocol=protocol, task=task, on_event=progress)
+    for question in found:
+        if console.json:
+            console.record(question)
+        else:
+            _show(console, question)
+    if not console.json and any(row["mark"] for question in found for row in question["rows"]):
+        console.note(
+            f"mark: + better than {runs[0]}, - worse, = not to be told apart (the interval of the difference holds 0). "
+            "The intervals speak of other clips, not of other training seeds. With more runs those of the differences "
+            "are wider, so that the marks of a table hold together."
+        )
+
+
+def _show(console: Console, question: dict[str, Any]) -> None:
+    rows = [
+        (
+            row["run"],
+            f"{100 * row['value']:.1f}",
+            _interval(row["ci95"]),
+            None if row["difference"] is None else f"{100 * row['difference']:+.1f}",
+            _interval(row["difference_ci"], "+"),
+            row["mark"],
+        )
+        for row in question["rows"]
+    ]
+    its = f"its {100 * question['confidence']:.4g} % interval"
+    columns = ("run", "value %", "95 % interval", "difference", its, "mark")
+    console.table(columns, rows, title=_title(question))
+    for row in question["rows"]:
+        if row["note"]:
+            console.note(f"{row['run']}: {row['note']}")
+
+
+def _title(question: dict[str, Any]) -> str:
+    words = [question[key] for key in ("task", "protocol", "pool") if question[key]]
+    metric = "mAP" if question["metric"] == "map" else question["metric"]
+    folds = f", {question['folds']} folds" if (question["folds"] or 1) != 1 else ""
+    groups = f" grouped by {question['group_by']}" if question["group_by"] else ""
+    return f"{' / '.join(words)} / {metric}: {question['clips']} clips of {question['data']}{folds}{groups}"
+
+
+def _interval(ends: list[float] | None, sign: str = "") -> str | None:
+    return f"{100 * ends[0]:{sign}.1f} to {100 * ends[1]:{sign}.1f}" if ends else None
