@@ -87,7 +87,7 @@ def evaluate(
     kept = list[Tested | Head]()
     head = None
     if untrained:
-        model = _untrained(recipe, place, seed, device)
+        model = _untrained(recipe, place, seed, device, codes=protocol in ("codes", "codebook"))
     elif protocol == "head":
         source = find_checkpoint(Path(checkpoint) if checkpoint else newest_run(RUNS))
         model, head = read_classifier(source, pick_device(device))
@@ -189,10 +189,11 @@ def _data_of(task: str) -> Path:
     )
 
 
-def _untrained(recipe: Recipe, data: Location, seed: int, device: str) -> Bridle:
-    """A network that has learned nothing, of the shape that `pretrain` with this recipe on this data begins with."""
+def _untrained(recipe: Recipe, data: Location, seed: int, device: str, *, codes: bool) -> Bridle:
+    """A network that has learned nothing, of the shape that `pretrain` with this recipe on this data begins with; if
+    codes are wanted, with those of its cold start."""
     from bridle.checkpoint import load_model
-    from bridle.infer import measure
+    from bridle.infer import fit_cold_codes, measure
     from bridle.schema import Modality
 
     if not (recipe.preset or recipe.file):
@@ -200,4 +201,7 @@ def _untrained(recipe: Recipe, data: Location, seed: int, device: str) -> Bridle
     modality = Modality(recipe.load()[0].patches.modality)
     statistics, extent = measure(data, modality)
     config, _ = recipe.load(extent=extent)
-    return load_model("random", device=pick_device(device), config=config, statistics=statistics, seed=seed)
+    model = load_model("random", device=pick_device(device), config=config, statistics=statistics, seed=seed)
+    if codes:
+        fit_cold_codes(model, data)
+    return model

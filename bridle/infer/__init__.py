@@ -1,7 +1,7 @@
 """A trained model at work: files of any length -> features, embeddings, codes."""
 
 from bridle.infer.codes_file import check_output, read_codes, write_codes
-from bridle.infer.corpus import measure
+from bridle.infer.corpus import fit_cold_codes, measure
 from bridle.infer.encode import Encoded, Failures, decoded_as, encode
 from bridle.infer.pooling import Pool, pool
 from bridle.infer.pretrained import Pretrained, pool_encoded
@@ -19,6 +19,7 @@ __all__ = [
     "decoded_as",
     "encode",
     "find_sources",
+    "fit_cold_codes",
     "measure",
     "nothing_read",
     "pool",

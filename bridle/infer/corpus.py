@@ -1,4 +1,5 @@
-"""What an untrained model needs to know of the data it is tried on: statistics and extent, as `bridle shard` measures.
+"""What an untrained model needs to know of the data it is tried on: statistics and extent, as `bridle shard` measures,
+and for codes some patches.
 
 Shards bring both along; of a folder a part of the files is decoded.
 """
@@ -6,10 +7,17 @@ Shards bring both along; of a folder a part of the files is decoded.
 from __future__ import annotations
 
 import statistics
+from itertools import islice
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from bridle.errors import DataError, MediaError
+from bridle.infer.encode import decoded_as
+from bridle.infer.sources import find_sources, windows_of
 from bridle.media import decode, probe
+from bridle.model import Bridle
 from bridle.patches.statistics import corpus_statistics
 from bridle.schema import Clip, MediaInfo, Modality
 from bridle.sharding import find_sets, merge_extent, merge_statistics
@@ -18,6 +26,7 @@ from bridle.sharding.manifest import is_sharded
 from bridle.storage import Location, Remote
 
 _MEASURED = 200  # files of a folder, evenly spread
+_FIT_VECTORS_PER_CODE = 128  # as many as pretraining takes
 _WINDOW_S = 10.0  # from the beginning of each
 
 
@@ -46,6 +55,32 @@ def measure(data: Location, modality: Modality) -> tuple[dict[str, Any], dict[st
     if "rate_hz" in extent:
         measured["rate_hz"] = extent["rate_hz"][1]
     return measured, extent
+
+
+@torch.no_grad()
+def fit_cold_codes(model: Bridle, data: Location) -> None:
+    """Gives an untrained model the codes that pretraining begins with: k-means codebooks of a random projection, fitted
+    on patches of these data.
+
+    Raises:
+        DataError: nothing that can be decoded.
+    """
+    modality, rate_hz = decoded_as(model)
+    sources, total = find_sources([data], modality, read=False)
+    step = max(1, total // _MEASURED)
+    rows, wanted = list[Tensor](), _FIT_VECTORS_PER_CODE * model.config.quantizer.codes
+    for source in islice(sources, 0, None, step):
+        try:
+            views = [view.view for view in windows_of(source, model.patcher, modality, rate_hz)]
+        except MediaError:
+            continue
+        batch = model.patcher(views)
+        rows.append(batch.rows(batch.x_BNP))
+        if (wanted := wanted - len(rows[-1])) <= 0:
+            break
+    if not rows:
+        raise DataError(f"none of the {modality} files of {data} can be decoded")
+    model.cold_tokenizer.fit(torch.cat(rows))
 
 
 def _decode(path: Location) -> tuple[MediaInfo, Clip] | None:
