@@ -15,6 +15,7 @@ Shapes: B clips, N patches, D feature width, W probe width, H heads, L queries, 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +25,11 @@ from torch.nn import functional as F
 from bridle.evaluate.truth import Truth
 
 Patches = tuple[Tensor, Tensor, Tensor]  # x, valid_NP, coords_NP3: all patches of N clips
+Look = Callable[
+    [Tensor], tuple[Tensor, Patches]
+]  # rows of clips -> those that can be read, in order, and their patches
+_CLIPS = 256  # looked at at once
+_SCALED_BY = 4096  # clips that features are z-scored by
 _AXIS_FREQUENCIES = 8  # sines and cosines an axis
 
 
@@ -114,38 +120,55 @@ def positions(coords_BN3: Tensor) -> Tensor:
     return torch.cat([angle_BNP.sin(), angle_BNP.cos()], dim=-1)
 
 
+def held(patches: Patches) -> Look:
+    """Patches that are in memory."""
+    return lambda rows: (rows, (patches[0][rows], patches[1][rows], patches[2][rows]))
+
+
 def attentive(
-    train: Patches, truth_N: Truth, test: Patches, *, seed: int = 0, recipe: AttentiveRecipe | None = None
+    look: Look,
+    train_N: Tensor,
+    truth_N: Truth,
+    test_M: Tensor,
+    *,
+    codes: int = 0,
+    seed: int = 0,
+    recipe: AttentiveRecipe | None = None,
 ) -> Tensor:
     """Train the probe on frozen features or codes for a fixed number of epochs and score the test clips.
 
     Args:
-        train, test: features `(N, P, D)` or codes (integers) `(N, P, Q)`, validity and coordinates of the P patches of
-            every clip; a clip without any valid patch is not allowed.
+        look: at clips by their rows: features `(B, P, D)` or codes (integers) `(B, P, Q)`, validity and coordinates of
+            the P patches; a clip without any valid patch is not allowed.
+        train_N, test_M: rows.
+        truth_N: of the train clips.
+        codes: K, where it is codes that are looked at.
         seed: weights, order and dropout; the same seed gives the same scores.
 
     Returns:
-        Scores `(M, L)`, on the CPU.
+        Scores `(M, L)`, on the CPU; nan for clips that cannot be read.
     """
     recipe = recipe or AttentiveRecipe()
-    x, valid_NP, _ = train
-    with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []), torch.enable_grad():
+    _, (some, _, _) = look(train_N[:1])
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(seed)
-        if x.is_floating_point():
-            project: nn.Module = nn.Sequential(
-                _Scale(*_mean_and_scale(x, valid_NP)), nn.Linear(x.shape[-1], recipe.width)
-            )
+        if codes:
+            project: nn.Module = _Codes(some.shape[-1], codes, recipe.width)
         else:
-            project = _Codes(x.shape[-1], 1 + int(max(x.max(), test[0].max())), recipe.width)
-        probe = AttentiveProbe(project, len(truth_N.classes), recipe).to(x.device)
-        _train(probe, train, truth_N, recipe)
+            scale = _Scale(*_mean_and_scale(look, train_N, some.shape[-1]))
+            project = nn.Sequential(scale, nn.Linear(some.shape[-1], recipe.width))
+        probe = AttentiveProbe(project, len(truth_N.classes), recipe)
+        _train(probe, look, train_N, truth_N, recipe)
     probe.eval()
+    scores_ML = torch.full((len(test_M), len(truth_N.classes)), torch.nan)
     with torch.no_grad():
-        scores = [probe(*part).cpu() for part in zip(*(t.split(256) for t in test), strict=True)]
-    return torch.cat(scores)
+        for places in torch.arange(len(test_M)).split(_CLIPS):
+            kept, patches = look(test_M[places])
+            scores_ML[places[torch.isin(test_M[places], kept)]] = probe(*patches)
+    return scores_ML
 
 
-def _train(probe: AttentiveProbe, train: Patches, truth_N: Truth, recipe: AttentiveRecipe) -> None:
+def _train(probe: AttentiveProbe, look: Look, train_N: Tensor, truth_N: Truth, recipe: AttentiveRecipe) -> None:
     batches = -(-len(truth_N) // recipe.batch_size)
     optimiser = torch.optim.AdamW(probe.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -153,7 +176,9 @@ def _train(probe: AttentiveProbe, train: Patches, truth_N: Truth, recipe: Attent
     )
     for _ in range(recipe.epochs):
         for rows in torch.randperm(len(truth_N)).chunk(batches):
-            loss = truth_N[rows].loss(probe(*(part[rows] for part in train)), recipe.smoothing)
+            kept, patches = look(train_N[rows])
+            truth_B = truth_N[rows[torch.isin(train_N[rows], kept)]]
+            loss = truth_B.loss(probe(*patches), recipe.smoothing)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(probe.parameters(), 1.0)
@@ -176,13 +201,13 @@ class _Scale(nn.Module):
         return (x_BND.float() - self.mean_D) * self.scale_D
 
 
-def _mean_and_scale(x_BND: Tensor, valid_BN: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and one over the deviation of the valid patches of train."""
-    weight_BN1 = valid_BN.unsqueeze(-1)
-    count = valid_BN.sum()
-    mean_D = sum((x.float() * w).sum((0, 1)) for x, w in zip(x_BND.split(256), weight_BN1.split(256))) / count
-    square_D = sum(
-        ((x.float() - mean_D).square() * w).sum((0, 1)) for x, w in zip(x_BND.split(256), weight_BN1.split(256))
-    )
-    std_D = (square_D / count).sqrt()
-    return mean_D, torch.where(std_D > 1e-6 * std_D.max(), 1 / std_D, torch.zeros_like(std_D))
+def _mean_and_scale(look: Look, train_N: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """Mean and one over the deviation of the valid patches of some train clips, evenly chosen."""
+    count, sum_D, square_D = 0, torch.zeros(width, dtype=torch.float64), torch.zeros(width, dtype=torch.float64)
+    for rows in train_N[:: -(-len(train_N) // _SCALED_BY)].split(_CLIPS):
+        _, (x_BND, valid_BN, _) = look(rows)
+        x_RD = x_BND[valid_BN].double()
+        count, sum_D, square_D = count + len(x_RD), sum_D + x_RD.sum(0), square_D + x_RD.square().sum(0)
+    mean_D = sum_D / count
+    std_D = (square_D / count - mean_D.square()).clamp(min=0).sqrt()
+    return mean_D.float(), torch.where(std_D > 1e-6 * std_D.max(), 1 / std_D, torch.zeros_like(std_D)).float()

@@ -11,13 +11,13 @@ from torch import Tensor
 from bridle.checkpoint import Head
 from bridle.errors import DataError
 from bridle.evaluate.dataset import Labelled
-from bridle.evaluate.features import Files
+from bridle.evaluate.features import Files, listed
 from bridle.evaluate.finetune import score, tune_and_score
 from bridle.evaluate.probe import Trial
 from bridle.evaluate.protocol import Protocol
 from bridle.evaluate.splits import Groups, Split
 from bridle.evaluate.truth import Truth
-from bridle.infer import Failures, Source
+from bridle.infer import Source
 from bridle.model import Bridle
 
 OnEvent = Callable[..., None]
@@ -34,7 +34,7 @@ def finetuning(
     """
     recipe = protocol.recipe
     assert recipe is not None
-    sources, files, failures = _listed(data, say)
+    sources, files, failures = listed(data, say)
     options: dict[str, Any] = {"several": protocol.several, "workers": workers, "failures": failures}
 
     def trial_of(truth: Truth, groups: Groups | None) -> Trial:
@@ -65,23 +65,13 @@ def of_head(
             "Fine-tune on these data: --protocol finetune.",
         )
     data.classes = head.classes
-    sources, files, failures = _listed(data, say)
+    sources, files, failures = listed(data, say)
     options: dict[str, Any] = {"several": protocol.several, "workers": workers, "failures": failures}
 
     def trial(split: Split, seed: int) -> tuple[Tensor, dict[str, Any]]:
         return score(model, head.classifier, _some(sources, split.test), head.multi_label, **options), {}
 
     return files, lambda truth, groups: trial
-
-
-def _listed(data: Labelled, say: OnEvent) -> tuple[list[Source], Files, Failures]:
-    """All labelled files in the order of their paths, none of them read yet."""
-    failures = Failures(say)
-    sources = sorted(data.sources(say, read=False), key=lambda source: (source.path, source.span_s or ()))
-    files = Files(skipped=failures.reasons)
-    for source in sources:
-        files.add(source)
-    return sources, files, failures
 
 
 def _some(sources: list[Source], rows: np.ndarray) -> list[Source]:

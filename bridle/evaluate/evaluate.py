@@ -13,7 +13,15 @@ from bridle.evaluate.classifiers import finetuning, of_head
 from bridle.evaluate.codebook import CodebookHealth
 from bridle.evaluate.codes import Codes, extract_codes
 from bridle.evaluate.dataset import LABELS_HINT, Division, Labelled, divide, faults, open_data
-from bridle.evaluate.features import Files, each_file, extract_patches, extract_vectors
+from bridle.evaluate.features import (
+    Files,
+    each_file,
+    extract_patches,
+    extract_vectors,
+    listed,
+    look_at_patches,
+    patches_gb,
+)
 from bridle.evaluate.metrics import confusion
 from bridle.evaluate.probe import Judgement, Trial, judge, probe_patches, probe_vectors
 from bridle.evaluate.protocol import Protocol
@@ -24,9 +32,11 @@ from bridle.model import Bridle
 from bridle.schema import Modality
 from bridle.storage import Location
 from bridle.tasks import load_task
+from bridle.train.cost import free_memory
 
 OnEvent = Callable[..., None]
 OWN_DATA = "folder"  # the task whose data are the user's own
+_SHARE = 0.5  # of the free memory, for features of all patches
 _MOST_CLASSES = 100  # of a confusion matrix that is worth keeping
 
 
@@ -105,6 +115,11 @@ def _features(
     model: Bridle, data: Labelled, protocol: Protocol, workers: int, say: OnEvent
 ) -> tuple[Files, Callable[[Truth, Groups | None], Trial]]:
     """The files, and the probe of their features."""
+    if protocol.pooled == "attentive" and (size_gb := patches_gb(model, data.total)) > _SHARE * free_gb():
+        say("note", message=f"features of all patches take {size_gb:.0f} GB: they are computed again in every epoch")
+        sources, files, failures = listed(data, say)
+        look = look_at_patches(model, sources, failures, workers)
+        return files, lambda truth, groups: probe_patches(look, truth)
     if protocol.pooled == "attentive":
         patches = extract_patches(model, data, workers=workers, on_event=say)
         every = patches.h_FND, patches.valid_FN, patches.coords_FN3
@@ -197,6 +212,11 @@ def _codebook(model: Bridle, data: Labelled, seed: int, workers: int, say: OnEve
         "per_level": levels,
         "skipped": [{"file": path, "reason": reason} for path, reason in failures.reasons.items()],
     }
+
+
+def free_gb() -> float:
+    """Memory that this process may still take."""
+    return free_memory(torch.device("cpu")) / 1e9
 
 
 def _silent(kind: str, **fields: Any) -> None:

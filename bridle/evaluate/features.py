@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -115,9 +116,47 @@ def extract_patches(model: Bridle, data: Labelled, *, workers: int = 0, on_event
     for encoded in each_file(model, data, forward, failures, workers=workers, on_event=on_event):
         found.append((encoded.source, (encoded.outputs[0].half(), encoded.coords_N3)))
     files, rows = in_order(found, failures)
-    valid_FN = pad_sequence([torch.ones(len(row), dtype=torch.bool) for row, _ in rows], batch_first=True)
+    return Patches(files, *_padded(rows))
+
+
+def listed(data: Labelled, say: OnEvent) -> tuple[list[Source], Files, Failures]:
+    """All labelled files in the order of their paths, none of them read yet."""
+    failures = Failures(say)
+    sources = sorted(data.sources(say, read=False), key=lambda source: (source.path, source.span_s or ()))
+    files = Files(skipped=failures.reasons)
+    for source in sources:
+        files.add(source)
+    return sources, files, failures
+
+
+def look_at_patches(
+    model: Bridle, sources: Sequence[Source], failures: Failures, workers: int = 0
+) -> Callable[[Tensor], tuple[Tensor, tuple[Tensor, Tensor, Tensor]]]:
+    """The patches of some of the files, computed whenever they are asked for: for data that no memory holds."""
+
+    def look(rows: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+        wanted = [sources[row] for row in rows.tolist()]
+        place = {id(source): at for at, source in enumerate(wanted)}
+        options: dict[str, Any] = {"failures": failures, "batch_size": _BATCH, "workers": workers}
+        found = list(encode(model, wanted, lambda batch: (model.features(batch),), **options))
+        if not found:
+            raise nothing_read(failures)
+        kept = rows[[place[id(encoded.source)] for encoded in found]]
+        return kept, _padded([(encoded.outputs[0], encoded.coords_N3) for encoded in found])
+
+    return look
+
+
+def patches_gb(model: Bridle, files: int) -> float:
+    """Memory that `extract_patches` takes, for files that fill one window."""
+    return 2e-9 * files * math.prod(model.patcher.grid) * model.config.encoder.width
+
+
+def _padded(rows: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
+    """Features and coordinates of each file -> those of all, with validity between them."""
+    valid_FN = pad_sequence([torch.ones(len(h_ND), dtype=torch.bool) for h_ND, _ in rows], batch_first=True)
     h_FND, coords_FN3 = (pad_sequence([row[at] for row in rows], batch_first=True) for at in (0, 1))
-    return Patches(files, h_FND, valid_FN, coords_FN3)
+    return h_FND, valid_FN, coords_FN3
 
 
 def each_file(

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bridle.evaluate.attentive import AttentiveRecipe, Patches, attentive
+from bridle.evaluate.attentive import AttentiveRecipe, Look, Patches, attentive, held
 from bridle.evaluate.knn import knn
 from bridle.evaluate.linear import linear
 from bridle.evaluate.metrics import interval, metrics
@@ -116,15 +116,16 @@ def probe_vectors(x_ND: Tensor, truth: Truth, groups: Groups | None = None, prot
     return trial
 
 
-def probe_patches(patches: Patches, truth: Truth, recipe: AttentiveRecipe | None = None) -> Trial:
-    """The attentive probe on all patches of every clip, on the device where they are."""
-
-    x, valid, coords = patches
+def probe_patches(patches: Patches | Look, truth: Truth, recipe: AttentiveRecipe | None = None) -> Trial:
+    """The attentive probe on all patches of every clip, in memory or looked at when they are wanted."""
+    codes = 0
+    if isinstance(patches, tuple):
+        codes = 0 if patches[0].is_floating_point() else 1 + int(patches[0].max())
+        patches = held(patches)
+    look = patches
 
     def trial(split: Split, seed: int) -> tuple[Tensor, dict[str, Any]]:
-        train, test = (
-            (x[rows], valid[rows], coords[rows]) for rows in map(torch.from_numpy, (split.train, split.test))
-        )
-        return attentive(train, truth[split.train], test, seed=seed, recipe=recipe), {}
+        train, test = torch.from_numpy(split.train), torch.from_numpy(split.test)
+        return attentive(look, train, truth[split.train], test, codes=codes, seed=seed, recipe=recipe), {}
 
     return trial

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import numpy as np
@@ -350,6 +352,30 @@ def test_the_attentive_probe_follows_its_seed_and_does_not_look_at_padding() -> 
     longer[0][:, 16:], longer[1][:, 16:] = 1e4, False
     second = judge(truth, one_split(truth), probe_patches((longer[0], longer[1], longer[2]), truth, recipe))
     assert np.allclose(first.scores_SML, second.scores_SML, atol=1e-4)
+
+
+def test_patches_that_no_memory_holds_are_looked_at_when_they_are_wanted(
+    image_model: Bridle, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same probe: the scores differ by the half precision of what is kept."""
+    data = shutil.copytree(colours, tmp_path / "colours")
+    (data / "dark" / "broken.png").unlink()
+    said: list[str] = []
+    kept: list[Any] = []
+
+    def listen(kind: str, **fields: str) -> None:
+        said.extend([fields["message"]] if kind == "note" else [])
+
+    options: dict[str, Any] = {"protocol": Protocol("attentive"), "division": Division(folds=2)}
+    for free_gb in (1e9, 0.0):
+        monkeypatch.setattr(sys.modules["bridle.evaluate.evaluate"], "free_gb", lambda free_gb=free_gb: free_gb)
+        evaluate(image_model, data, **options, on_event=listen, keep=kept.append)
+    held, streamed = kept
+    assert held.paths == streamed.paths
+    assert torch.allclose(held.scores_SML, streamed.scores_SML, atol=0.05)
+    assert len(said) == 1 and "computed again in every epoch" in said[0]
+    result = evaluate(image_model, colours, **options)
+    assert result["n_test"] == 20 and [one["file"] for one in result["skipped"]] == ["dark/broken.png"]
 
 
 def test_the_attentive_probe_reads_codes_in_their_order() -> None:
