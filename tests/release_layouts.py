@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import sys
 import wave
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -177,3 +178,27 @@ def real(kind: str) -> Callable[[Path], None]:
     """Writes real clips of the sample in turn, whatever the name asked for says they are."""
     files = itertools.cycle(sorted(path for path in (MEDIA / kind).rglob("*") if path.is_file()))
     return lambda path: (path.write_bytes(next(files).read_bytes()), None)[1]
+
+
+# Of each task: the kind of its media, and how its stand-in is built.
+RELEASES: dict[str, tuple[str, Callable[..., None], dict[str, Any]]] = {
+    "as20k": ("audio", audioset, {"clips": 12}),
+    "as2m": ("audio", audioset, {"clips": 12}),
+    "esc50": ("audio", esc50, {"clips": 2}),
+    "scv1": ("audio", speech_commands, {"speakers": 12}),
+    "scv1-10": ("audio", speech_commands, {"speakers": 12}),
+    "scv2": ("audio", speech_commands, {"speakers": 12}),
+    "in1k": ("image", imagenet, {"clips": 4, "val": "kit"}),
+    "k400": ("video", kinetics, {"clips": 4}),
+    "ssv2": ("video", something, {"clips": 4}),
+}
+
+
+def main(out: Path) -> None:
+    """All of them with clips of the sample: `python tests/release_layouts.py standins`."""
+    for task, (kind, build, options) in RELEASES.items():
+        build(out / task, real(kind), **options)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

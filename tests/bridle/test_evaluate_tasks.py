@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +21,9 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BRIDLE_CACHE", str(tmp_path / "cache"))
 
 
-RELEASES: dict[str, tuple[str, Callable[..., None], dict[str, Any]]] = {
-    "as20k": ("audio", layouts.audioset, {"clips": 12}),
-    "as2m": ("audio", layouts.audioset, {"clips": 12}),
-    "esc50": ("audio", layouts.esc50, {"clips": 2}),
-    "scv1": ("audio", layouts.speech_commands, {"speakers": 12}),
-    "scv1-10": ("audio", layouts.speech_commands, {"speakers": 12}),
-    "in1k": ("image", layouts.imagenet, {"clips": 4, "val": "kit"}),
-    "k400": ("video", layouts.kinetics, {"clips": 4}),
-    "ssv2": ("video", layouts.something, {"clips": 4}),
-}
-
-
-@pytest.mark.parametrize("task", sorted(RELEASES))
+@pytest.mark.parametrize("task", sorted(layouts.RELEASES))
 def test_a_release_is_judged_as_it_lies(task: str, tmp_path: Path) -> None:
-    kind, build, options = RELEASES[task]
+    kind, build, options = layouts.RELEASES[task]
     build(tmp_path / task, layouts.real(kind), **options)
     notes: list[str] = []
 
@@ -63,7 +50,7 @@ def test_a_release_is_judged_as_it_lies(task: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("task", ["as20k", "esc50", "in1k", "k400", "ssv2"])
 def test_shards_of_a_release_are_judged_as_the_release(task: str, tmp_path: Path) -> None:
-    kind, build, options = RELEASES[task]
+    kind, build, options = layouts.RELEASES[task]
     build(tmp_path / "release", layouts.real(kind), **options)
     said: list[str] = []
     made = api.shard(
@@ -121,7 +108,7 @@ def test_where_the_data_of_a_task_are_looked_for(
 def test_tasks_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["eval", "--list"]) == 0
     out = capsys.readouterr().out
-    assert all(task in out for task in (*RELEASES, "scv2")) and "527" in out and "mAP" in out
+    assert all(task in out for task in (*layouts.RELEASES, "scv2")) and "527" in out and "mAP" in out
     assert main(["eval", "--json", "--list"]) == 0
     listed = {one["name"]: one for one in map(json.loads, capsys.readouterr().out.splitlines())}
     assert listed["k400"]["views"] == [5, 3] and listed["esc50"]["folds"] is True
