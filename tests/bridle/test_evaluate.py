@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 import fsspec
 import numpy as np
 import pytest
+import standins
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -438,6 +440,36 @@ def test_evaluate_a_folder(image_model: Bridle, colours: Path, protocol: str, ho
     if protocol == "codes":
         assert result["sequence"]["value"] > 0.5 and len(result["per_level"]) == 2
         assert 0 <= result["per_level"][0]["label_bits"] <= 1 and result["per_level"][0]["bag"] > 0.5
+
+
+@pytest.mark.parametrize("kind", ["audio", "image", "video"])
+@pytest.mark.parametrize("baseline", ["raw values", "untrained network"])
+def test_the_figures_are_scikit_learns_on_real_clips(kind: str, baseline: str) -> None:
+    """The goal is 0.1 points: here no clip may be told otherwise. Raw values are patches laid side by side."""
+    model = standins.small(kind)
+    if baseline == "raw values":
+        model.features_and_class = lambda batch: (batch.x_BNP, batch.x_BNP[:, :1])  # type: ignore[method-assign]
+    media = Path(__file__).parent.parent / "media" / kind
+    data = open_data(media, Modality(kind))
+    vectors = extract_vectors(model, dataclasses.replace(data, fingerprint=""))
+    truth = truth_from(vectors.files, data)
+    for protocol in ("knn", "linear"):
+        told: dict[str, Any] = {"protocol": Protocol(protocol, "segments"), "division": Division(test_share=0.25)}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys.modules["bridle.evaluate.evaluate"], "extract_vectors", lambda *_, **__: vectors)
+            found = evaluate(model, media, **told)
+        split = make_splits(truth.y.numpy(), test_share=0.25)[0]
+        x_ND, y_N = vectors.pooled["segments"].double().numpy(), truth.y.numpy()
+        keep = x_ND[split.train].std(0) > 1e-6 * x_ND[split.train].std(0).max()
+        scaler = StandardScaler().fit(x_ND[split.train][:, keep])
+        train, test = (scaler.transform(x_ND[rows][:, keep]) for rows in (split.train, split.test))
+        if protocol == "knn":
+            train, test = (part / np.linalg.norm(part, axis=1, keepdims=True) for part in (train, test))
+            theirs: Any = KNeighborsClassifier(found["per_fold"][0]["k"], weights=lambda d: np.exp(-(d**2) / 2 / 0.07))
+        else:
+            theirs = LogisticRegression(C=found["per_fold"][0]["C"], max_iter=5000, tol=1e-8)
+        expected = theirs.fit(train, y_N[split.train]).score(test, y_N[split.test])
+        assert found["value"] == pytest.approx(expected, abs=0.001), protocol
 
 
 def test_evaluate_keeps_groups_together(image_model: Bridle, colours: Path) -> None:
