@@ -5,7 +5,7 @@ from bridle.infer.corpus import measure
 from bridle.infer.encode import Encoded, Failures, encode
 from bridle.infer.pooling import Pool, pool
 from bridle.infer.pretrained import Pretrained, pool_encoded
-from bridle.infer.sources import Source, find_sources
+from bridle.infer.sources import Source, find_sources, spread_sources
 from bridle.infer.tokenize import nothing_read, require_codes, tokenize_inputs
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "pool_encoded",
     "read_codes",
     "require_codes",
+    "spread_sources",
     "tokenize_inputs",
     "write_codes",
 ]
