@@ -78,9 +78,7 @@ def find_sources(inputs: Sequence[Location], modality: Modality) -> tuple[Iterat
     return (source for part, _ in found for source in part), sum(count for _, count in found)
 
 
-def spread_sources(
-    inputs: Sequence[Location], modality: Modality, most: int
-) -> tuple[list[Callable[[], Source]], int]:
+def spread_sources(inputs: Sequence[Location], modality: Modality, most: int) -> tuple[list[Callable[[], Source]], int]:
     """At most that many of the sources that `find_sources` finds, evenly spread, each opened when it is called; and how
     many there are.
 
@@ -96,7 +94,7 @@ def spread_sources(
             found = list(_find(place, modality)[0])
             parts.append((len(found), found.__getitem__))
     total = sum(count for count, _ in parts)
-    chosen, first = [], 0
+    chosen, first = list[Callable[[], Source]](), 0
     wanted = [number * total // min(most, total) for number in range(min(most, total))]
     for count, opened in parts:
         chosen += [partial(opened, number - first) for number in wanted if first <= number < first + count]
