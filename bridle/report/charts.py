@@ -26,14 +26,14 @@ def bar_chart(
     Args:
         most: what a value can be at most: where the axis ends, and drawn.
     """
-    width, height, left, bottom, top = 240, 170, 10, 144, 24
+    width, height, left, bottom, top = 190, 160, 4, 136, 24
     high = most or 1.02 * max([value for value in values if math.isfinite(value)], default=0.0) or 1.0
     y, step = placer(0, high, bottom, top), (width - 2 * left) / max(len(values), 1)
     parts = [path(f"M{left} {bottom}H{width - left}", "axis")]
     if most:
         parts.append(path(f"M{left} {top}H{width - left}", "ref"))
         parts.append(words(f"most: {number(most)}", width - left, top - 5, "reftext", "end"))
-    wide = min(38.0, 0.64 * step)
+    wide = min(38.0, 0.78 * step)
     for at, value in enumerate(values):
         middle = left + step * (at + 0.5)
         upper = y(max(0.0, min(value, high))) if math.isfinite(value) else bottom

@@ -25,7 +25,6 @@ from bridle.infer.encode import decoded_as
 from bridle.infer.sources import fetched, info_of
 from bridle.media import Preview, decode, preview, thumbnail
 from bridle.model import Bridle
-from bridle.quantize import count_codes
 from bridle.schema import Clip, Modality, PatchBatch
 from bridle.storage import Location
 
@@ -131,11 +130,6 @@ def shown(labels: Sequence[str], count: int) -> list[int]:
             if taken[name] < len(of_label[name]) and sum(taken.values()) < wanted:
                 taken[name] += 1
     return [of_label[name][at * len(of_label[name]) // taken[name]] for name in names for at in range(taken[name])]
-
-
-def counts(codes: Sequence[Tensor], size: int) -> Tensor:
-    """How often each code occurs, `(Q, K)`."""
-    return torch.stack([count_codes(one.flatten(0, 2).long(), size) for one in codes]).sum(0)
 
 
 def _decoded(source: Source, model: Bridle) -> tuple[Source, Image.Image | None]:

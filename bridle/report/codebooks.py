@@ -17,6 +17,13 @@ from bridle.report.svg import Chart
 
 _COLUMNS = 128  # of the heat map; of larger codebooks neighbours share one
 _DRAWN = 400  # points of a curve over the codes
+READING = (
+    ("CUR", "share of the codes that occur at all"),
+    ("Entropy", "of how often each code occurs, in bits"),
+    ("Perplexity", "2 to the entropy: so many codes, used alike, have it"),
+    ("Residual energy", "mean squared norm of what the level leaves over of a vector of norm 1"),
+    ("Label information", "what one code of one patch tells of the label of its clip; few clips make it too large"),
+)
 
 
 def health_charts(levels: Sequence[dict[str, Any]], codes: int) -> list[Chart]:
@@ -27,18 +34,19 @@ def health_charts(levels: Sequence[dict[str, Any]], codes: int) -> list[Chart]:
     """
     bits = math.log2(codes) if codes > 1 else None
     kinds = (
-        ("cur", "Share of codes used", "", 1.0, "CUR: codes that occur at all."),
-        ("entropy_bits", "Entropy", "bits", bits, "Of how often each code occurs."),
-        ("perplexity", "Perplexity", "codes", float(codes) or None, "As many codes used alike have this entropy."),
-        ("residual_energy", "Energy left over", "", None, "Mean squared norm of what the level leaves of norm 1."),
-        ("label_bits", "Told of the label", "bits", None, "Mutual information of one code and its clip's label."),
-        ("bag", "Accuracy of its codes alone", "", 1.0, "A linear layer on how often each code of the level occurs."),
+        ("cur", "CUR", "%", 100.0),
+        ("entropy_bits", "Entropy", "bits", bits),
+        ("perplexity", "Perplexity", "codes", float(codes) or None),
+        ("residual_energy", "Residual energy", "", None),
+        ("label_bits", "Label information", "bits", None),
     )
     charts = []
-    for key, title, unit, most, note in kinds:
+    for key, title, unit, most in kinds:
         values = [float(value) for level in levels if isinstance(value := level.get(key), int | float)]
         if values and len(values) == len(levels):
-            charts.append(bar_chart(title, values, unit=unit, most=most, note=note))
+            charts.append(
+                bar_chart(title, [100 * value if unit == "%" else value for value in values], unit=unit, most=most)
+            )
     return charts
 
 

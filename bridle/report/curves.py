@@ -48,6 +48,13 @@ def curves(rows: Rows, codes: int) -> list[Chart]:
     charts = [
         line_chart("Loss", [_one(rows, "loss", "loss")], bands, note="What each phase minimises; phases differ in it."),
         line_chart(
+            "Learning rate",
+            [_one(rows, "lr", "learning rate")],
+            bands,
+            low=0.0,
+            note="The schedule: every phase warms up and cools down.",
+        ),
+        line_chart(
             "Prediction of hidden codes",
             _levels(rows, "cross_entropy"),
             bands,
@@ -68,7 +75,7 @@ def curves(rows: Rows, codes: int) -> list[Chart]:
             _levels(rows, "perplexity"),
             bands,
             low=0.0,
-            high=1.08 * codes,
+            high=1.12 * codes,
             level=(float(codes), f"all {codes} alike"),
         ),
         line_chart(
@@ -76,6 +83,7 @@ def curves(rows: Rows, codes: int) -> list[Chart]:
             [_one(rows, "probe.knn", "kNN accuracy")],
             bands,
             unit="%",
+            low=0.0,
             note="A look at a few labelled training clips: for comparing steps, not for judging the encoder.",
             broken=False,
         ),
@@ -92,10 +100,9 @@ def curves(rows: Rows, codes: int) -> list[Chart]:
 
 
 def machine(rows: Rows) -> list[Chart]:
-    """The schedule of the learning rate, and how the machine kept up."""
+    """How the machine kept up."""
     bands = phases(rows)
     charts = [
-        line_chart("Learning rate", [_one(rows, "lr", "learning rate")], bands, low=0.0),
         line_chart("Speed", [_one(rows, "clips_per_s", "clips a second")], bands, unit="clips/s", low=0.0),
         line_chart("Time spent waiting for data", [_one(rows, "data_wait", "waiting")], bands, unit="%", low=0.0),
         line_chart("Memory", [_one(rows, "memory_mb", "memory")], bands, unit="MB", low=0.0),

@@ -71,7 +71,7 @@ def line_chart(
     if level and y0 <= level[0] <= y1:
         place = y(level[0])
         parts.append(path(f"M{_LEFT} {place:.1f}H{_RIGHT}", "ref"))
-        parts.append(words(level[1], _RIGHT - 2, place - 4 if place > _TOP + 16 else place + 13, "reftext", "end"))
+        parts.append(words(level[1], _RIGHT - 2, place - 4 if place > _TOP + 8 else place + 13, "reftext", "end"))
     parts += [mark for at, name, found in drawn for mark in _line(name, found, x, y, colour(at))]
     ending = "; ".join(f"{name} ends at {number(found[-1][-1][1])}" for _, name, found in drawn[:_TOLD])
     svg = drawing(

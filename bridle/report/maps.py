@@ -46,7 +46,7 @@ def make_maps(vectors_FD: Tensor) -> list[Map]:
     places_F2 = np.pad(axes_FP[:, :2], ((0, 0), (0, max(0, 2 - axes_FP.shape[1]))))
     names = [f"principal axis {at + 1} ({share[at]:.0f} % of the variance)" for at in (0, 1)]
     maps = [Map("PCA", places_F2, *names)]
-    if len(x_FD) >= _LEAST:
+    if len(x_FD) >= _LEAST and axes_FP.shape[1] > 1:
         perplexity = min(_PERPLEXITY, (len(x_FD) - 1) / 3)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # copies among the clips

@@ -178,6 +178,7 @@ def _page(known: Facts, found: Found, model: Bridle | str, places: Sequence[Loca
         tiles=_tiles(known, found, model),
         phases=_phases(known),
         curves=curves.curves(known.rows, codes),
+        reading=codebooks.READING,
         machine=curves.machine(known.rows),
         found=found,
         numbers={path: at for at, path in enumerate(seen.paths)} if seen else {},

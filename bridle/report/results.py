@@ -132,7 +132,7 @@ def headline(results: Sequence[dict[str, Any]]) -> tuple[str, str] | None:
     """The newest figure of a probe and what it is of, for the top of the page."""
     for one in reversed(results):
         if (value := _float(one.get("value"))) is not None and one.get("metric") in ("accuracy", "map"):
-            return _share(value), f"{one['metric']}, {_how(one)}"
+            return _share(value), f"{one['metric']}, {_how(one)[:40]}"
     return None
 
 
