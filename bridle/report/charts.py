@@ -95,7 +95,7 @@ def scatter(title: str, dots: Sequence[Dot], x_name: str, y_name: str) -> Markup
     half = max(max(xs) - min(xs), max(ys) - min(ys)) / 2 or 1.0
     middle_x, middle_y = (max(xs) + min(xs)) / 2, (max(ys) + min(ys)) / 2
     x = placer(middle_x - half, middle_x + half, edge, side - edge)
-    y = placer(middle_y - half, middle_y + half, side - edge, edge)
+    y = placer(middle_y - half, middle_y + half, side - edge - 14, edge - 14)
     parts = [element("rect", kind="field", x=1, y=1, width=side - 2, height=side - 2, rx=8)]
     for dot in dots:
         where = f"translate({x(dot.x):.1f} {y(dot.y):.1f})"

@@ -96,7 +96,7 @@ def run_table(facts: Facts) -> Table:
         ("training time", span(seconds)),
         ("steps left out, not finite", number(facts.result.get("skipped_steps"))),
         ("clips that could not be read", number(len(failed)) if facts.result else "–"),
-        ("begun", _time(facts.run / CONFIG)),
+        ("configuration written", _time(facts.run / CONFIG)),
         ("last line of metrics", _time(facts.run / METRICS)),
         ("size of the folder", size(facts.summary.get("bytes", 0))),
     ]

@@ -17,7 +17,7 @@ from bridle.model import Bridle
 from bridle.report import cards, clips, codebooks, curves, facts, maps, results
 from bridle.report.facts import Facts
 from bridle.report.page import render
-from bridle.report.scale import number, size
+from bridle.report.scale import number
 from bridle.storage import Location, locate
 
 OnEvent = Callable[..., None]
@@ -233,5 +233,7 @@ def _tiles(known: Facts, found: Found, model: Bridle | str) -> list[tuple[str, s
     if found.agreement is not None:
         tiles.append((f"{100 * found.agreement:.0f} %", "neighbours agree", "nearest clip has the same label"))
     if isinstance(model, Bridle):
-        tiles.append((f"{facts.parameters(model) / 1e6:.2f} M", "parameters", size(known.summary.get("bytes", 0))))
+        quantizer = model.config.quantizer
+        codes = f"{quantizer.levels} levels of {quantizer.codes} codes"
+        tiles.append((f"{facts.parameters(model) / 1e6:.2f} M", "parameters", codes))
     return tiles
