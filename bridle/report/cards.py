@@ -21,7 +21,7 @@ from bridle.report.maps import make_maps
 
 NEIGHBOURS = 5
 _KINDS = 40  # labels that get a colour and mark of their own
-_BUDGET = 9_500_000  # bytes of all previews, a third more in the page
+_BUDGET = 12_000_000  # characters of all previews
 _LARGE, _SMALL = (160, 10.0), (80, 4.0)  # side and seconds of a card's preview, and of a neighbour's
 
 
@@ -115,7 +115,8 @@ class _Album:
         if self._room <= 0:
             self.full = True
             return Media()
-        self._room -= 3 * sum(map(len, (kept.still, kept.moving, kept.sound))) // 4
+        stills = 2 * kept.still if kept.moving else kept.still  # print shows it alone
+        self._room -= sum(map(len, (stills, kept.moving, kept.sound)))
         return kept
 
     def _open(self, clip: int, side: int, longest_s: float) -> Media:

@@ -314,6 +314,17 @@ def test_a_page_shows_every_section(runs: Path, tmp_path: Path, modality: str) -
         assert name in page.text
 
 
+def test_previews_stop_before_the_page_is_too_large(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bridle.report.cards._BUDGET", 60_000)
+    told = api.report(runs / "video", out=tmp_path / "page.html", clips=30)
+    page = read(tmp_path / "page.html")
+    assert page.classes("clip") == 30
+    assert "left out to keep the file small" in page.text
+    assert told["bytes"] < 900_000
+
+
 def test_an_existing_report_stays(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (run / "report.html").write_text("mine")
     with pytest.raises(UsageError, match="exists"):
