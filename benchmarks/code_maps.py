@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 
 from bridle import api, media
 from bridle.infer import Pretrained
+from bridle.report.code_maps import code_ranks
 
 
 def draw(runs: Path, sample: Path, out: Path) -> None:
@@ -32,7 +33,7 @@ def draw(runs: Path, sample: Path, out: Path) -> None:
         clips = sorted(path for path in (sample / modality).rglob("*") if path.suffix == suffix)
         path = max(clips[:: max(1, len(clips) // 12)], key=lambda clip: clip.stat().st_size)  # the richest of a few
         view, codes_THWQ = seen(model, path)
-        rows.append((path, view, codes_THWQ, ranks(model)))
+        rows.append((path, view, codes_THWQ, code_ranks(model.model)))
     levels = rows[0][2].shape[-1]
     figure, axes = plt.subplots(len(rows), 1 + levels, figsize=(2.6 * (1 + levels), 2.7 * len(rows)), dpi=110)
     for line, (path, view, codes_THWQ, rank_QK) in zip(axes, rows, strict=True):
@@ -62,15 +63,6 @@ def seen(model: Pretrained, path: Path) -> tuple[np.ndarray, torch.Tensor]:
         return x_CTHW[0, :, :, 0].T.numpy(), codes_THWQ
     low, high = x_CTHW.amin(), x_CTHW.amax()
     return ((x_CTHW[:, 0].permute(1, 2, 0) - low) / (high - low)).numpy(), codes_THWQ
-
-
-def ranks(model: Pretrained) -> torch.Tensor:
-    """Place of every code along its codebook's first principal axis, 0..1, `(Q, K)`."""
-    quantizer = (model.model.tokenizer if bool(model.model.learned) else model.model.cold_tokenizer).quantizer
-    codebook_QKC = quantizer.codebook_QKC - quantizer.codebook_QKC.mean(1, keepdim=True)
-    axis_QC1 = torch.linalg.svd(codebook_QKC, full_matrices=False).Vh[:, 0, :, None]
-    order_QK = (codebook_QKC @ axis_QC1)[..., 0].argsort(1).argsort(1)
-    return order_QK / (order_QK.shape[1] - 1)
 
 
 def show_level(axis: Axes, codes_THW: torch.Tensor, level: int, rank_K: torch.Tensor) -> None:

@@ -18,7 +18,7 @@ import click
 from bridle.errors import BridleError, ConfigError, Interrupted, UsageError, nearest
 from bridle_cli.console import Console
 
-COMMANDS = ("shard", "pretrain", "tokenize", "eval", "compare", "export", "runs", "config")
+COMMANDS = ("shard", "pretrain", "tokenize", "eval", "compare", "report", "export", "runs", "config")
 _INTERRUPTED = 130
 _ENVIRONMENT = 5
 

@@ -21,6 +21,7 @@ LAYERS = (
     ("checkpoint",),
     ("train", "infer"),
     ("evaluate", "export"),
+    ("report",),
     ("api",),
 )
 LEVEL = {package: level for level, packages in enumerate(LAYERS) for package in packages}

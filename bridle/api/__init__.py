@@ -10,6 +10,7 @@ function imports what it needs.
 
 from bridle.api.data import shard, shard_info, shard_verify
 from bridle.api.evaluation import compare, evaluate, tasks
+from bridle.api.report import report
 from bridle.api.session import pick_device
 from bridle.api.tokens import export, load, tokenize, write_codes
 from bridle.api.training import launch, pretrain, resume, runs
@@ -24,6 +25,7 @@ __all__ = [
     "load",
     "pick_device",
     "pretrain",
+    "report",
     "resume",
     "runs",
     "shard",

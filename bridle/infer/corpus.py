@@ -7,7 +7,6 @@ Shards bring both along; of a folder a part of the files is decoded.
 from __future__ import annotations
 
 import statistics
-from itertools import islice
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from bridle.errors import DataError, MediaError
 from bridle.infer.encode import decoded_as
-from bridle.infer.sources import find_sources, windows_of
+from bridle.infer.sources import spread_sources, windows_of
 from bridle.media import decode, probe
 from bridle.model import Bridle
 from bridle.patches.statistics import corpus_statistics
@@ -66,12 +65,10 @@ def fit_cold_codes(model: Bridle, data: Location) -> None:
         DataError: nothing that can be decoded.
     """
     modality, rate_hz = decoded_as(model)
-    sources, total = find_sources([data], modality, read=False)
-    step = max(1, total // _MEASURED)
     rows, wanted = list[Tensor](), _FIT_VECTORS_PER_CODE * model.config.quantizer.codes
-    for source in islice(sources, 0, None, step):
+    for opened in spread_sources([data], modality, _MEASURED)[0]:
         try:
-            views = [view.view for view in windows_of(source, model.patcher, modality, rate_hz)]
+            views = [view.view for view in windows_of(opened(), model.patcher, modality, rate_hz)]
         except MediaError:
             continue
         batch = model.patcher(views)

@@ -6,8 +6,9 @@ inputs --find_sources--> Source --windows_of--> views the patcher understands, w
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -96,6 +97,30 @@ def find_sources(inputs: Sequence[Location], modality: Modality, *, read: bool =
     return (source for part, _ in found for source in part), sum(count for _, count in found)
 
 
+def spread_sources(inputs: Sequence[Location], modality: Modality, most: int) -> tuple[list[Callable[[], Source]], int]:
+    """At most that many of the sources that `find_sources` finds, evenly spread, each opened when it is called; and how
+    many there are.
+
+    Raises:
+        DataError: as `find_sources`.
+    """
+    parts: list[tuple[int, Callable[[int], Source]]] = []
+    for place in inputs:
+        if place.exists() and is_sharded(place):
+            for one in _sets_of(place, modality):
+                parts.append((one.samples, partial(_shard_source, SampleReader([one]), _part_of(one, place))))
+        else:
+            found = list(_find(place, modality, True)[0])
+            parts.append((len(found), found.__getitem__))
+    total = sum(count for count, _ in parts)
+    chosen, first = list[Callable[[], Source]](), 0
+    wanted = [number * total // min(most, total) for number in range(min(most, total))]
+    for count, opened in parts:
+        chosen += [partial(opened, number - first) for number in wanted if first <= number < first + count]
+        first += count
+    return chosen, total
+
+
 def _below(place: Location, sources: Iterator[Source]) -> Iterator[Source]:
     """The same sources, called by the input they came with."""
     for source in sources:
@@ -106,11 +131,7 @@ def _find(path: Location, modality: Modality, read: bool) -> tuple[Iterator[Sour
     if not path.exists():
         raise DataError(f"{path} does not exist", "Name a file, a folder of media, or a set of shards.")
     if is_sharded(path):
-        try:
-            sets = find_sets(path, modality)
-        except DataError:
-            check_modality({found.modality for found in find_sets(path)}, modality, path)
-            raise
+        sets = _sets_of(path, modality)
         return _shard_sources(sets, path, read), sum(found.samples for found in sets)
     if path.is_file():
         kind = detect(path.name)
@@ -119,6 +140,15 @@ def _find(path: Location, modality: Modality, read: bool) -> tuple[Iterator[Sour
         return iter([Source(str(path), path)]), 1
     files = _media_below(path, modality)
     return (Source(file, path / file, labels=_folder_label(file)) for file in files), len(files)
+
+
+def _sets_of(path: Location, modality: Modality) -> list[Manifest]:
+    """The sets of that modality; where there are none, the error names both."""
+    try:
+        return find_sets(path, modality)
+    except DataError:
+        check_modality({found.modality for found in find_sets(path)}, modality, path)
+        raise
 
 
 def _folder_label(file: str) -> tuple[str, ...]:
@@ -148,26 +178,32 @@ def _media_below(folder: Location, modality: Modality) -> list[str]:
 def _shard_sources(sets: list[Manifest], below: Location, read: bool) -> Iterator[Source]:
     """Sample by sample, each with the name of its set's folder below the one that was asked for as its part."""
     for manifest in sets:
-        reader = SampleReader([manifest])
-        part = str(manifest.folder).removeprefix(str(below)).strip("/").partition("/")[0]
-        for sample in range(len(reader)):
-            path = reader.index.key(sample)
-            try:
-                meta = reader.meta(sample)
-                path = meta["path"]
-                content = reader.content(sample) if read else Member(reader, sample)
-            except MediaError as error:
-                yield Source(path, error)
-                continue
-            labels = meta.get("labels") or ([meta["label"]] if meta.get("label") is not None else [])
-            yield Source(
-                path,
-                content,
-                media_info(meta),
-                labels=tuple(map(str, labels)),
-                part=part,
-                checked=reader.index.checked(sample),
-            )
+        reader, part = SampleReader([manifest]), _part_of(manifest, below)
+        yield from (_shard_source(reader, part, sample, read) for sample in range(len(reader)))
+
+
+def _part_of(manifest: Manifest, below: Location) -> str:
+    return str(manifest.folder).removeprefix(str(below)).strip("/").partition("/")[0]
+
+
+def _shard_source(reader: SampleReader, part: str, sample: int, read: bool = True) -> Source:
+    """One sample; what cannot be read comes along as the reason."""
+    path = reader.index.key(sample)
+    try:
+        meta = reader.meta(sample)
+        path = meta["path"]
+        content = reader.content(sample) if read else Member(reader, sample)
+    except MediaError as error:
+        return Source(path, error)
+    labels = meta.get("labels") or ([meta["label"]] if meta.get("label") is not None else [])
+    return Source(
+        path,
+        content,
+        media_info(meta),
+        labels=tuple(map(str, labels)),
+        part=part,
+        checked=reader.index.checked(sample),
+    )
 
 
 def windows_of(

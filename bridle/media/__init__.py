@@ -3,10 +3,12 @@
 probe(data, name, wanted)   header only              -> MediaInfo
 check(data, name, wanted)   decodes every sample     -> MediaInfo with measured sizes (call it in a killable process)
 decode(data, info)          the whole clip or a window of it -> Clip
+preview(clip)               small files that a browser shows and plays
 """
 
 from bridle.media.decode import AUDIO_HZ, decode, decoded_bytes, decoded_rate_hz, preload
 from bridle.media.limits import MAX_BYTES, MAX_DECODED_BYTES, MAX_PIXELS
+from bridle.media.preview import Preview, preview, thumbnail
 from bridle.media.probe import SUFFIXES, check, detect, probe, read_bytes
 
 __all__ = [
@@ -15,12 +17,15 @@ __all__ = [
     "MAX_DECODED_BYTES",
     "MAX_PIXELS",
     "SUFFIXES",
+    "Preview",
     "check",
     "decode",
     "decoded_bytes",
     "decoded_rate_hz",
     "detect",
     "preload",
+    "preview",
     "probe",
     "read_bytes",
+    "thumbnail",
 ]
