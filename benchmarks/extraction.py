@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1, help="threads that decode ahead")
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
-    print("| clips | bare: clips/s | extraction | with decoding |\n|---|---|---|---|")
+    print("| clips | bare: windows/s | extraction | with decoding |\n|---|---|---|---|")
     for modality in arguments.parts or ("audio", "image", "video"):
         print(row(modality, arguments), flush=True)
 
@@ -50,9 +50,8 @@ def row(modality: str, arguments: argparse.Namespace) -> str:
     """One line of the table."""
     model = Bridle(configs.load(f"{modality}-{arguments.preset}"), STATISTICS).eval().to(arguments.device)
     sources = list(itertools.islice(some(modality), arguments.clips))
-    # Clips of one length: then the batches of both sides are the same, whatever is joined with what.
     decoded = [Source(path, clip, labels=("a",)) for path, clip in ((one.path, of(one)) for one in sources)]
-    views = [model.patcher.windows(one.data)[0][0] for one in decoded]  # type: ignore[arg-type]
+    views = [view for one in decoded for view, _ in model.patcher.windows(one.data)]  # type: ignore[arg-type]
     batches = [model.patcher(views[start : start + BATCH]) for start in range(0, len(views), BATCH)]
     sides: dict[str, Callable[[], object]] = {
         "bare": lambda: bare(model, batches),

@@ -77,6 +77,8 @@ def pool_encoded(encoded: Encoded, how: Pool, model: Bridle) -> Tensor:
     """The features of one whole file -> one vector; `class` is the mean class token of its windows."""
     if how == "class":
         return encoded.outputs[1].mean(0)
+    if how == "mean":
+        return encoded.outputs[0].float().mean(0)
     h_BND, coords_BN3 = encoded.outputs[0][None], encoded.coords_N3[None]
     valid_BN = coords_BN3.new_ones(coords_BN3.shape[:2]).bool()
     return pool(h_BND, valid_BN, coords_BN3, how, model.patcher.grid)[0]

@@ -57,6 +57,8 @@ def _list(context: click.Context, parameter: click.Parameter, value: bool) -> No
             for one in found
         ]
         console.table(columns, rows)
+        for one in found:
+            console.text(f"\n{one['name']}: {one['get']}\n{one['layout']}\n")
         console.note("bridle eval --task NAME without data says which files are wanted, and where they are to be had.")
     context.exit()
 
@@ -65,7 +67,7 @@ def _list(context: click.Context, parameter: click.Parameter, value: bool) -> No
 @click.option(
     "--task", metavar="NAME", default="folder", help="A published benchmark (--list), or folder: data of your own."
 )
-@click.option("--list", is_flag=True, expose_value=False, callback=_list, help="Print the published benchmarks.")
+@click.option("--list", is_flag=True, expose_value=False, callback=_list, help="Print the published benchmarks and their layouts.")
 @click.option(
     "--data",
     type=options.LOCATION,
