@@ -53,11 +53,11 @@ def judge(run: Path, untrained: bool, data: Path, protocol: str, folder: Path, s
 def table(name: str, folders: list[Path]) -> list[str]:
     """Rows of the protocols that both have."""
     lines = ["", f"| {name} | untrained | pretrained | difference | |", "|---|---|---|---|---|"]
-    for question in api.compare(folders):
+    for question in sorted(api.compare(folders), key=lambda one: PROTOCOLS.index(one["protocol"])):
         before, after = question["rows"]
         low, high = (100 * end for end in after["difference_ci"])
         difference = f"{100 * after['difference']:+.1f} ({low:+.1f} to {high:+.1f})"
-        told = " ".join(filter(None, (question["protocol"], question["pool"])))
+        told = " ".join(dict.fromkeys(filter(None, (question["protocol"], question["pool"]))))
         lines.append(f"| {told} | {percent(before)} | {percent(after)} | {difference} | {after['mark']} |")
         if question["protocol"] == "codes":
             pair = [read_results(folder) for folder in folders]
