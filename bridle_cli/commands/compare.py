@@ -60,7 +60,7 @@ def _show(console: Console, question: dict[str, Any]) -> None:
             _interval(row["ci95"]),
             None if row["difference"] is None else f"{100 * row['difference']:+.1f}",
             _interval(row["difference_ci"], "+"),
-            row["mark"],
+            row["mark"] or "",  # `-` is a mark
         )
         for row in question["rows"]
     ]
