@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,18 +11,21 @@ from typing import TYPE_CHECKING, Any
 
 from bridle.api.session import RUNS, OnEvent, open_model, pick_device, silent
 from bridle.config.recipe import Recipe
-from bridle.errors import EnvironmentFault, UsageError
+from bridle.errors import DataError, EnvironmentFault, UsageError
 from bridle.storage import Location, locate
 
 if TYPE_CHECKING:
     from bridle.checkpoint import Head
     from bridle.model import Bridle
+    from bridle.sharding.labels import Labels
+    from bridle.tasks import Task
 
 
 def evaluate(
     data: str | Path | None = None,
     *,
     task: str = "folder",
+    labels: str | Path | None = None,
     protocol: str = "knn",
     pool: str | None = None,
     folds: int | None = None,
@@ -47,6 +51,8 @@ def evaluate(
     Args:
         data: media in class folders, or shards; of a published task its release, by default what lies in
             `$BRIDLE_DATA/TASK` or `data/TASK`.
+        labels: of media in a folder: `"folder"` (the one that holds a file), `"sidecar"` (a JSON beside each), or a
+            table as `shard` reads it; several labels a file are judged by mAP.
         views: clips in time and crops of each that are averaged at test, such as `(5, 3)`.
         finetune: name or file of a fine-tuning recipe; `recipe.sets` may hold `finetune.key=value`.
         folds, test_share, split_file, group_by: see `bridle.evaluate.Division`.
@@ -63,8 +69,7 @@ def evaluate(
     from bridle.evaluate import evaluate as run
     from bridle.tasks import load_task
 
-    if task != OWN_DATA:
-        load_task(task)  # a name that is none is told first
+    published = None if task == OWN_DATA else load_task(task)  # a name that is none is told first
     untrained = str(checkpoint) == "random"
     recipe, tuning = _divided(recipe or Recipe())
     if not untrained and any((recipe.modality, recipe.preset, recipe.file, recipe.sets)):
@@ -79,15 +84,15 @@ def evaluate(
         raise UsageError(
             "An untrained model has no head.", "--checkpoint: a folder that --protocol finetune --out made."
         )
-    if protocol == "finetune" and out and not overwrite and (Path(out) / "model.json").exists():
-        raise UsageError(f"{out} holds a model already", "Name another --out, or add --overwrite.")
+    if out:
+        _check_out(Path(out), protocol == "finetune", overwrite)
     division = Division(folds, test_share, Path(split_file) if split_file else None, group_by)
     place = locate(data) if data else _data_of(task)
     report = on_event or silent
     kept = list[Tested | Head]()
     head = None
     if untrained:
-        model = _untrained(recipe, place, seed, device, codes=protocol in ("codes", "codebook"))
+        model = _untrained(recipe, place, seed, device, task=published, codes=protocol in ("codes", "codebook"))
     elif protocol == "head":
         source = find_checkpoint(Path(checkpoint) if checkpoint else newest_run(RUNS))
         model, head = read_classifier(source, pick_device(device))
@@ -101,22 +106,25 @@ def evaluate(
         task=task,
         protocol=how,
         division=division,
+        labels=_labels(labels),
         max_missing=max_missing,
         workers=workers,
         on_event=report,
         head=head,
         keep=kept.append,
     )
-    result["data"] = str(place)
+    result |= {"data": str(place), "labels": str(labels) if labels else None}
     tested = next((one for one in kept if isinstance(one, Tested)), None)
-    for folder in dict.fromkeys([run_of(result["checkpoint"]), Path(out) if out else None]):
+    own = Path(model.source) if head else run_of(result["checkpoint"])
+    for folder in dict.fromkeys([own, Path(out) if out else None]):
         try:
             if folder:
                 add_result(folder, result, tested)
+            if out and folder == Path(out) and protocol == "finetune":
+                made = next((one for one in kept if isinstance(one, Head)), None)
+                _keep_classifier(model, made, folder, result, report)
         except (OSError, EnvironmentFault) as error:
             report("warning", message=f"{folder}: the result is not kept: {getattr(error, 'strerror', None) or error}")
-    if out and protocol == "finetune":
-        _keep_classifier(model, next((one for one in kept if isinstance(one, Head)), None), Path(out), result, report)
     return result
 
 
@@ -149,6 +157,32 @@ def _divided(recipe: Recipe) -> tuple[Recipe, list[str]]:
     """The model's configuration, and what `--set` says of fine-tuning."""
     tuning = [one for one in recipe.sets if one.strip().startswith("finetune.")]
     return replace(recipe, sets=[one for one in recipe.sets if one not in tuning]), tuning
+
+
+def _labels(labels: str | Path | None) -> Labels:
+    if labels is None or labels == "folder":
+        return None
+    return "sidecar" if labels == "sidecar" else locate(labels)
+
+
+def _check_out(out: Path, classifier: bool, overwrite: bool) -> None:
+    """Before hours are spent.
+
+    Raises:
+        UsageError: it holds a model, or is a run, whose own weights a classifier would hide. EnvironmentFault: nothing
+            can be written there.
+    """
+    if classifier and ((out / "state.json").exists() or (out / "checkpoints").exists()):
+        raise UsageError(f"{out} is a run: a classifier there would take its place", "Name another --out.")
+    if classifier and not overwrite and (out / "model.json").exists():
+        raise UsageError(f"{out} holds a model already", "Name another --out, or add --overwrite.")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        why = error.strerror or error
+        raise EnvironmentFault(f"{out} cannot be written: {why}", "Name another --out.") from error
 
 
 def _keep_classifier(model: Bridle, head: Head | None, out: Path, result: dict[str, Any], report: OnEvent) -> None:
@@ -185,11 +219,13 @@ def _data_of(task: str) -> Path:
             return place
     raise UsageError(
         f"There are no data for {wanted.title}: looked in {' and '.join(map(str, places))}; --data says another place.",
-        f"Wanted, with these files:\n{wanted.layout}\nTo be had: {wanted.get}",
+        f"Wanted, with these files:\n{wanted.layout}\nTo be had: {wanted.get}\n"
+        f"As it lies: bridle eval --task {task} --data DIR. As shards: bridle shard DIR --task {task}, then --data "
+        f"shards/{task}.",
     )
 
 
-def _untrained(recipe: Recipe, data: Location, seed: int, device: str, *, codes: bool) -> Bridle:
+def _untrained(recipe: Recipe, data: Location, seed: int, device: str, *, task: Task | None, codes: bool) -> Bridle:
     """A network that has learned nothing, of the shape that `pretrain` with this recipe on this data begins with; if
     codes are wanted, with those of its cold start."""
     from bridle.checkpoint import load_model
@@ -199,6 +235,11 @@ def _untrained(recipe: Recipe, data: Location, seed: int, device: str, *, codes:
     if not (recipe.preset or recipe.file):
         raise UsageError("--checkpoint random needs to know its shape.", "Add --preset, such as --preset audio-tiny.")
     modality = Modality(recipe.load()[0].patches.modality)
+    if task and task.modality is not modality:
+        raise DataError(
+            f"{task.title} is {task.modality}, and the preset is for {modality}",
+            f"Choose one for it, such as --preset {task.modality}-tiny.",
+        )
     statistics, extent = measure(data, modality)
     config, _ = recipe.load(extent=extent)
     model = load_model("random", device=pick_device(device), config=config, statistics=statistics, seed=seed)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from bridle.checkpoint.classifier_file import Head, read_classifier, save_classifier
+from bridle.checkpoint.classifier_file import Head, hash_of, read_classifier, save_classifier
 from bridle.checkpoint.model_file import NewerVersion, read_about, read_model, save_model, snapshot
 from bridle.checkpoint.results import Tested, add_result, read_results, read_tested, run_of
 from bridle.checkpoint.run_folder import (
@@ -69,6 +69,7 @@ __all__ = [
     "Tested",
     "add_result",
     "find_checkpoint",
+    "hash_of",
     "list_runs",
     "load_model",
     "load_training",

@@ -5,11 +5,13 @@ Everything that loads a model loads this one, too; who knows of the head also ge
 
 from __future__ import annotations
 
+import hashlib
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
@@ -19,6 +21,7 @@ from bridle.errors import DataError, EnvironmentFault
 from bridle.model import Bridle, Classifier
 
 HEAD = "head.safetensors"
+_TRAINED_ON = "trained_on"  # beside the weights: there may be millions
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +30,18 @@ class Head:
 
     Attributes:
         multi_label: a clip may have several classes, or none.
+        trained_on: hashes of the paths of the clips that it was trained on, see `hash_of`.
     """
 
     classifier: Classifier
     classes: list[str]
     multi_label: bool
+    trained_on: frozenset[int] = frozenset()
+
+
+def hash_of(path: str) -> int:
+    """63 bits of a clip's name."""
+    return int.from_bytes(hashlib.blake2b(path.encode(), digest_size=8).digest(), "big") >> 1
 
 
 def save_classifier(model: Bridle, head: Head, folder: Path, about: dict[str, Any]) -> None:
@@ -53,6 +63,7 @@ def save_classifier(model: Bridle, head: Head, folder: Path, about: dict[str, An
         for name, value in head.classifier.state_dict().items()
         if not name.startswith("encoder.")
     }
+    weights[_TRAINED_ON] = torch.tensor(sorted(head.trained_on), dtype=torch.int64)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_tensors(weights, folder / HEAD)
@@ -79,10 +90,12 @@ def read_classifier(folder: Path, device: str = "cpu") -> tuple[Bridle, Head]:
     try:
         check_digest(folder / HEAD, said["sha256"])
         classifier = Classifier(deepcopy(model.average or model.encoder), len(said["classes"]), said["pool"])
-        missing, unknown = classifier.load_state_dict(load_file(folder / HEAD), strict=False)
+        weights = load_file(folder / HEAD)
+        trained_on = frozenset(weights.pop(_TRAINED_ON).tolist())
+        missing, unknown = classifier.load_state_dict(weights, strict=False)
         if unknown or any(not name.startswith("encoder.") for name in missing):
             raise KeyError("weights are missing or unknown")
         classifier.eval().requires_grad_(False).to(device)
-        return model, Head(classifier, list(said["classes"]), bool(said["multi_label"]))
+        return model, Head(classifier, list(said["classes"]), bool(said["multi_label"]), trained_on)
     except (OSError, SafetensorError, LookupError, TypeError, RuntimeError) as error:
         raise DataError(f"{folder / HEAD} is not usable: {error}", "Fine-tune again.") from error

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,8 @@ from bridle.checkpoint.run_folder import CHECKPOINTS, write_atomically
 from bridle.errors import DataError
 
 FILE, CLIPS = "results.json", "results"
-_SAME = ("task", "data", "protocol", "pool", "checkpoint", "seed", "group_by", "folds", "views", "recipe")
+DIVISION = ("group_by", "folds", "test_share", "split_file")  # how the files were divided
+_SAME = ("task", "data", "labels", "protocol", "pool", "checkpoint", "seed", "seeds", *DIVISION, "views", "recipe")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +46,21 @@ class Tested:
 
 
 def read_results(run: Path) -> list[dict[str, Any]]:
-    """All results of a run, oldest first; none where there is no file, or one that cannot be read."""
+    """All results of a run, oldest first; none where there is no file.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    file = run / FILE
     try:
-        found = json.loads((run / FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        found = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(found, list):
+            raise ValueError("a list of results was expected")
+    except FileNotFoundError:
         return []
-    return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{file} is damaged: {error}", "Mend it, or remove it and run `bridle eval` again.") from error
+    return [one for one in found if isinstance(one, dict)]
 
 
 def read_tested(run: Path, result: dict[str, Any]) -> Tested:
@@ -97,12 +108,19 @@ def run_of(checkpoint: str) -> Path | None:
 def add_result(folder: Path, result: dict[str, Any], tested: Tested | None = None) -> None:
     """Keeps a result, in place of an older one of the same question; adds `clips` to it, the file beside it.
 
+    A damaged file of older results is put aside, as `results.json.damaged`.
+
     Args:
         folder: of a run, or any other.
 
     Raises:
         OSError, EnvironmentFault: it cannot be written.
     """
+    try:
+        older = read_results(folder)
+    except DataError:
+        (folder / FILE).replace(folder / f"{FILE}.damaged")
+        older = []
     question = json.dumps([result.get(key) for key in _SAME])
     if tested:
         result["clips"] = f"{CLIPS}/{hashlib.sha256(question.encode()).hexdigest()[:16]}.safetensors"
@@ -114,6 +132,15 @@ def add_result(folder: Path, result: dict[str, Any], tested: Tested | None = Non
             "scores": tested.scores_SML.float(),
         }
         write_tensors(content, folder / result["clips"])
-    kept = [one for one in read_results(folder) if any(one.get(key) != result.get(key) for key in _SAME)]
+    kept = [one for one in older if any(one.get(key) != result.get(key) for key in _SAME)]
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / FILE, json.dumps([*kept, result], indent=1) + "\n")
+    write_atomically(folder / FILE, json.dumps(_plain([*kept, result]), indent=1, allow_nan=False) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can say: nan and infinity are null."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -15,13 +15,15 @@ Shapes: B clips, N patches, D feature width, W probe width, H heads, L queries, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
+from bridle.errors import DataError
 from bridle.evaluate.truth import Truth
 
 Patches = tuple[Tensor, Tensor, Tensor]  # x, valid_NP, coords_NP3: all patches of N clips
@@ -29,6 +31,7 @@ Look = Callable[
     [Tensor], tuple[Tensor, Patches]
 ]  # rows of clips -> those that can be read, in order, and their patches
 _CLIPS = 256  # looked at at once
+_MOST_PATCHES = 8192  # of a clip
 _SCALED_BY = 4096  # clips that features are z-scored by
 _AXIS_FREQUENCIES = 8  # sines and cosines an axis
 
@@ -120,6 +123,22 @@ def positions(coords_BN3: Tensor) -> Tensor:
     return torch.cat([angle_BNP.sin(), angle_BNP.cos()], dim=-1)
 
 
+def pad(rows: Sequence[tuple[Tensor, Tensor]]) -> Patches:
+    """What the patches of each clip are and where -> those of all, as long as the longest. Of very long clips every
+    second, third ... patch."""
+    thin = [slice(None, None, -(-len(x) // _MOST_PATCHES)) for x, _ in rows]
+    x_BNX, coords_BN3 = (
+        pad_sequence([row[at][every] for row, every in zip(rows, thin, strict=True)], batch_first=True) for at in (0, 1)
+    )
+    lengths_B = torch.tensor([len(range(len(x))[every]) for (x, _), every in zip(rows, thin, strict=True)])
+    return x_BNX, torch.arange(x_BNX.shape[1]) < lengths_B[:, None], coords_BN3
+
+
+def ragged(clips: Sequence[tuple[Tensor, Tensor]]) -> Look:
+    """Patches of clips of different lengths that are in memory; only those of a batch are padded."""
+    return lambda rows: (rows, pad([clips[row] for row in rows.tolist()]))
+
+
 def held(patches: Patches) -> Look:
     """Patches that are in memory."""
     return lambda rows: (rows, (patches[0][rows], patches[1][rows], patches[2][rows]))
@@ -149,14 +168,14 @@ def attentive(
         Scores `(M, L)`, on the CPU; nan for clips that cannot be read.
     """
     recipe = recipe or AttentiveRecipe()
-    _, (some, _, _) = look(train_N[:1])
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(seed)
         if codes:
-            project: nn.Module = _Codes(some.shape[-1], codes, recipe.width)
+            levels = look(train_N[:1])[1][0].shape[-1]
+            project: nn.Module = _Codes(levels, codes, recipe.width)
         else:
-            scale = _Scale(*_mean_and_scale(look, train_N, some.shape[-1]))
-            project = nn.Sequential(scale, nn.Linear(some.shape[-1], recipe.width))
+            mean_D, scale_D = _mean_and_scale(look, train_N)
+            project = nn.Sequential(_Scale(mean_D, scale_D), nn.Linear(len(mean_D), recipe.width))
         probe = AttentiveProbe(project, len(truth_N.classes), recipe)
         _train(probe, look, train_N, truth_N, recipe)
     probe.eval()
@@ -164,6 +183,8 @@ def attentive(
     with torch.no_grad():
         for places in torch.arange(len(test_M)).split(_CLIPS):
             kept, patches = look(test_M[places])
+            if not len(kept):
+                continue
             scores_ML[places[torch.isin(test_M[places], kept)]] = probe(*patches)
     return scores_ML
 
@@ -177,6 +198,8 @@ def _train(probe: AttentiveProbe, look: Look, train_N: Tensor, truth_N: Truth, r
     for _ in range(recipe.epochs):
         for rows in torch.randperm(len(truth_N)).chunk(batches):
             kept, patches = look(train_N[rows])
+            if not len(kept):
+                continue
             truth_B = truth_N[rows[torch.isin(train_N[rows], kept)]]
             loss = truth_B.loss(probe(*patches), recipe.smoothing)
             optimiser.zero_grad(set_to_none=True)
@@ -201,13 +224,21 @@ class _Scale(nn.Module):
         return (x_BND.float() - self.mean_D) * self.scale_D
 
 
-def _mean_and_scale(look: Look, train_N: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """Mean and one over the deviation of the valid patches of some train clips, evenly chosen."""
-    count, sum_D, square_D = 0, torch.zeros(width, dtype=torch.float64), torch.zeros(width, dtype=torch.float64)
+def _mean_and_scale(look: Look, train_N: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and one over the deviation of the valid patches of some train clips, evenly chosen.
+
+    Raises:
+        DataError: none of them can be read.
+    """
+    count, sum_D, square_D = 0, torch.zeros(()), torch.zeros(())
     for rows in train_N[:: -(-len(train_N) // _SCALED_BY)].split(_CLIPS):
-        _, (x_BND, valid_BN, _) = look(rows)
+        kept, (x_BND, valid_BN, _) = look(rows)
+        if not len(kept):
+            continue
         x_RD = x_BND[valid_BN].double()
         count, sum_D, square_D = count + len(x_RD), sum_D + x_RD.sum(0), square_D + x_RD.square().sum(0)
+    if not count:
+        raise DataError("none of the clips to train on can be read")
     mean_D = sum_D / count
     std_D = (square_D / count - mean_D.square()).clamp(min=0).sqrt()
     return mean_D.float(), torch.where(std_D > 1e-6 * std_D.max(), 1 / std_D, torch.zeros_like(std_D)).float()

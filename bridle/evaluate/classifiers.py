@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from bridle.checkpoint import Head
+from bridle.checkpoint import Head, hash_of
 from bridle.errors import DataError
 from bridle.evaluate.dataset import Labelled
 from bridle.evaluate.features import Files, listed
@@ -42,7 +42,8 @@ def finetuning(
             train, test = _some(sources, split.train), _some(sources, split.test)
             tuned = tune_and_score(model, train, truth[split.train], test, recipe, seed=seed, on_event=say, **options)
             if not made:
-                made.append(Head(tuned.classifier, truth.classes, truth.multi))
+                trained_on = frozenset(hash_of(source.path) for source in train)
+                made.append(Head(tuned.classifier, truth.classes, truth.multi, trained_on))
             return tuned.scores_ML, {}
 
         return trial
@@ -66,9 +67,20 @@ def of_head(
         )
     data.classes = head.classes
     sources, files, failures = listed(data, say)
+    several = data.task.multi_label if data.task else any(len(labels) != 1 for labels in files.labels)
+    if several != head.multi_label:
+        kinds = ("one class a clip", "any number of classes a clip")
+        raise DataError(
+            f"the head tells {kinds[head.multi_label]}, the data have {kinds[several]}",
+            "Fine-tune on these data: --protocol finetune.",
+        )
     options: dict[str, Any] = {"several": protocol.several, "workers": workers, "failures": failures}
 
     def trial(split: Split, seed: int) -> tuple[Tensor, dict[str, Any]]:
+        again = sum(hash_of(files.paths[at]) in head.trained_on for at in split.test.tolist())
+        if again:
+            what = f"{again} of {len(split.test)} clips have names of clips that the head was trained on"
+            say("warning", message=f"{what}: if they are the same, the figure is too good")
         return score(model, head.classifier, _some(sources, split.test), head.multi_label, **options), {}
 
     return files, lambda truth, groups: trial

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
+from bridle.evaluate.attentive import ragged
 from bridle.evaluate.codebook import CodebookHealth
 from bridle.evaluate.dataset import Labelled
 from bridle.evaluate.features import Files, each_file, in_order
@@ -29,15 +29,13 @@ class Codes:
     """Codes of every file.
 
     Attributes:
-        codes_FNQ: padded with -1 to the longest.
-        coords_FN3: (time, row, column).
+        rows: of each file codes `(N, Q)` and `(N, 3)` coordinates (time, row, column).
         size: K.
         health: of the codebooks, over the same files.
     """
 
     files: Files
-    codes_FNQ: Tensor
-    coords_FN3: Tensor
+    rows: list[tuple[Tensor, Tensor]]
     size: int
     health: CodebookHealth
 
@@ -51,10 +49,9 @@ class Codes:
         """`sequence`: the attentive probe on codes in their places. `per_level`: health of the codebook, `label_bits`
         that a code tells of its file's class (None where a file has several), and what the bag of that level alone is
         worth."""
-        patches = self.codes_FNQ, self.codes_FNQ[..., 0] >= 0, self.coords_FN3
-        sequence = judge(truth, splits, probe_patches(patches, truth), seeds)
+        sequence = judge(truth, splits, probe_patches(ragged(self.rows), truth, codes=self.size), seeds)
         levels = self.health.report()
-        bits = told_of_labels(self.codes_FNQ, truth, self.size)
+        bits = told_of_labels([codes_NQ for codes_NQ, _ in self.rows], truth, self.size)
         for level, bag_FK in enumerate(self.bags_FQK.unbind(1)):
             alone = judge(truth, splits, probe_vectors(bag_FK, truth, groups, "linear"), seeds[:1])
             levels[level] |= {"label_bits": bits[level], "bag": alone.value}
@@ -68,7 +65,7 @@ class Codes:
     def bags_FQK(self) -> Tensor:
         """Square roots of the share that each code has of a file's codes at its level: distances are then those of
         Hellinger between distributions, which frequent codes do not rule."""
-        count_FQK = torch.stack([count_codes(codes_NQ.long(), self.size) for codes_NQ in self.codes_FNQ])
+        count_FQK = torch.stack([count_codes(codes_NQ.long(), self.size) for codes_NQ, _ in self.rows])
         return (count_FQK / count_FQK.sum(-1, keepdim=True).clamp(min=1)).sqrt().float()
 
 
@@ -85,19 +82,17 @@ def extract_codes(
     health, found, failures = CodebookHealth(quantizer.levels, quantizer.codes), [], Failures(on_event)
     for encoded in each_file(model, data, model.tokenize_detailed, failures, workers=workers, on_event=on_event):
         health.add(*encoded.outputs)
-        found.append((encoded.source, (encoded.outputs[0].to(torch.int16), encoded.coords_N3)))
-    files, rows = in_order(found, failures)
-    codes_FNQ = pad_sequence([codes for codes, _ in rows], batch_first=True, padding_value=-1)
-    coords_FN3 = pad_sequence([coords for _, coords in rows], batch_first=True)
-    return Codes(files, codes_FNQ, coords_FN3, quantizer.codes, health)
+        found.append((encoded.source, (encoded.outputs[0].to(torch.int32), encoded.coords_N3.short())))
+    return Codes(*in_order(found, failures), quantizer.codes, health)
 
 
-def told_of_labels(codes_FNQ: Tensor, truth: Truth, codes: int) -> list[float | None]:
-    """Bits that a code tells of its file's class, for each level; None where a file has several classes."""
-    levels = codes_FNQ.shape[-1]
+def told_of_labels(codes_F: Sequence[Tensor], truth: Truth, codes: int) -> list[float | None]:
+    """Bits that a code (of `(N, Q)` for each file) tells of its file's class, for each level; None where a file has
+    several classes."""
+    levels = codes_F[0].shape[-1]
     if truth.multi:
         return [None] * levels
     count_QKL = torch.zeros(levels, codes, len(truth.classes), dtype=torch.float64)
-    for codes_NQ, label in zip(codes_FNQ, truth.y.tolist(), strict=True):
+    for codes_NQ, label in zip(codes_F, truth.y.tolist(), strict=True):
         count_QKL[:, :, label] += count_codes(codes_NQ.long(), codes)
     return [float(bits) for bits in mutual_information(count_QKL)]

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from bridle.checkpoint import Tested, read_results, read_tested
+from bridle.checkpoint.results import DIVISION
 from bridle.errors import DataError, UsageError
 from bridle.evaluate.evaluate import OWN_DATA
 from bridle.evaluate.metrics import percentiles
 from bridle.evaluate.paired import Baseline, Paired
 
 CONFIDENCE = 0.95
-_ASKED = ("task", "protocol", "pool", "metric", "folds", "group_by", "views")
+_ASKED = ("task", "protocol", "pool", "metric", *DIVISION, "views")
 _FEW = 10  # clips that decide: with fewer a bootstrap interval is too narrow
 _WITHOUT_CLIPS = ("codebook",)  # protocols that judge no clip
 _LABELS = {"accuracy": 1, "map": 2}  # dimensions of the truth behind a metric

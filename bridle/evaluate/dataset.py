@@ -11,8 +11,8 @@ Shapes: N clips.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -24,6 +24,7 @@ from bridle.evaluate.truth import Truth
 from bridle.infer import Source, find_sources
 from bridle.schema import Modality
 from bridle.sharding import find_sets
+from bridle.sharding.labels import Labels, labeller, read_labels
 from bridle.sharding.manifest import is_sharded
 from bridle.storage import Location
 from bridle.tasks import Task, read_task
@@ -111,8 +112,18 @@ class Labelled:
             on_event("warning", message=message)
 
 
-def open_data(data: Location, modality: Modality, task: Task | None = None, *, max_missing: float = 0.5) -> Labelled:
+def open_data(
+    data: Location,
+    modality: Modality,
+    task: Task | None = None,
+    *,
+    labels: Labels = None,
+    max_missing: float = 0.5,
+) -> Labelled:
     """The files of a folder or of shards; of a task's release those that its lists name.
+
+    Args:
+        labels: of the files of a folder: a table, or "sidecar" (a JSON beside each); None: the folder that holds each.
 
     Raises:
         DataError: nothing there, of another modality, or not laid out as the task's release.
@@ -134,16 +145,42 @@ def open_data(data: Location, modality: Modality, task: Task | None = None, *, m
             for item in listing.items
         ]
         mark = _mark(("release", task.name, *(_told(source) for source in items)))
-        return Labelled(
-            lambda read: iter(items), len(items), mark, task, listing.classes, listing.missing, list(listing.notes)
-        )
+        used = {*task.train, *task.test}
+        missing = {part: gone for part, gone in listing.missing.items() if part in used}
+        return Labelled(lambda read: iter(items), len(items), mark, task, listing.classes, missing, list(listing.notes))
     sources, total = find_sources([data], modality)
+    if labels not in (None, "folder"):
+        if task or is_sharded(data):
+            raise UsageError(f"--labels: {data} brings its labels along", "Leave it out.")
+        named = [replace(source, labels=label) for source, label in _labelled(list(sources), data, labels)]
+        mark = _mark(("folder", *(_told(source) for source in named))) if isinstance(data, Path) else ""
+        return Labelled(lambda read: iter(named), total, mark)
     if is_sharded(data):
         shards = [(shard.sha256, str(one.folder)) for one in find_sets(data, modality) for shard in one.shards]
         mark = _mark(("shards", *shards))
     else:
         mark = _mark(("folder", *(_told(source) for source in sources))) if isinstance(data, Path) else ""
     return Labelled(lambda read: find_sources([data], modality, read=read)[0], total, mark, task)
+
+
+def _labelled(sources: list[Source], data: Location, labels: Labels) -> Iterator[tuple[Source, tuple[str, ...]]]:
+    """Each with the labels that the table or its sidecar says; () where none does.
+
+    Raises:
+        DataError: the table cannot be read, or names none of the files.
+    """
+    said: Mapping[str, str | list[str] | None]
+    if labels == "sidecar":
+        of = labeller(labels, data)
+        said = {source.path: of(source.path) for source in sources}
+    else:
+        assert not isinstance(labels, str | None)
+        said = read_labels(labels)
+        if not any(source.path in said for source in sources):
+            raise DataError(f"{labels} names none of the {len(sources)} files", f"Its paths are relative to {data}.")
+    for source in sources:
+        label = said.get(source.path)
+        yield source, () if label is None else (label,) if isinstance(label, str) else tuple(label)
 
 
 def _mark(said: tuple[Any, ...]) -> str:
@@ -183,10 +220,7 @@ def divide(
     """
     groups = group_names(paths, division.group_by) if division.group_by else None
     if division.split_file:
-        table = read_split_file(division.split_file)
-        parts = [table.get(path, "") for path in paths]
-        if not any(parts):
-            raise DataError(f"{division.split_file} names none of the {len(paths)} files, such as {paths[0]}")
+        return _split_by_table(paths, division.split_file), groups
     asked = division.folds is not None or division.test_share is not None
     known = [] if asked else _known_parts(paths, parts)
     if not train and not asked and (not known or (not task and not {"test", "val"} & {*known})):
@@ -216,6 +250,29 @@ def divide(
     return splits, groups
 
 
+def _split_by_table(paths: Sequence[str], file: Path) -> list[Split]:
+    """Train and test as the table says; files that it does not name take no part.
+
+    Raises:
+        DataError: it names none of the files, a part that is none, or no file for one of the two sides.
+    """
+    table = read_split_file(file)
+    if not any(path in table for path in paths):
+        raise DataError(f"{file} names none of the {len(paths)} files, such as {paths[0]}")
+    if wrong := next((part for part in table.values() if part.lower() not in _PARTS), None):
+        raise DataError(f"{file}: {wrong!r} is no part", "Parts are train, val and test, or fold1, fold2 ...")
+    known = [_PARTS[table[path].lower()] if path in table else "" for path in paths]
+    folds = sorted({part for part in known if part.startswith("fold")})
+    if folds and {*known} - {"", *folds}:
+        raise DataError(f"{file} has folds and other parts: {', '.join(sorted({*known} - {''}))}", "One or the other.")
+    try:
+        if folds:
+            return split_by_parts(known, folds, folds, folds=True)
+        return split_by_parts(known, ["train"], ["test"] if "test" in known else ["val"])
+    except DataError as error:
+        raise DataError(f"{file}: {error.message}", "Parts are train, val and test, or fold1, fold2 ...") from error
+
+
 def faults(splits: Sequence[Split], truth: Truth, groups: Sequence[str] | None) -> list[str]:
     """What is wrong with some splits and no reason to stop: groups on both sides, tested classes never trained."""
     found = []
@@ -226,7 +283,7 @@ def faults(splits: Sequence[Split], truth: Truth, groups: Sequence[str] | None) 
         trained_L, tested_L = (truth.shares(rows).any(0) for rows in (split.train, split.test))
         never = [truth.classes[n] for n in (tested_L & ~trained_L).nonzero().flatten().tolist()]
         if never and len(split.train):
-            found.append(f"{len(never)} classes are tested and have no clip to train on: {', '.join(never[:5])}")
+            found.append(f"classes that are tested and have no clip to train on: {len(never)}: {', '.join(never[:5])}")
     return list(dict.fromkeys(found))
 
 

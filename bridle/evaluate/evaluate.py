@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from bridle.checkpoint import Head, Tested
 from bridle.errors import DataError
+from bridle.evaluate.attentive import ragged
 from bridle.evaluate.classifiers import finetuning, of_head
 from bridle.evaluate.codebook import CodebookHealth
 from bridle.evaluate.codes import Codes, extract_codes
@@ -20,7 +22,6 @@ from bridle.evaluate.features import (
     extract_vectors,
     listed,
     look_at_patches,
-    patches_gb,
 )
 from bridle.evaluate.metrics import confusion
 from bridle.evaluate.probe import Judgement, Trial, judge, probe_patches, probe_vectors
@@ -30,6 +31,7 @@ from bridle.evaluate.truth import Truth
 from bridle.infer import Failures, require_codes
 from bridle.model import Bridle
 from bridle.schema import Modality
+from bridle.sharding.labels import Labels
 from bridle.storage import Location
 from bridle.tasks import load_task
 from bridle.train.cost import free_memory
@@ -37,6 +39,7 @@ from bridle.train.cost import free_memory
 OnEvent = Callable[..., None]
 OWN_DATA = "folder"  # the task whose data are the user's own
 _SHARE = 0.5  # of the free memory, for features of all patches
+_NAMED = 1000  # of the missing files of a part
 _MOST_CLASSES = 100  # of a confusion matrix that is worth keeping
 
 
@@ -47,6 +50,7 @@ def evaluate(
     task: str = OWN_DATA,
     protocol: Protocol | None = None,
     division: Division | None = None,
+    labels: Labels = None,
     max_missing: float = 0.5,
     workers: int = 0,
     on_event: OnEvent | None = None,
@@ -58,6 +62,7 @@ def evaluate(
     Args:
         data: a folder of class folders with media, or shards with labels; with a task also its release.
         task: `folder`, or the name of a published benchmark (see `bridle.tasks`).
+        labels: of the files of a folder, if it is not the folder that holds them: a table, or "sidecar".
         max_missing: share of a part's files that a task's lists may name in vain.
         workers: threads that decode ahead.
         on_event: told `progress`, `note` and `warning`.
@@ -77,10 +82,13 @@ def evaluate(
             nothing readable.
     """
     protocol, division, say = protocol or Protocol(), division or Division(), on_event or _silent
+    protocol.check_division(division)
     published = None if task == OWN_DATA else load_task(task)
-    found = open_data(data, Modality(model.modality), published, max_missing=max_missing)
+    found = open_data(data, Modality(model.modality), published, labels=labels, max_missing=max_missing)
     for note in found.notes:
-        say("note", message=note)
+        say("warning" if note.startswith("leak") else "note", message=note)
+    for part, gone in found.missing.items():
+        say("warning", message=f"{part}: listed and not there: {len(gone)}, such as {', '.join(gone[:3])}")
     protocol = protocol.settled(published, model)
     common: dict[str, Any] = {"task": task, "protocol": protocol.name, "checkpoint": str(model.source)}
     if protocol.name == "codebook":
@@ -99,6 +107,8 @@ def evaluate(
         files, trial_of = _features(model, found, protocol, workers, say)
     truth = truth_of(files, found)
     splits, groups = divide(files.paths, files.parts, truth, division, published, protocol.seeds[0], head is None)
+    if head:  # what would be for training is not read
+        splits = [replace(split, train=split.train[:0]) for split in splits]
     for message in faults(splits, truth, groups):
         say("warning", message=message)
     judged = judge(truth, splits, trial_of(truth, groups), protocol.seeds)
@@ -115,15 +125,15 @@ def _features(
     model: Bridle, data: Labelled, protocol: Protocol, workers: int, say: OnEvent
 ) -> tuple[Files, Callable[[Truth, Groups | None], Trial]]:
     """The files, and the probe of their features."""
-    if protocol.pooled == "attentive" and (size_gb := patches_gb(model, data.total)) > _SHARE * free_gb():
-        say("note", message=f"features of all patches take {size_gb:.0f} GB: they are computed again in every epoch")
-        sources, files, failures = listed(data, say)
-        look = look_at_patches(model, sources, failures, workers)
-        return files, lambda truth, groups: probe_patches(look, truth)
     if protocol.pooled == "attentive":
-        patches = extract_patches(model, data, workers=workers, on_event=say)
-        every = patches.h_FND, patches.valid_FN, patches.coords_FN3
-        return patches.files, lambda truth, groups: probe_patches(every, truth)
+        patches = extract_patches(model, data, most_gb=_SHARE * free_gb(), workers=workers, on_event=say)
+        if patches:
+            held = ragged(patches.rows)
+            return patches.files, lambda truth, groups: probe_patches(held, truth)
+        say("note", message="memory does not hold the features of all patches: they are computed again in every epoch")
+        sources, files, failures = listed(data, say)
+        look = look_at_patches(model, sources, failures, workers, say)
+        return files, lambda truth, groups: probe_patches(look, truth)
     vectors = extract_vectors(model, data, several=protocol.several, workers=workers, on_event=say)
     x_FD, solver = vectors.pooled[protocol.pooled or "mean"], "knn" if protocol.name == "knn" else "linear"
     return vectors.files, lambda truth, groups: probe_vectors(x_FD, truth, groups, solver)
@@ -174,11 +184,15 @@ def _told(
         "views": list(protocol.several or ()) or None,
         "folds": len(splits),
         "group_by": division.group_by,
+        "test_share": division.test_share,
+        "split_file": str(division.split_file) if division.split_file else None,
+        "seeds": len(protocol.seeds),
         "chance": judged.chance,
         "classes": truth.classes,
         "per_fold": judged.per_fold,
         "per_seed": judged.per_seed,
         "missing": {part: len(gone) for part, gone in data.missing.items()},
+        "missing_files": {part: gone[:_NAMED] for part, gone in data.missing.items()},
         "skipped": [{"file": path, "reason": reason} for path, reason in files.skipped.items()],
     }
     if not truth.multi and len(truth.classes) <= _MOST_CLASSES:

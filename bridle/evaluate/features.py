@@ -20,8 +20,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
+from bridle.evaluate.attentive import Look, pad
 from bridle.evaluate.dataset import Labelled
 from bridle.infer import Encoded, Failures, Pool, Several, Source, encode, nothing_read, pool_encoded
 from bridle.infer.encode import Forward
@@ -61,18 +61,15 @@ class Vectors:
 
 @dataclass(slots=True)
 class Patches:
-    """All patches of every file, padded to the longest.
+    """All patches of every file.
 
     Attributes:
-        h_FND: features in half precision: they are many.
-        valid_FN: False at padding.
-        coords_FN3: (time, row, column), time counted from the file's begin.
+        rows: of each file features `(N, D)` in half precision (they are many), and `(N, 3)` coordinates (time, row,
+            column), time counted from the file's begin.
     """
 
     files: Files
-    h_FND: Tensor
-    valid_FN: Tensor
-    coords_FN3: Tensor
+    rows: list[tuple[Tensor, Tensor]]
 
 
 def extract_vectors(
@@ -92,6 +89,9 @@ def extract_vectors(
     key = _key(model, data, several)
     place = cache_folder() / "features" / f"{key}.safetensors" if data.fingerprint else None
     if place and (kept := _read(place)):
+        again = Failures(on_event)
+        for path, reason in kept.files.skipped.items():
+            again.add(path, reason)
         return kept
     found: list[tuple[Source, list[Tensor]]] = []
     failures = Failures(on_event)
@@ -105,18 +105,27 @@ def extract_vectors(
     return vectors
 
 
-def extract_patches(model: Bridle, data: Labelled, *, workers: int = 0, on_event: OnEvent | None = None) -> Patches:
-    """Features of every patch of every labelled file; arguments and errors as `extract_vectors`, without the cache."""
+def extract_patches(
+    model: Bridle, data: Labelled, *, most_gb: float = math.inf, workers: int = 0, on_event: OnEvent | None = None
+) -> Patches | None:
+    """Features of every patch of every labelled file, not cached; None where they take more memory than `most_gb`.
+
+    Raises:
+        DataError: without labels, or nothing could be read.
+    """
+    if 2e-9 * data.total * math.prod(model.patcher.grid) * model.config.encoder.width > most_gb:
+        return None  # even if no file is longer than a window
 
     def forward(batch: PatchBatch) -> tuple[Tensor, ...]:
         return (model.features(batch),)
 
     found: list[tuple[Source, tuple[Tensor, Tensor]]] = []
-    failures = Failures(on_event)
+    failures, taken_gb = Failures(on_event), 0.0
     for encoded in each_file(model, data, forward, failures, workers=workers, on_event=on_event):
-        found.append((encoded.source, (encoded.outputs[0].half(), encoded.coords_N3)))
-    files, rows = in_order(found, failures)
-    return Patches(files, *_padded(rows))
+        found.append((encoded.source, (encoded.outputs[0].half(), encoded.coords_N3.short())))
+        if (taken_gb := taken_gb + 1e-9 * sum(part.nbytes for part in found[-1][1])) > most_gb:
+            return None
+    return Patches(*in_order(found, failures))
 
 
 def listed(data: Labelled, say: OnEvent) -> tuple[list[Source], Files, Failures]:
@@ -130,33 +139,26 @@ def listed(data: Labelled, say: OnEvent) -> tuple[list[Source], Files, Failures]
 
 
 def look_at_patches(
-    model: Bridle, sources: Sequence[Source], failures: Failures, workers: int = 0
-) -> Callable[[Tensor], tuple[Tensor, tuple[Tensor, Tensor, Tensor]]]:
+    model: Bridle, sources: Sequence[Source], failures: Failures, workers: int, on_event: OnEvent
+) -> Look:
     """The patches of some of the files, computed whenever they are asked for: for data that no memory holds."""
+    seen = 0
 
     def look(rows: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+        nonlocal seen
         wanted = [sources[row] for row in rows.tolist()]
         place = {id(source): at for at, source in enumerate(wanted)}
         options: dict[str, Any] = {"failures": failures, "batch_size": _BATCH, "workers": workers}
         found = list(encode(model, wanted, lambda batch: (model.features(batch),), **options))
+        seen += len(wanted)
+        on_event("progress", done=seen, total=None, what="looks at clips")
         if not found:
-            raise nothing_read(failures)
+            nothing = torch.empty(0)
+            return rows[:0], (nothing, nothing, nothing)
         kept = rows[[place[id(encoded.source)] for encoded in found]]
-        return kept, _padded([(encoded.outputs[0], encoded.coords_N3) for encoded in found])
+        return kept, pad([(encoded.outputs[0], encoded.coords_N3) for encoded in found])
 
     return look
-
-
-def patches_gb(model: Bridle, files: int) -> float:
-    """Memory that `extract_patches` takes, for files that fill one window."""
-    return 2e-9 * files * math.prod(model.patcher.grid) * model.config.encoder.width
-
-
-def _padded(rows: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
-    """Features and coordinates of each file -> those of all, with validity between them."""
-    valid_FN = pad_sequence([torch.ones(len(h_ND), dtype=torch.bool) for h_ND, _ in rows], batch_first=True)
-    h_FND, coords_FN3 = (pad_sequence([row[at] for row in rows], batch_first=True) for at in (0, 1))
-    return h_FND, valid_FN, coords_FN3
 
 
 def each_file(

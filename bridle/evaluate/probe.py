@@ -83,7 +83,8 @@ def judge(truth: Truth, splits: Sequence[Split], trial: Trial, seeds: Sequence[i
     y_M = truth.y[torch.from_numpy(tested)].numpy()
     each = [metrics(scores_ML, y_M) for scores_ML in runs]
     mean = {name: float(np.mean([one[name] for one in each])) for name in each[0]}
-    chance = y_M.mean() if truth.multi else np.bincount(y_M).max() / len(y_M)
+    # mAP is over the classes that have a test clip.
+    chance = y_M[:, y_M.any(0)].mean() if truth.multi else np.bincount(y_M).max() / len(y_M)
     first = next(iter(mean))
     return Judgement(
         mean,
@@ -116,13 +117,15 @@ def probe_vectors(x_ND: Tensor, truth: Truth, groups: Groups | None = None, prot
     return trial
 
 
-def probe_patches(patches: Patches | Look, truth: Truth, recipe: AttentiveRecipe | None = None) -> Trial:
-    """The attentive probe on all patches of every clip, in memory or looked at when they are wanted."""
-    codes = 0
-    if isinstance(patches, tuple):
-        codes = 0 if patches[0].is_floating_point() else 1 + int(patches[0].max())
-        patches = held(patches)
-    look = patches
+def probe_patches(
+    patches: Patches | Look, truth: Truth, recipe: AttentiveRecipe | None = None, *, codes: int = 0
+) -> Trial:
+    """The attentive probe on all patches of every clip, in memory or looked at when they are wanted.
+
+    Args:
+        codes: K, where the patches are codes.
+    """
+    look = held(patches) if isinstance(patches, tuple) else patches
 
     def trial(split: Split, seed: int) -> tuple[Tensor, dict[str, Any]]:
         train, test = torch.from_numpy(split.train), torch.from_numpy(split.test)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import get_args
 
 from bridle.errors import UsageError, nearest
+from bridle.evaluate.dataset import Division
 from bridle.evaluate.finetune import Finetune, load_recipe
 from bridle.infer import Pool, Several
 from bridle.model import Bridle
@@ -14,6 +15,7 @@ from bridle.tasks import Task
 
 PROTOCOLS = ("knn", "linear", "attentive", "finetune", "head", "codes", "codebook")
 POOLS = (*get_args(Pool), "attentive")
+_SEEDLESS = ("knn", "head", "codebook")
 _PLACES = ("segments", "attentive")  # ways to pool for which it matters where a patch lies
 
 
@@ -38,6 +40,13 @@ class Protocol:
     seeds: Sequence[int] = (0,)
     several: Several | None = None
     recipe: Finetune | None = None
+
+    def check_division(self, division: Division) -> None:
+        """Raises UsageError for a way to divide where nothing is divided."""
+        said = {"--folds": division.folds, "--test-share": division.test_share, "--group-by": division.group_by}
+        given = next((name for name, value in said.items() if value is not None), None)
+        if given and self.name in ("head", "codebook"):
+            raise UsageError(f"--protocol {self.name} trains nothing: {given} would be without effect")
 
     def settled(self, task: Task | None, model: Bridle) -> Protocol:
         """With the recipe and views of the task, where a whole classifier is tested and nobody named others.
@@ -67,6 +76,8 @@ class Protocol:
             _check_choice("--pool", self.pool, POOLS)
         if self.pool and self.name not in ("knn", "linear"):
             raise UsageError(f"--protocol {self.name} does not pool: --pool {self.pool} would be without effect")
+        if len(self.seeds) > 1 and self.name in _SEEDLESS:
+            raise UsageError(f"--protocol {self.name} draws nothing: --seeds would be without effect")
         if self.recipe and self.name != "finetune":
             raise UsageError(f"--protocol {self.name} is not fine-tuning: its recipe would be without effect")
         if self.several and (self.name not in ("knn", "linear", "finetune", "head") or self.pooled in _PLACES):

@@ -94,7 +94,7 @@ def split_by_parts(
     for split, (a, b) in zip(splits, pairs, strict=True):
         for rows, wanted in ((split.train, a), (split.test, b)):
             if not len(rows):
-                there = ", ".join(sorted(set(parts)))
+                there = ", ".join(sorted({*parts} - {""}))
                 raise DataError(f"no clip that can be read is in {' or '.join(wanted)}; there is {there}")
     return splits
 

@@ -57,6 +57,8 @@ class Failures:
     reasons: dict[str, str] = field(default_factory=dict)
 
     def add(self, path: str, reason: str) -> None:
+        if path in self.reasons:  # read again, and told already
+            return
         self.reasons[path] = reason
         if self.on_event:
             self.on_event("warning", message=f"skipped {path}: {reason}")

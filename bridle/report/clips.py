@@ -100,10 +100,7 @@ def look(model: Bridle, places: Sequence[Location], *, on_event: OnEvent, most: 
     seen.sheet = _sheet(pictures)
     if seen.codes and len(set(seen.labels)) > 1 and all(seen.labels):
         truth = Truth.of([(label,) for label in seen.labels], multi=False)
-        flat = torch.nn.utils.rnn.pad_sequence(
-            [codes.flatten(0, 2) for codes in seen.codes], batch_first=True, padding_value=-1
-        )
-        seen.label_bits = told_of_labels(flat, truth, quantizer.codes)
+        seen.label_bits = told_of_labels([codes.flatten(0, 2) for codes in seen.codes], truth, quantizer.codes)
 
     def again(clip: int, side: int, longest_s: float) -> Preview:
         source, _ = _decoded(opened[seen.numbers[clip]](), model)

@@ -39,6 +39,7 @@ class Facts:
         summary: see `bridle.checkpoint.list_runs`.
         rows: of `metrics.jsonl`, in the order of their steps.
         config: `config.yaml` as text; "" where it is gone.
+        damage: why the results cannot be read; "" where they can, or there are none.
     """
 
     run: Path
@@ -47,6 +48,7 @@ class Facts:
     rows: list[dict[str, Any]]
     results: list[dict[str, Any]]
     config: str
+    damage: str = ""
 
     @property
     def result(self) -> dict[str, Any]:
@@ -77,7 +79,11 @@ def read_facts(run: Path) -> Facts:
         config = (run / CONFIG).read_text(encoding="utf-8", errors="replace")
     except OSError:
         config = ""
-    return Facts(run, state, summary, sorted(rows, key=lambda row: row["step"]), read_results(run), config)
+    try:
+        results, damage = read_results(run), ""
+    except DataError as error:
+        results, damage = [], error.message
+    return Facts(run, state, summary, sorted(rows, key=lambda row: row["step"]), results, config, damage)
 
 
 def run_table(facts: Facts) -> Table:

@@ -11,7 +11,7 @@ from bridle.report.scale import Point, extent, number, pieces, short, thin, tick
 from bridle.report.svg import Chart, Place, colour, drawing, element, path, placer, words
 
 _WIDTH, _HEIGHT = 480, 250
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 468, 22, 212  # of the field
+_LEFT, _RIGHT, _TOP, _BOTTOM = 54, 468, 22, 212  # of the field
 _BAND_TOP = _TOP - 16
 _POINTS = 300  # of one line: more than pixels is waste
 _LETTER = 6.4  # width of one in a band's name
@@ -114,7 +114,7 @@ def _axes(x: Place, y: Place, xs: Point, ys: Point, x_name: str, unit: str) -> l
         parts.append(words(short(value), x(value), _BOTTOM + 16))
     parts.append(words(x_name, (_LEFT + _RIGHT) / 2, _HEIGHT - 5, "name"))
     if unit:
-        parts.append(words(unit, 4, _TOP - 4, "name", "start"))
+        parts.append(words(unit, 4, _TOP - 9, "name", "start"))
     return parts
 
 

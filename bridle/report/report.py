@@ -194,6 +194,7 @@ def _page(known: Facts, found: Found, model: Bridle | str, places: Sequence[Loca
         wrong_of=wrong_of,
         tables=_tables(known, model, places, device),
         config=known.config,
+        damage=known.damage,
     )
 
 

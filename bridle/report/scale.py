@@ -33,7 +33,7 @@ def extent(values: Iterable[float], low: float | None = None, high: float | None
     most = max(found, default=1.0) if high is None else high
     if not most > least:
         room = abs(least) * 0.1 or 1.0
-        return (least if low is not None else least - room), (most if high is not None else least + room)
+        return (least if low is not None else least - room), least + room
     room = 0.05 * (most - least)
     return (least if low is not None else least - room), (most if high is not None else most + room)
 

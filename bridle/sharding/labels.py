@@ -45,6 +45,15 @@ def label_by_table(journal: Journal, table: Location, files: int) -> int:
     return unmatched
 
 
+def read_labels(table: Location) -> dict[str, str | list[str]]:
+    """The label or labels of each path that a CSV, TSV or JSONL file names.
+
+    Raises:
+        DataError: naming the table and the line.
+    """
+    return {path: label for _, path, label in _rows(table)}
+
+
 def _rows(table: Location) -> Iterator[tuple[int, str, str | list[str]]]:
     """Line number, path and label."""
     read = _jsonl_rows if table.suffix.lower() in (".jsonl", ".ndjson") else _csv_rows

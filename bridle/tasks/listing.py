@@ -122,7 +122,7 @@ def _refuse_gaps(task: Task, tree: Tree, found: _Found, max_missing: float) -> N
             raise DataError(
                 f"{tree.root} lacks {len(gone)} of the {listed} clips that are listed for {part}, more than "
                 f"{max_missing:.0%}: {_some(gone)}; looked among {len(tree.media)} {task.modality} files below it",
-                f"Complete the folder, or allow more with max_missing.\n{tree.wanted}",
+                f"Complete the folder, or allow more with --max-missing.\n{tree.wanted}",
             )
         if not counts[part]:
             raise DataError(f"{tree.root} has no clip for {part} of {task.name}", tree.wanted)

@@ -67,7 +67,9 @@ def _list(context: click.Context, parameter: click.Parameter, value: bool) -> No
 @click.option(
     "--task", metavar="NAME", default="folder", help="A published benchmark (--list), or folder: data of your own."
 )
-@click.option("--list", is_flag=True, expose_value=False, callback=_list, help="Print the published benchmarks and their layouts.")
+@click.option(
+    "--list", is_flag=True, expose_value=False, callback=_list, help="Print the published benchmarks and their layouts."
+)
 @click.option(
     "--data",
     type=options.LOCATION,
@@ -86,13 +88,21 @@ def _list(context: click.Context, parameter: click.Parameter, value: bool) -> No
     "--pool",
     type=click.Choice(["mean", "segments", "class", "attentive"]),
     default=None,
-    help="How patches become one vector: their mean, means of a coarse grid, the class token.  [default: mean]",
+    help="How patches become one vector: their mean, means of a coarse grid, the class token, or (linear) as the "
+    "attentive probe does.  [default: mean]",
 )
 @click.option(
     "--folds", type=click.IntRange(min=2), default=None, help="Cross-validation.  [default: 5, without parts]"
 )
 @click.option(
     "--test-share", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=None, help="One split instead."
+)
+@click.option(
+    "--labels",
+    metavar="folder|sidecar|TABLE",
+    default=None,
+    help="Where the labels of media in a folder are: the folder of each, a JSON beside it, a CSV, TSV or JSONL.  "
+    "[default: folder]",
 )
 @click.option("--split-file", type=options.PATH, default=None, help="CSV with path,part: train and test (or val).")
 @click.option(
@@ -123,13 +133,14 @@ def _list(context: click.Context, parameter: click.Parameter, value: bool) -> No
 @options.sets
 @options.seed
 @options.device
-@options.workers
+@click.option("--workers", type=click.IntRange(min=0), default=None, help="Threads that decode ahead.")
 @options.shared
 @click.pass_obj
 def command(
     console: Console,
     task: str,
     data: Path | None,
+    labels: str | None,
     protocol: str,
     pool: str | None,
     folds: int | None,
@@ -171,6 +182,7 @@ def command(
         result = api.evaluate(
             data,
             task=task,
+            labels=labels,
             protocol=protocol,
             pool=pool,
             folds=folds,
@@ -194,6 +206,8 @@ def command(
         console.record(result)
         return
     console.result({key: result[key] for key in _SHOWN if result.get(key) not in (None, {}, [])})
+    if result["skipped"]:
+        console.note(f"files that could not be read: {len(result['skipped'])}; --json lists them")
     if "per_level" in result:
         levels = result["per_level"]
         console.table(list(levels[0]), [list(level.values()) for level in levels])

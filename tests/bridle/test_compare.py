@@ -366,7 +366,7 @@ def test_what_cannot_be_compared_is_told(
         (["a", "./a"], 2, "a is given twice"),
         (["a", "none"], 4, "none/results.json does not exist"),
         (["a", "none"], 4, "bridle eval --checkpoint none"),
-        (["a", "torn"], 4, "torn/results.json holds no results"),
+        (["a", "torn"], 4, "torn/results.json is damaged"),
         (["a", "odd"], 4, "odd/results.json holds no results"),
         (["a", "b"], 4, "no question in common:\na: folder knn mean accuracy 5 folds on digits\nb: folder linear mean"),
         (["a", "b", "--protocol", "codes"], 4, "in common with --protocol codes:\na: folder knn"),
@@ -392,9 +392,9 @@ def test_a_run_beside_an_untrained_model(
     api.pretrain(shards, recipe=standins.small_recipe(), out=run, steps=4)
     small = [word for one in standins.SMALL_RUN for word in ("--set", one)]
     random = ["--checkpoint", "random", "--preset", "image-tiny", *small, "--out", str(untrained)]
-    judge = ["eval", "--folds", "2", "--quiet"]
+    judge = ["eval", "--quiet"]
     for protocol in ("knn", "linear"):
-        words = [*judge, "--protocol", protocol]
+        words = [*judge, "--folds", "2", "--protocol", protocol]
         assert main([*words, "--data", str(shards), "--checkpoint", str(run)]) == 0
         assert main([*words, "--data", str(sample / "image"), *random]) == 0
     assert main([*judge, "--protocol", "codebook", "--data", str(shards), "--checkpoint", str(run)]) == 0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import math
 import os
 import shutil
 import sys
@@ -23,6 +25,7 @@ from sklearn.multiclass import OneVsRestClassifier
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
+from bridle.checkpoint import add_result, read_results
 from bridle.config.sections import Config
 from bridle.errors import DataError, UsageError
 from bridle.evaluate import Division, Protocol, evaluate
@@ -388,7 +391,7 @@ def test_the_attentive_probe_reads_codes_in_their_order() -> None:
         codes[clip, 2, 0], codes[clip, 5, 0] = (5, 2) if label else (2, 5)
     truth = truth_of(labels)
     patches = codes.to(torch.int16), torch.ones(300, 8, dtype=torch.bool), grid_patches((8, 1, 1), 300)
-    seen = judge(truth, one_split(truth), probe_patches(patches, truth, AttentiveRecipe(width=32)))
+    seen = judge(truth, one_split(truth), probe_patches(patches, truth, AttentiveRecipe(width=32), codes=16))
     assert seen.value > 0.9
 
 
@@ -534,7 +537,7 @@ def test_features_of_remote_files_are_not_kept(image_model: Bridle, colours: Pat
 
 def test_files_without_any_class_are_named(image_model: Bridle) -> None:
     with pytest.raises(DataError, match="no class: a probe needs at least two"):
-        truth_from(Files(["a", "b"], [(), ()], ["", ""]), Labelled(lambda: iter(()), 2, "", load_task("as20k")))
+        truth_from(Files(["a", "b"], [(), ()], ["", ""]), Labelled(lambda read: iter(()), 2, "", load_task("as20k")))
 
 
 def test_parts_say_what_is_for_training(image_model: Bridle, colours: Path, tmp_path: Path) -> None:
@@ -558,6 +561,83 @@ def test_parts_say_what_is_for_training(image_model: Bridle, colours: Path, tmp_
     table.write_text("path,part\r\n" + "\r\n".join(rows) + "\r\n")
     assert evaluate(image_model, colours, division=Division(split_file=table))["n_test"] == 10
     assert evaluate(image_model, data, division=Division(folds=2))["folds"] == 2  # what is asked for counts
+    some = evaluate(image_model, data, division=Division(split_file=_table(tmp_path, data)))
+    assert (some["folds"], some["n_train"], some["n_test"]) == (1, 4, 4)  # files that are not named take no part
+
+
+def _table(folder: Path, data: Path) -> Path:
+    """Of each class two files for training and two for testing, from wherever they lie."""
+    rows = ["path,part"]
+    for name in ("bright", "dark"):
+        files = sorted(path.relative_to(data).as_posix() for path in data.glob(f"*/{name}/*.png"))
+        rows += [f"{file},{part}" for file, part in zip(files, ("train", "train", "test", "test"), strict=False)]
+    table = folder / "some.csv"
+    table.write_text("\n".join(rows))
+    return table
+
+
+def test_labels_of_a_folder_from_a_table_or_beside(image_model: Bridle, colours: Path, tmp_path: Path) -> None:
+    """Several a file: mAP, as shards of the same files have it."""
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    table = ["path,labels"]
+    for file in sorted(colours.glob("*/photo*.png")):
+        labels = [file.parent.name, *(["even"] if int(file.stem[-1]) % 2 == 0 else [])]
+        shutil.copy(file, flat / f"{file.parent.name}_{file.name}")
+        (flat / f"{file.parent.name}_{file.stem}.json").write_text(json.dumps({"labels": labels}))
+        table.append(f"{file.parent.name}_{file.name},{';'.join(labels)}")
+    (tmp_path / "labels.csv").write_text("\n".join(table))
+    division = Division(test_share=0.5)
+    found = [
+        evaluate(image_model, flat, division=division, labels=labels) for labels in ("sidecar", tmp_path / "labels.csv")
+    ]
+    shard(flat, out=tmp_path / "set", options=Options(labels="sidecar"))
+    found.append(evaluate(image_model, tmp_path / "set", division=division))
+    assert [one["metric"] for one in found] == ["map"] * 3 and found[0]["classes"] == ["bright", "dark", "even"]
+    assert found[0]["value"] == found[1]["value"] == found[2]["value"]
+    assert found[0]["chance"] == pytest.approx(sum((5, 5, 5)) / 30, abs=0.2)
+    with pytest.raises(UsageError, match="brings its labels along"):
+        evaluate(image_model, tmp_path / "set", labels="sidecar")
+    (tmp_path / "labels.csv").write_text("path,label\nnowhere.png,a\n")
+    with pytest.raises(DataError, match="names none of the 20 files"):
+        evaluate(image_model, flat, labels=tmp_path / "labels.csv")
+
+
+def test_chance_is_of_the_classes_that_are_tested() -> None:
+    y_NL = torch.zeros(40, 10, dtype=torch.bool)
+    y_NL[torch.arange(40), torch.arange(40) % 2] = True
+    truth = Truth([str(n) for n in range(10)], y_NL)
+    split = [Split(np.arange(20), np.arange(20, 40))]
+    scores = torch.rand(20, 10, generator=torch.Generator().manual_seed(0))
+    assert judge(truth, split, lambda split, seed: (scores, {})).chance == 0.5
+
+
+@pytest.mark.parametrize(
+    ("protocol", "options", "message"),
+    [
+        (("knn", None, (0, 1)), {}, "--seeds would be without effect"),
+        (("codebook",), {"folds": 3}, "--folds would be without effect"),
+        (("codebook",), {"group_by": "(.)"}, "--group-by would be without effect"),
+    ],
+)
+def test_what_would_be_without_effect(
+    image_model: Bridle, colours: Path, protocol: tuple[Any, ...], options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        evaluate(image_model, colours, protocol=Protocol(*protocol), division=Division(**options))
+
+
+def test_results_that_are_damaged_are_put_aside(tmp_path: Path) -> None:
+    """And what JSON cannot say is null."""
+    add_result(tmp_path, {"task": "a", "value": math.nan, "ci95": (0.0, math.inf)})
+    assert json.loads((tmp_path / "results.json").read_text()) == [{"task": "a", "value": None, "ci95": [0.0, None]}]
+    (tmp_path / "results.json").write_text("[{")
+    with pytest.raises(DataError, match=r"results\.json is damaged"):
+        read_results(tmp_path)
+    add_result(tmp_path, {"task": "b", "test_share": 0.2})
+    add_result(tmp_path, {"task": "b", "test_share": 0.5})
+    assert [one["test_share"] for one in read_results(tmp_path)] == [0.2, 0.5]
+    assert (tmp_path / "results.json.damaged").read_text() == "[{"
 
 
 @pytest.mark.parametrize(
@@ -566,6 +646,9 @@ def test_parts_say_what_is_for_training(image_model: Bridle, colours: Path, tmp_
         ("name,part\na,train\n", "has the columns 'name,part'"),
         ("path,part\na.png\n", "line 2"),
         ("path,part\na.png,train\n", "names none of the 20 files"),
+        ("path,part\nbright/photo0_0.png,train\ndark/photo0_0.png,holdout\n", "'holdout' is no part"),
+        ("path,part\nbright/photo0_0.png,train\ndark/photo0_0.png,train\n", "no clip that can be read is in val"),
+        ("path,part\nbright/photo0_0.png,train\ndark/photo0_0.png,fold1\n", "has folds and other parts"),
     ],
 )
 def test_a_split_file_that_is_none_is_named(
@@ -640,7 +723,9 @@ def _only(folder: Path, tmp_path: Path) -> Path:
 def test_vectors_are_pooled_patches(image_model: Bridle, colours: Path) -> None:
     data = open_data(colours, Modality.IMAGE)
     vectors, patches = extract_vectors(image_model, data), extract_patches(image_model, data)
+    assert patches is not None
     assert vectors.files.paths == patches.files.paths
     assert vectors.files.labels == [("bright",)] * 10 + [("dark",)] * 10
-    assert torch.allclose(vectors.pooled["mean"], patches.h_FND.float().mean(1), atol=2e-3)
+    mean_FD = torch.stack([h_ND.float().mean(0) for h_ND, _ in patches.rows])
+    assert torch.allclose(vectors.pooled["mean"], mean_FD, atol=2e-3)
     assert vectors.pooled["segments"].shape == (20, 4 * 16) and vectors.pooled["class"].shape == (20, 16)

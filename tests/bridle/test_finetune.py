@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from bridle import api
 from bridle.checkpoint import Head, read_classifier, save_classifier
 from bridle.config.sections import EncoderSection
-from bridle.errors import ConfigError, DataError, MediaError, NumericalError, UsageError
+from bridle.errors import ConfigError, DataError, EnvironmentFault, MediaError, NumericalError, UsageError
 from bridle.evaluate import Division, Protocol, evaluate, load_recipe
 from bridle.evaluate.dataset import faults
 from bridle.evaluate.finetune import Finetune, score, tune_and_score
@@ -570,13 +570,61 @@ def test_an_output_that_holds_a_model_is_not_overwritten(
     assert "holds a model already" in capsys.readouterr().err
 
 
+def test_an_output_is_tried_before_hours_are_spent(tuned: Path, photos: Path, tmp_path: Path) -> None:
+    """A run, whose weights a classifier would hide, and what cannot be written."""
+    options: dict[str, Any] = {"protocol": "finetune", "checkpoint": tuned, "test_share": 0.25}
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(UsageError, match="is a run"):
+        api.evaluate(photos, out=tmp_path / "run", overwrite=True, **options)
+    (tmp_path / "file").write_text("")
+    for protocol in ("finetune", "knn"):
+        with pytest.raises(EnvironmentFault, match="file cannot be written"):
+            api.evaluate(photos, out=tmp_path / "file", **(options | {"protocol": protocol}))
+
+
+def test_a_head_tells_whether_it_knows_the_clips(tuned: Path, photos: Path) -> None:
+    said: list[str] = []
+
+    def listen(kind: str, **fields: Any) -> None:
+        said.extend([fields["message"]] if kind == "warning" else [])
+
+    found = api.evaluate(photos, protocol="head", checkpoint=tuned, on_event=listen)
+    assert any("18 of 24 clips have names of clips that the head was trained on" in one for one in said)
+    kept = [one for one in json.loads((tuned / "results.json").read_text()) if one["protocol"] == "head"]
+    assert found["n_train"] == 0 and kept
+
+
+def test_a_head_of_several_classes_is_not_for_clips_of_one(tuned: Path, photos: Path, tmp_path: Path) -> None:
+    table = tmp_path / "labels.jsonl"
+    files = sorted(path.relative_to(photos).as_posix() for path in photos.rglob("*.*"))
+    classes = sorted(path.name for path in photos.iterdir())
+    rows = [{"path": file, "labels": classes if n % 2 else classes[:1]} for n, file in enumerate(files)]
+    table.write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(DataError, match="one class a clip, the data have any number"):
+        api.evaluate(photos, protocol="head", checkpoint=tuned, labels=table)
+
+
+def test_an_epoch_is_every_clip_once(photos: Path) -> None:
+    """24 clips in batches of 20: three epochs are 72 clips, not 120."""
+    model, seen = standins.small("image"), []
+    sources = list(find_sources([locate(photos)], Modality.IMAGE)[0])
+    truth = Truth(["a", "b"], torch.tensor([0] * 12 + [1] * 12))
+
+    def listen(kind: str, **fields: Any) -> None:
+        seen.extend([fields["total"]] if kind == "progress" else [])
+
+    recipe = Finetune(**(QUICK | {"epochs": 3.0, "batch_size": 20}))
+    tune_and_score(model, sources, truth, sources[:2], recipe, failures=Failures(), on_event=listen)
+    assert seen == [4] * 4  # 3 * 24 / 20 is 3.6
+
+
 # What is wrong with splits
 
 
 def test_faults_of_splits() -> None:
     truth = Truth(["a", "b", "c"], torch.tensor([0, 1, 2, 0]))
     split = Split(np.array([0, 1]), np.array([2, 3]))
-    assert faults([split], truth, None) == ["1 classes are tested and have no clip to train on: c"]
+    assert faults([split], truth, None) == ["classes that are tested and have no clip to train on: 1: c"]
     found = faults([split], truth, ["x", "y", "z", "x"])
     assert len(found) == 2 and "1 groups, such as 'x', are on both sides" in found[0]
     assert faults([Split(np.array([0, 1, 2]), np.array([3]))], truth, None) == []

@@ -173,8 +173,8 @@ def test_a_line_chart_puts_points_where_they_belong() -> None:
     assert chart
     root = ET.fromstring(chart.svg)
     (drawn,) = root.findall("{*}polyline")
-    assert drawn.get("points") == "46.0,212.0 468.0,22.0"
-    assert [rect.get("width") for rect in root.findall("{*}rect")] == ["422"]
+    assert drawn.get("points") == "54.0,212.0 468.0,22.0"
+    assert [rect.get("width") for rect in root.findall("{*}rect")] == ["414"]
     assert lines.line_chart("t", [lines.Line("a", [(1, None), (2, float("inf"))])]) is None
 
 

@@ -148,7 +148,7 @@ def test_eval_hands_over_every_option(fake, capsys) -> None:
     code = main(
         "eval --task folder --data d --protocol linear --pool segments --folds 4 --group-by _(.)_ --checkpoint random "
         "--preset audio-tiny --seed 1 --seeds 3 --max-missing 0.2 --workers 2 --device cpu --json "
-        "--views 5x3 --finetune esc50 --out o --overwrite".split()
+        "--views 5x3 --finetune esc50 --out o --overwrite --labels l.csv".split()
     )
     assert code == 0
     assert double.arguments == (Path("d"),)
@@ -165,6 +165,7 @@ def test_eval_hands_over_every_option(fake, capsys) -> None:
         "recipe": api.Recipe(preset="audio-tiny"),
         "seed": 1,
         "seeds": 3,
+        "labels": "l.csv",
         "views": (5, 3),
         "finetune": "esc50",
         "out": Path("o"),

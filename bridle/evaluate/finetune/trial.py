@@ -127,7 +127,7 @@ def _train(
 ) -> Classifier:
     """The classifier after all steps, or the average of its weights."""
     device = model.encoder.class_token_D.device
-    steps = max(1, round(recipe.epochs * math.ceil(len(sources) / recipe.batch_size)))
+    steps = max(1, round(recipe.epochs * len(sources) / min(recipe.batch_size, len(sources))))
     groups = layered_groups(classifier, recipe.layer_decay, recipe.weight_decay)
     optimiser = torch.optim.AdamW(groups, lr=0.0)
     average = AveragedModel(classifier, avg_fn=_follow(recipe.ema), use_buffers=True) if recipe.ema else None
@@ -140,8 +140,7 @@ def _train(
         for clip, view in views:
             if isinstance(view, MediaError) and clip not in bad:
                 bad.add(clip)
-                if sources[clip].path not in failures.reasons:
-                    failures.add(sources[clip].path, view.message)
+                failures.add(sources[clip].path, view.message)
         good = [(place, clip, view) for place, (clip, view) in enumerate(views) if isinstance(view, Tensor)]
         if len(bad) == len(sources):
             raise nothing_read(failures)
