@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -21,7 +22,7 @@ import numpy as np
 from bridle.errors import DataError, UsageError
 from bridle.evaluate.splits import Split, group_names, make_splits, read_split_file, split_by_parts
 from bridle.evaluate.truth import Truth
-from bridle.infer import Source, find_sources
+from bridle.infer import Member, Source, find_sources
 from bridle.schema import Modality
 from bridle.sharding import find_sets
 from bridle.sharding.labels import Labels, labeller, read_labels
@@ -30,6 +31,7 @@ from bridle.storage import Location
 from bridle.tasks import Task, read_task
 
 FOLDS = 5
+_MOST_READ = 2 * 10**9  # bytes, to find copies
 _PARTS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation"), "val"),
@@ -285,6 +287,43 @@ def faults(splits: Sequence[Split], truth: Truth, groups: Sequence[str] | None) 
         if never and len(split.train):
             found.append(f"classes that are tested and have no clip to train on: {len(never)}: {', '.join(never[:5])}")
     return list(dict.fromkeys(found))
+
+
+def copies(data: Labelled, paths: Sequence[str], splits: Sequence[Split]) -> str:
+    """What to tell of files that are tested and lie, byte for byte, among those for training, too; "" of none.
+
+    Of files on this machine only those of equal sizes are read, up to 2 GB; shards know the checksums of theirs.
+    """
+    mark = _contents(data)
+    found = dict[str, str]()
+    for split in splits:
+        trained = {mark[paths[n]]: paths[n] for n in split.train.tolist() if paths[n] in mark}
+        found |= {paths[n]: trained[mark[paths[n]]] for n in split.test.tolist() if mark.get(paths[n]) in trained}
+    if not found:
+        return ""
+    one, other = next(iter(found.items()))
+    return f"copies: {len(found)} tested files are for training, too, such as {one} and {other}: the figure is too good"
+
+
+def _contents(data: Labelled) -> dict[str, tuple[int, Any]]:
+    """Size and checksum of each file that may have a copy, by its path."""
+    local: dict[int, list[tuple[str, Path]]] = {}
+    found: dict[str, tuple[int, Any]] = {}
+    for source in data.open(False):
+        if isinstance(source.data, Path) and not source.span_s:
+            with suppress(OSError):
+                local.setdefault(source.data.stat().st_size, []).append((source.path, source.data))
+        elif isinstance(source.data, Member):
+            place = source.data.reader.index.media(source.data.sample)
+            if place.crc is not None:
+                found[source.path] = place.bytes, place.crc
+    alike = {size: files for size, files in local.items() if len(files) > 1}
+    if sum(size * len(files) for size, files in alike.items()) <= _MOST_READ:
+        for size, files in alike.items():
+            for path, file in files:
+                with suppress(OSError):
+                    found[path] = size, hashlib.blake2b(file.read_bytes()).digest()
+    return found
 
 
 def _known_parts(paths: Sequence[str], parts: Sequence[str]) -> list[str]:

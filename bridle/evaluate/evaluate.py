@@ -14,7 +14,7 @@ from bridle.evaluate.attentive import ragged
 from bridle.evaluate.classifiers import finetuning, of_head
 from bridle.evaluate.codebook import CodebookHealth
 from bridle.evaluate.codes import Codes, extract_codes
-from bridle.evaluate.dataset import LABELS_HINT, Division, Labelled, divide, faults, open_data
+from bridle.evaluate.dataset import LABELS_HINT, Division, Labelled, copies, divide, faults, open_data
 from bridle.evaluate.features import (
     Files,
     each_file,
@@ -109,8 +109,9 @@ def evaluate(
     splits, groups = divide(files.paths, files.parts, truth, division, published, protocol.seeds[0], head is None)
     if head:  # what would be for training is not read
         splits = [replace(split, train=split.train[:0]) for split in splits]
-    for message in faults(splits, truth, groups):
-        say("warning", message=message)
+    for message in (*faults(splits, truth, groups), copies(found, files.paths, splits)):
+        if message:
+            say("warning", message=message)
     judged = judge(truth, splits, trial_of(truth, groups), protocol.seeds)
     if keep:
         for one in made if len(splits) == 1 else ():

@@ -5,12 +5,13 @@ from bridle.infer.corpus import fit_cold_codes, measure
 from bridle.infer.encode import Encoded, Failures, decoded_as, encode
 from bridle.infer.pooling import Pool, pool
 from bridle.infer.pretrained import Pretrained, pool_encoded
-from bridle.infer.sources import Several, Source, find_sources, spread_sources, training_view
+from bridle.infer.sources import Member, Several, Source, find_sources, spread_sources, training_view
 from bridle.infer.tokenize import nothing_read, require_codes, tokenize_inputs
 
 __all__ = [
     "Encoded",
     "Failures",
+    "Member",
     "Pool",
     "Pretrained",
     "Several",

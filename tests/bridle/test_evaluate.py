@@ -627,6 +627,28 @@ def test_what_would_be_without_effect(
         evaluate(image_model, colours, protocol=Protocol(*protocol), division=Division(**options))
 
 
+def test_copies_on_both_sides_are_told(image_model: Bridle, colours: Path, tmp_path: Path) -> None:
+    """In folders and in shards, under whatever name; other files of the same size are none."""
+    for number, file in enumerate(sorted(colours.glob("*/photo*.png"))):
+        folder = tmp_path / "data" / ("test" if number % 2 else "train") / file.parent.name
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, folder)
+    said: list[str] = []
+
+    def listen(kind: str, **fields: str) -> None:
+        said.extend([fields["message"]] if kind == "warning" else [])
+
+    evaluate(image_model, tmp_path / "data", on_event=listen)
+    assert said == []
+    copied = sorted((tmp_path / "data" / "train" / "dark").iterdir())[:2]
+    for file in copied:
+        shutil.copy(file, tmp_path / "data" / "test" / "dark" / f"again_{file.name}")
+    evaluate(image_model, tmp_path / "data", on_event=listen)
+    shard(tmp_path / "data", out=tmp_path / "set")
+    evaluate(image_model, tmp_path / "set", on_event=listen)
+    assert len(said) == 2 and all("copies: 2 tested files are for training, too" in one for one in said)
+
+
 def test_results_that_are_damaged_are_put_aside(tmp_path: Path) -> None:
     """And what JSON cannot say is null."""
     add_result(tmp_path, {"task": "a", "value": math.nan, "ci95": (0.0, math.inf)})

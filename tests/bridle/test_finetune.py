@@ -420,7 +420,7 @@ def test_what_cannot_be_read_is_left_out_and_listed(photos: Path, tmp_path: Path
 
     how = Protocol("finetune", recipe=Finetune(**QUICK))
     found = evaluate(standins.small("image"), data, protocol=how, on_event=listen)
-    assert found["n_test"] == 24 and len(found["skipped"]) == 2 and len(warned) == 2
+    assert found["n_test"] == 24 and len(found["skipped"]) == 2 and sum("skipped" in one for one in warned) == 2
     assert found["value"] > 0.9  # the same pictures in train and test
     for file in data.rglob("*.*"):
         file.write_bytes(b"\x89PNG\r\n\x1a\nnothing more")

@@ -167,6 +167,13 @@ def test_numbers_as_people_read_them() -> None:
     assert [scale.size(one) for one in (999, 3_200_000)] == ["999 B", "3.2 MB"]
 
 
+def test_an_axis_whose_ends_were_given_equal_is_drawn() -> None:
+    """As without a model, whose number of codes is not known."""
+    assert scale.extent([3.0], low=0.0, high=0.0) == (0.0, 1.0)
+    chart = lines.line_chart("t", [lines.Line("a", [(1, 0.5), (2, 0.5)])], low=0.0, high=0.0)
+    assert chart and ET.fromstring(chart.svg).findall("{*}polyline")
+
+
 def test_a_line_chart_puts_points_where_they_belong() -> None:
     line = lines.Line("a", [(0, 0.0), (10, 1.0)])
     chart = lines.line_chart("t", [line], [lines.Band(0, 10, "cold", "cold")], low=0.0, high=1.0)
