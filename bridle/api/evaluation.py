@@ -118,8 +118,8 @@ def evaluate(
     own = Path(model.source) if head else run_of(result["checkpoint"])
     for folder in dict.fromkeys([own, Path(out) if out else None]):
         try:
-            if folder:
-                add_result(folder, result, tested)
+            if folder and (aside := add_result(folder, result, tested)):
+                report("warning", message=f"{folder}: the results there were damaged; they are in {aside.name} now")
             if out and folder == Path(out) and protocol == "finetune":
                 made = next((one for one in kept if isinstance(one, Head)), None)
                 _keep_classifier(model, made, folder, result, report)

@@ -105,7 +105,7 @@ def run_of(checkpoint: str) -> Path | None:
     return folder.parent if folder.name == CHECKPOINTS else None
 
 
-def add_result(folder: Path, result: dict[str, Any], tested: Tested | None = None) -> None:
+def add_result(folder: Path, result: dict[str, Any], tested: Tested | None = None) -> Path | None:
     """Keeps a result, in place of an older one of the same question; adds `clips` to it, the file beside it.
 
     A damaged file of older results is put aside, as `results.json.damaged`.
@@ -113,14 +113,17 @@ def add_result(folder: Path, result: dict[str, Any], tested: Tested | None = Non
     Args:
         folder: of a run, or any other.
 
+    Returns:
+        where that is, if there was one.
+
     Raises:
         OSError, EnvironmentFault: it cannot be written.
     """
+    aside = None
     try:
         older = read_results(folder)
     except DataError:
-        (folder / FILE).replace(folder / f"{FILE}.damaged")
-        older = []
+        aside, older = (folder / FILE).replace(folder / f"{FILE}.damaged"), []
     question = json.dumps([result.get(key) for key in _SAME])
     if tested:
         result["clips"] = f"{CLIPS}/{hashlib.sha256(question.encode()).hexdigest()[:16]}.safetensors"
@@ -135,6 +138,7 @@ def add_result(folder: Path, result: dict[str, Any], tested: Tested | None = Non
     kept = [one for one in older if any(one.get(key) != result.get(key) for key in _SAME)]
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / FILE, json.dumps(_plain([*kept, result]), indent=1, allow_nan=False) + "\n")
+    return aside
 
 
 def _plain(value: Any) -> Any:

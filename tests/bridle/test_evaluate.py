@@ -656,7 +656,7 @@ def test_results_that_are_damaged_are_put_aside(tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text("[{")
     with pytest.raises(DataError, match=r"results\.json is damaged"):
         read_results(tmp_path)
-    add_result(tmp_path, {"task": "b", "test_share": 0.2})
+    assert add_result(tmp_path, {"task": "b", "test_share": 0.2}) == tmp_path / "results.json.damaged"
     add_result(tmp_path, {"task": "b", "test_share": 0.5})
     assert [one["test_share"] for one in read_results(tmp_path)] == [0.2, 0.5]
     assert (tmp_path / "results.json.damaged").read_text() == "[{"
