@@ -67,7 +67,9 @@ def _list(context: click.Context, parameter: click.Parameter, value: bool) -> No
 @click.option(
     "--task", metavar="NAME", default="folder", help="A published benchmark (--list), or folder: data of your own."
 )
-@click.option("--list", is_flag=True, expose_value=False, callback=_list, help="Print the published benchmarks and their layouts.")
+@click.option(
+    "--list", is_flag=True, expose_value=False, callback=_list, help="Print the published benchmarks and their layouts."
+)
 @click.option(
     "--data",
     type=options.LOCATION,
