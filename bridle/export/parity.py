@@ -108,8 +108,8 @@ def check(model: Bridle, programs: dict[str, Program], compared: Material, dtype
     Returns:
         `{features, codes, ties, cosine, tolerance, clips, data}`: the largest absolute difference of features, class
         tokens and means; the share of equal codes, and the number of patches that count as equal because float32
-        cannot tell which of two codes is nearer; the mean cosine of patch features; what was allowed (of `features`, or
-        of `cosine` for int8). None for what was not exported.
+        cannot tell which of two codes is nearer; the mean cosine of patch features; what was allowed, of `features` or
+        (int8) of `cosine`. None for what was not exported.
 
     Raises:
         NumericalError: features differ by more than the tolerance, or any code does.
@@ -129,7 +129,7 @@ def check(model: Bridle, programs: dict[str, Program], compared: Material, dtype
         "codes": equal,
         "ties": ties,
         "cosine": cosine,
-        "tolerance": allowed.difference or allowed.cosine,
+        "tolerance": {"features": allowed.difference} if allowed.difference else {"cosine": allowed.cosine},
         "clips": compared.clips,
         "data": compared.origin,
     }
