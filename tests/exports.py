@@ -88,10 +88,15 @@ def put_clip(modality: str, folder: Path) -> Clip:
     return clip_of(modality, target)
 
 
+def code_in(text: Path) -> str:
+    """The only block of Python in a text."""
+    (code,) = re.findall(r"```python\n(.*?)```", text.read_text("utf-8"), flags=re.DOTALL)
+    return code
+
+
 def run_readme(folder: Path, blocked: set[str]) -> dict[str, np.ndarray[Any, Any]]:
     """What the code in the read-me finds, in a process of its own without some packages."""
-    (code,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text("utf-8"), flags=re.DOTALL)
-    code = _BLOCK.format(blocked=blocked) + code + _KEEP
+    code = _BLOCK.format(blocked=blocked) + code_in(folder / "README.md") + _KEEP
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code],

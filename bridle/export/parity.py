@@ -70,7 +70,7 @@ def material(model: Bridle, data: Location | None, tell: Callable[[str], None]) 
         return _clips(model, [data])
     with suppress(BridleError, OSError):
         return _clips(model, _own_shards(model))
-    tell("checked on noise: the shards of the run are not there; --data PATH names real clips")
+    tell("checked on noise: the shards of the run cannot be read here; --data PATH names real clips")
     return Material([noise(model)], 2, "noise")
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from exports import MEDIA, Exported, clip_of, expected, learned, put_clip, run_readme, saved
+from exports import MEDIA, Exported, clip_of, code_in, expected, learned, put_clip, run_readme, saved
 from standins import PATCHES, SMALL, STATISTICS, small
 
 from bridle import api
@@ -76,6 +76,11 @@ def test_the_code_in_the_read_me_runs_without_pytorch(exported: Callable[[str], 
     assert np.array_equal(found["codes"], wanted["codes"])
     for name in ("features", "class_token", "mean"):
         assert np.abs(found[name] - wanted[name]).max() < 2e-4  # preprocessing is another's, too
+
+
+def test_the_documentation_shows_the_same_code(exported: Callable[[str], Exported]) -> None:
+    documentation = Path(__file__).parents[2] / "docs" / "export.md"
+    assert code_in(documentation) == code_in(exported("audio").out / "README.md")
 
 
 def test_any_number_of_clips_of_any_length(exported: Callable[[str], Exported]) -> None:
