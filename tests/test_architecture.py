@@ -38,7 +38,8 @@ MODALITY_PLACES = {
     "bridle/config/loading.py": "picks the patches section by its tag",
     "bridle/config/adapt.py": "which of the sizes in a patches section follow from the corpus",
     "bridle/sharding/transcode.py": "each kind is written in a format of its own",
-    "bridle/export/safetensors.py": "an example's file name in the written read-me",
+    "bridle/export/describe.py": "how each kind is opened in the read-me of an export",
+    "bridle/export/preprocess_numpy.py": "patches again, for programs without this library",
 }
 MODALITIES = ("audio", "image", "video")
 

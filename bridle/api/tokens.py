@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bridle.api.session import OnEvent, open_model
+from bridle.api.session import OnEvent, open_model, silent
 from bridle.storage import locate
 
 if TYPE_CHECKING:
@@ -72,11 +72,45 @@ def write_codes(
     return infer.write_codes(Path(out), codes, source=source, overwrite=overwrite)
 
 
-def export(run: str | Path, *, format: str = "safetensors", out: str | Path, overwrite: bool = False) -> dict[str, Any]:
-    """Write a run for others to load, and check that it loads back equal; see `bridle.export.export`."""
+def export(
+    run: str | Path,
+    *,
+    format: str = "safetensors",
+    out: str | Path,
+    part: str = "both",
+    dtype: str = "fp32",
+    opset: int | None = None,
+    data: str | Path | None = None,
+    overwrite: bool = False,
+    on_event: OnEvent | None = None,
+) -> dict[str, Any]:
+    """Write a run for others to load, and check that what was written computes the same.
+
+    Args:
+        format: "safetensors" loads with `load`; "onnx" and "torch-export" need nothing of BRIDLE.
+        part: "encoder", "tokenizer" or "both".
+        dtype: of the encoder's weights, "fp32", "fp16" or "int8"; the tokenizer's stay as they are.
+        opset: of ONNX; the default is 20.
+        data: clips to check on; None: some of the run's own shards if they are there, else noise.
+        on_event: told as `note` what the figures are of.
+
+    Returns:
+        `{format, out, files, parity}`; see `bridle.export`.
+    """
     from bridle.export import export as write
 
-    return write(Path(run), format=format, out=Path(out), overwrite=overwrite)
+    report = on_event or silent
+    return write(
+        Path(run),
+        format=format,
+        out=Path(out),
+        part=part,
+        dtype=dtype,
+        opset=opset,
+        data=None if data is None else locate(data),
+        overwrite=overwrite,
+        tell=lambda message: report("note", message=message),
+    )
 
 
 def _codes(

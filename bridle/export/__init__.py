@@ -2,20 +2,60 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from bridle.errors import UsageError, nearest
 from bridle.export.safetensors import export_safetensors
+from bridle.export.traced import export_programs
+from bridle.storage import Location
 
-FORMATS = ("safetensors",)
+FORMATS = {  # and what the weights may become there
+    "safetensors": ("fp32",),
+    "onnx": ("fp32", "fp16", "int8"),
+    "torch-export": ("fp32", "fp16"),
+}
+PARTS = ("encoder", "tokenizer", "both")
 
 
-def export(run: Path, *, format: str = "safetensors", out: Path, overwrite: bool = False) -> dict[str, Any]:
-    """Write a run, checkpoint or export in another format; see the module of that format."""
+def export(
+    run: Path,
+    *,
+    format: str = "safetensors",
+    out: Path,
+    part: str = "both",
+    dtype: str = "fp32",
+    opset: int | None = None,
+    data: Location | None = None,
+    overwrite: bool = False,
+    tell: Callable[[str], None] = lambda message: None,
+) -> dict[str, Any]:
+    """Write a run, checkpoint or export in another format; see the module of that format.
+
+    Raises:
+        UsageError: the options do not go together; the rest as the format says.
+    """
     if format not in FORMATS:
         raise UsageError(f"--format {format} is not known", nearest(format, FORMATS))
-    return export_safetensors(run, out, overwrite=overwrite)
+    if part not in PARTS:
+        raise UsageError(f"--part {part} is not known", nearest(part, PARTS))
+    if dtype not in FORMATS[format]:
+        raise UsageError(f"--format {format} has no --dtype {dtype}", f"choose from {', '.join(FORMATS[format])}")
+    if opset is not None and format != "onnx":
+        raise UsageError(f"--format {format} has no --opset", "leave it out, or use --format onnx")
+    if dtype != "fp32" and part == "tokenizer":
+        raise UsageError(
+            f"--part tokenizer --dtype {dtype}: the tokenizer stays fp32, for anything less picks other codes",
+            "leave out --dtype",
+        )
+    if format == "safetensors":
+        if part != "both" or data is not None:
+            raise UsageError("--format safetensors has no --part and no --data", "leave them out")
+        return export_safetensors(run, out, overwrite=overwrite)
+    return export_programs(
+        run, out, format=format, part=part, dtype=dtype, opset=opset, data=data, overwrite=overwrite, tell=tell
+    )
 
 
-__all__ = ["FORMATS", "export"]
+__all__ = ["FORMATS", "PARTS", "export"]

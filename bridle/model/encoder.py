@@ -34,7 +34,7 @@ class Encoder(nn.Module):
     def forward(self, x_BNP: Tensor, coords_BN3: Tensor, valid_BN: Tensor | None = None) -> Tensor:
         """`(B, N, P)` -> `(B, 1 + N, D)`, the class token first."""
         h_BND = self.embed(x_BNP) + self.positions(coords_BN3)
-        h_BND = torch.cat([self.class_token_D.expand(len(h_BND), 1, -1).to(h_BND.dtype), h_BND], dim=1)
+        h_BND = torch.cat([self.class_token_D.expand(h_BND.shape[0], 1, -1).to(h_BND.dtype), h_BND], dim=1)
         if valid_BN is not None:
             valid_BN = nn.functional.pad(valid_BN, (1, 0), value=True)
         return self.norm(self.blocks(h_BND, valid_BN))

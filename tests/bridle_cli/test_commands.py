@@ -180,7 +180,17 @@ def test_eval_hands_over_every_option(fake, capsys) -> None:
 def test_export_hands_over_every_option(fake, capsys) -> None:
     answer = {"format": "safetensors", "out": "e", "files": ["model.safetensors"], "parity": 0.0}
     double = fake("export", answer)
-    assert main(["export", "runs/x", "--format", "safetensors", "--out", "e", "--json"]) == 0
+    given = "--format onnx --out e --part encoder --dtype int8 --opset 18 --data clips --overwrite --json"
+    assert main(["export", "runs/x", *given.split()]) == 0
     assert double.arguments == (Path("runs/x"),)
-    assert double.options == {"format": "safetensors", "out": Path("e"), "overwrite": False}
+    double.options.pop("on_event")
+    assert double.options == {
+        "format": "onnx",
+        "out": Path("e"),
+        "part": "encoder",
+        "dtype": "int8",
+        "opset": 18,
+        "data": Path("clips"),
+        "overwrite": True,
+    }
     assert json.loads(capsys.readouterr().out) == answer

@@ -1,0 +1,70 @@
+"""A folder that is written beside its place and takes it only when it is whole and checked: all or nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bridle.errors import EnvironmentFault, UsageError
+
+MARK = "preprocessing.json"  # what tells an export from a checkpoint
+_NAMES = {"model.safetensors", "model.json", "config.yaml", MARK, "preprocess.py", "README.md"}
+_PROGRAMS = {f"{part}.{suffix}" for part in ("encoder", "tokenizer") for suffix in ("onnx", "onnx.data", "pt2")}
+
+
+@contextmanager
+def new_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
+    """An empty folder to write into; becomes `out` when the block ends well, and is gone when it does not.
+
+    Raises:
+        UsageError: `out` exists (see `check_output`).
+        EnvironmentFault: the disk is full or cannot be written.
+    """
+    check_output(out, overwrite=overwrite)
+    partial = out.absolute().with_name(f".{out.name}.{os.getpid()}.partial")
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        _replace(partial, out)
+    except OSError as error:
+        raise EnvironmentFault(
+            f"{out} cannot be written: {error.strerror or error}", "Free some space, or name another --out."
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def check_output(out: Path, *, overwrite: bool) -> None:
+    """Raises UsageError where there is something already that may not be replaced, or is no export."""
+    if not out.exists() and not out.is_symlink():
+        return
+    if not overwrite:
+        raise UsageError(f"{out} exists", "choose another --out, or add --overwrite")
+    found = {path.name for path in out.iterdir()} - {"__pycache__"} if out.is_dir() else {out.name}
+    if found and not (MARK in found and found <= _NAMES | _PROGRAMS):
+        raise UsageError(
+            f"{out} is no export, or holds more than that: it will not be replaced", "choose another --out"
+        )
+
+
+def names_of(out: Path) -> list[str]:
+    """The files of a finished export."""
+    return sorted(path.name for path in out.iterdir())
+
+
+def _replace(partial: Path, out: Path) -> None:
+    """Put the finished folder in place; the one that was there goes last."""
+    if not out.exists():
+        partial.rename(out)
+        return
+    old = out.absolute().with_name(f".{out.name}.{os.getpid()}.old")
+    out.rename(old)
+    try:
+        partial.rename(out)
+    except OSError:
+        old.rename(out)
+        raise
+    shutil.rmtree(old)

@@ -1,0 +1,149 @@
+"""Programs -> `.onnx` files, for runtimes without PyTorch; int8 by onnxruntime's dynamic quantization.
+
+In int8 the encoder's matrices are stored in 8 bits, each output channel with a scale of its own, and what is multiplied
+with them is rounded to 8 bits as it comes.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bridle.errors import EnvironmentFault, UsageError
+from bridle.export.programs import INPUTS, OUTPUTS
+from bridle.schema import PatchBatch
+
+OPSETS = range(18, 23)  # that PyTorch writes, onnxruntime runs and a test compares
+OPSET = 20
+SUFFIX = "onnx"
+IMPORTS = ("import onnxruntime",)
+CODE = {
+    "encoder": 'features, class_token, mean = onnxruntime.InferenceSession("encoder.onnx").run(None, inputs)',
+    "tokenizer": '(codes,) = onnxruntime.InferenceSession("tokenizer.onnx").run(None, inputs)',
+}
+_NEEDED = ("onnx", "onnxscript", "onnxruntime")
+_ONE_FILE = 1_500_000_000  # bytes of weights: beyond 2 GB a protobuf cannot be read
+_QUIET = 3  # errors only, of onnxruntime's levels
+
+
+def check_extras() -> None:
+    """Raises EnvironmentFault where a package is missing."""
+    for name in _NEEDED:
+        if find_spec(name) is None:
+            raise EnvironmentFault(
+                f"--format onnx needs a library that is not installed: {name}", "pip install 'bridle[onnx]'"
+            )
+
+
+def check_opset(opset: int | None) -> None:
+    """Raises UsageError for an opset that cannot be written."""
+    if opset is not None and opset not in OPSETS:
+        raise UsageError(f"--opset {opset} cannot be written", f"choose one from {OPSETS[0]} to {OPSETS[-1]}")
+
+
+def write(
+    program: nn.Module, part: str, example: tuple[Tensor, ...], path: Path, *, opset: int | None, half: bool, int8: bool
+) -> None:
+    """Traces and saves one program.
+
+    Args:
+        half: matrices are kept in float16; the tracer may have made them float32 again.
+        int8: quantize it.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    batch, patches = torch.export.Dim("batch", min=1), torch.export.Dim("patches", min=1)
+    with _quietly():
+        traced = torch.onnx.export(
+            program,
+            example,
+            dynamo=True,
+            dynamic_shapes=tuple({0: batch, 1: patches} for _ in INPUTS),
+            input_names=list(INPUTS),
+            output_names=list(OUTPUTS[part]),
+            opset_version=opset or OPSET,
+            verbose=False,
+        )
+        assert traced is not None
+        _forget_where(traced.model)
+        if half:
+            _halve(traced.model)
+        full = path.with_suffix(".full") if int8 else path
+        traced.save(full, external_data=_bytes_of(program) > _ONE_FILE)
+        if int8:
+            _quantize(full, path)
+
+
+def opened(path: Path) -> Any:
+    """A function `PatchBatch -> outputs` that runs the file with onnxruntime on the CPU."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), _QUIET
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+    def run(batch: PatchBatch) -> list[Tensor]:
+        values = (batch.x_BNP, batch.coords_BN3, batch.valid_BN)
+        return [torch.from_numpy(out) for out in session.run(None, dict(zip(INPUTS, (v.numpy() for v in values))))]
+
+    return run
+
+
+def _quantize(full: Path, path: Path) -> None:
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    quantize_dynamic(full, path, op_types_to_quantize=["MatMul"], weight_type=QuantType.QInt8, per_channel=True)
+    for left in full.parent.glob(f"{full.name}*"):
+        left.unlink()
+
+
+def _halve(model: Any) -> None:
+    """Every float32 matrix becomes one of float16 behind a cast, which runtimes compute once, at loading."""
+    import numpy as np
+    import onnx_ir as ir
+
+    for name, value in list(model.graph.initializers.items()):
+        if value.dtype != ir.DataType.FLOAT or len(value.shape) < 2:
+            continue
+        kept = ir.Value(name=f"{name}.half", const_value=ir.tensor(value.const_value.numpy().astype(np.float16)))
+        cast = ir.node("Cast", [kept], {"to": ir.DataType.FLOAT})
+        cast.outputs[0].name = f"{name}.full"
+        value.replace_all_uses_with(cast.outputs[0])
+        model.graph.initializers.pop(name)
+        model.graph.initializers.add(kept)
+        model.graph.insert_before(model.graph[0], cast)
+
+
+def _forget_where(model: Any) -> None:
+    """Without the paths of this machine, which the tracer notes beside every operation."""
+    for node in model.graph.all_nodes():
+        node.metadata_props.clear()
+
+
+def _bytes_of(program: nn.Module) -> int:
+    return sum(value.numel() * value.element_size() for value in program.state_dict().values())
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """The exporter tells its users about its own insides."""
+    loggers = [logging.getLogger(name) for name in ("", "onnxscript", "onnx_ir", "torch.onnx")]
+    before = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)

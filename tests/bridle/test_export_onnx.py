@@ -1,0 +1,303 @@
+"""ONNX: what onnxruntime computes is what the model computes, in a process without PyTorch too."""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from exports import MEDIA, Exported, clip_of, code_in, expected, learned, put_clip, run_readme, saved
+from standins import PATCHES, SMALL, STATISTICS, small
+
+from bridle import api
+from bridle.config.sections import Config
+from bridle.errors import DataError, EnvironmentFault, NumericalError, UsageError
+from bridle.export import onnx, parity
+from bridle.export.programs import example_of, program_of
+from bridle.model import Bridle
+from bridle.schema import Clip, PatchBatch
+
+pytestmark = [
+    pytest.mark.skipif(find_spec("onnxruntime") is None, reason="needs the extra [onnx]"),
+    pytest.mark.usefixtures("one_thread"),
+]
+FILES = ["README.md", "config.yaml", "encoder.onnx", "preprocess.py", "preprocessing.json", "tokenizer.onnx"]
+MODELS: dict[str, Callable[[], Bridle]] = {
+    "audio": lambda: learned("audio"),
+    "image": lambda: small("image"),
+    "video": lambda: small("video"),
+}
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Exported]:
+    """A modality's small model as ONNX, exported once."""
+    done: dict[str, Exported] = {}
+
+    def of(modality: str) -> Exported:
+        if modality not in done:
+            folder = tmp_path_factory.mktemp(modality)
+            model = MODELS[modality]()
+            run = saved(model, folder / "run")
+            result = api.export(run, format="onnx", out=folder / "out", data=MEDIA / modality)
+            done[modality] = Exported(model, run, folder / "out", result)
+        return done[modality]
+
+    return of
+
+
+@pytest.mark.parametrize("modality", list(MODELS))
+def test_features_and_codes_are_those_of_the_model(exported: Callable[[str], Exported], modality: str) -> None:
+    one = exported(modality)
+    assert one.result.keys() == {"format", "out", "files", "parity"}
+    assert one.result["files"] == FILES
+    figures = one.result["parity"]
+    assert figures["features"] < 2e-5
+    assert (figures["codes"], figures["ties"], figures["clips"]) == (1.0, 0, 16)
+    assert figures["data"] == str(MEDIA / modality)
+    assert figures["tolerance"] == {"features": 1e-4}
+    assert json.dumps(one.result)
+    assert [path.name for path in one.out.parent.iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize("modality", list(MODELS))
+def test_the_code_in_the_read_me_runs_without_pytorch(exported: Callable[[str], Exported], modality: str) -> None:
+    one = exported(modality)
+    wanted = expected(one.model, put_clip(modality, one.out))
+    found = run_readme(one.out, {"torch", "torchaudio", "torchvision", "bridle"})
+    assert found.keys() == wanted.keys()
+    assert np.array_equal(found["codes"], wanted["codes"])
+    for name in ("features", "class_token", "mean"):
+        assert np.abs(found[name] - wanted[name]).max() < 2e-4  # preprocessing is another's, too
+
+
+def test_the_documentation_shows_the_same_code(exported: Callable[[str], Exported]) -> None:
+    documentation = Path(__file__).parents[2] / "docs" / "export.md"
+    assert code_in(documentation) == code_in(exported("audio").out / "README.md")
+
+
+def test_any_number_of_clips_of_any_length(exported: Callable[[str], Exported]) -> None:
+    one, data = exported("audio"), clip_of("audio").data.repeat(3)
+    assert len(data) > one.model.patcher.samples
+    views = [one.model.patcher.windows(Clip("k", "audio", data[:length]))[0][0] for length in (3000, 20000, 9000)]
+    encoder, tokenizer = (onnx.opened(one.out / f"{part}.onnx") for part in ("encoder", "tokenizer"))
+    for some in (views[:1], views, views[1:2], [*views, *views, *views]):
+        batch = one.model.patcher(some)
+        features_BND, class_B1D = one.model.features_and_class(batch)
+        found = encoder(batch)
+        assert (found[0] - features_BND).abs().max() < 2e-5
+        assert (found[1] - class_B1D[:, 0]).abs().max() < 2e-5
+        assert torch.equal(tokenizer(batch)[0], one.model.tokenize(batch))
+    assert not batch.valid_BN.all()
+    assert (found[0][~batch.valid_BN] == 0).all()
+
+
+@pytest.mark.parametrize(("dtype", "share"), [("fp16", 0.75), ("int8", 0.65)])
+def test_smaller_weights_make_smaller_files(tmp_path: Path, dtype: str, share: float) -> None:
+    torch.manual_seed(0)
+    wide = {**SMALL, "encoder": {"width": 64, "depth": 1, "heads": 2}}
+    model = Bridle(Config.model_validate({"patches": PATCHES["image"], **wide}), STATISTICS).eval()
+    run = saved(model, tmp_path / "run")
+    full = tmp_path / "full.onnx"
+    onnx.write(program_of(model, "encoder"), "encoder", example_of(model), full, opset=None, half=False, int8=False)
+    out = tmp_path / "out"
+    result = api.export(run, format="onnx", out=out, part="encoder", dtype=dtype, data=MEDIA / "image")
+    assert result["files"] == [name for name in FILES if name != "tokenizer.onnx"]  # and nothing in between
+    assert (out / "encoder.onnx").stat().st_size < share * full.stat().st_size
+    figures = result["parity"]
+    assert figures["codes"] is None
+    assert 1e-5 < figures["features"] < 0.3
+    assert figures["cosine"] > 0.999
+
+
+@pytest.mark.parametrize("opset", [onnx.OPSETS[0], onnx.OPSETS[-1]])
+def test_every_opset_that_is_offered(tmp_path: Path, opset: int) -> None:
+    import onnx as reader
+
+    run = saved(small("image", fitted=False), tmp_path / "run")  # without codes there still is an encoder
+    result = api.export(run, format="onnx", out=tmp_path / "out", part="encoder", opset=opset, data=MEDIA / "image")
+    assert result["parity"]["features"] < 2e-5
+    assert [one.version for one in reader.load(tmp_path / "out" / "encoder.onnx").opset_import] == [opset]
+
+
+def test_files_say_nothing_of_the_machine(exported: Callable[[str], Exported]) -> None:
+    for path in exported("image").out.glob("*.onnx"):
+        assert b".py" not in path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"format": "onxx"}, "did you mean 'onnx'"),
+        ({"opset": 17}, "from 18 to 22"),
+        ({"opset": 23}, "from 18 to 22"),
+        ({"dtype": "bf16"}, "choose from fp32, fp16, int8"),
+        ({"format": "torch-export", "dtype": "int8"}, "choose from fp32, fp16"),
+        ({"format": "safetensors", "dtype": "fp16"}, "choose from fp32"),
+        ({"format": "torch-export", "opset": 20}, "--format onnx"),
+        ({"format": "safetensors", "part": "encoder"}, "--part"),
+        ({"format": "safetensors", "data": "x"}, "--data"),
+        ({"part": "head"}, "encoder"),
+        ({"part": "tokenizer", "dtype": "int8"}, "the tokenizer stays fp32"),
+    ],
+)
+def test_options_that_do_not_go_together(tmp_path: Path, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):  # before the run is opened, which is not there
+        api.export(tmp_path / "gone", **{"format": "onnx", "out": tmp_path / "out", **options})
+
+
+def test_a_missing_extra_is_told_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx, "find_spec", lambda name: None if name == "onnxscript" else object())
+    with pytest.raises(EnvironmentFault, match=r"onnxscript\npip install 'bridle\[onnx\]'"):
+        api.export(tmp_path / "gone", format="onnx", out=tmp_path / "out")
+
+
+@pytest.mark.parametrize("part", ["tokenizer", "both"])
+def test_a_run_without_codes(tmp_path: Path, part: str) -> None:
+    run = saved(small("image", fitted=False), tmp_path / "run")
+    with pytest.raises(UsageError, match="--part encoder"):
+        api.export(run, format="onnx", out=tmp_path / "out", part=part)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_that_exists(tmp_path: Path, exported: Callable[[str], Exported], monkeypatch: Any) -> None:
+    one = exported("image")
+    with pytest.raises(UsageError, match="--overwrite"):
+        api.export(one.run, format="onnx", out=one.out)
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(UsageError, match="will not be replaced"):
+        api.export(one.run, format="onnx", out=tmp_path, overwrite=True)
+    out = tmp_path / "again"
+    api.export(one.run, format="safetensors", out=out)
+    monkeypatch.setattr(onnx, "write", lambda program, part, example, path, **_: path.touch())
+    monkeypatch.setattr(onnx, "opened", lambda path: right(one.model, path.stem))
+    assert api.export(one.run, format="onnx", out=out, overwrite=True)["files"] == FILES
+
+
+def right(model: Bridle, part: str) -> Callable[[PatchBatch], tuple[torch.Tensor, ...]]:
+    """A program without a file."""
+    program = program_of(model, part)
+
+    def run(batch: PatchBatch) -> tuple[torch.Tensor, ...]:
+        out = program(batch.x_BNP, batch.coords_BN3, batch.valid_BN)
+        return out if isinstance(out, tuple) else (out,)
+
+    return run
+
+
+@pytest.mark.parametrize("data", ["gone", "broken"])
+def test_data_that_cannot_be_read(tmp_path: Path, data: str) -> None:
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "photo.jpg").write_bytes(b"no picture")
+    run = saved(small("image"), tmp_path / "run")
+    with pytest.raises(DataError, match=data):
+        api.export(run, format="onnx", out=tmp_path / "out", data=tmp_path / data)
+    assert not (tmp_path / "out").exists()
+
+
+def spoilt(model: Bridle, part: str) -> Callable[[PatchBatch], tuple[torch.Tensor, ...]]:
+    """Off by more than the tolerance, or in one code."""
+    program = right(model, part)
+
+    def run(batch: PatchBatch) -> tuple[torch.Tensor, ...]:
+        outputs = program(batch)
+        if part == "encoder":
+            outputs[0][0, 0, 0] += 1e-3
+        else:
+            outputs[0][0, 0, 0] = (outputs[0][0, 0, 0] + 1) % 8
+        return outputs
+
+    return run
+
+
+@pytest.mark.parametrize(("part", "said"), [("encoder", "features by up to 0.001"), ("tokenizer", "% of the codes")])
+def test_programs_that_differ_leave_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str, said: str
+) -> None:
+    model = small("image")
+    run = saved(model, tmp_path / "run")
+    monkeypatch.setattr(onnx, "write", lambda program, part, example, path, **_: path.touch())
+    monkeypatch.setattr(onnx, "opened", lambda path: spoilt(model, path.stem))
+    with pytest.raises(NumericalError, match=said):
+        api.export(run, format="onnx", out=tmp_path / "out", part=part, data=MEDIA / "image")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(program: Any, part: str, example: Any, path: Path, **_: Any) -> None:
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    run = saved(small("image"), tmp_path / "run")
+    monkeypatch.setattr(onnx, "write", full)
+    with pytest.raises(EnvironmentFault, match="No space left"):
+        api.export(run, format="onnx", out=tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_what_is_compared_on(tmp_path: Path) -> None:
+    """The shards of the run, if they are there; else noise, and that is told."""
+    model, told = small("image"), list[str]()
+    model.source = str(tmp_path / "run" / "checkpoints" / "step-00000001")
+    (tmp_path / "run").mkdir()
+    state: dict[str, Any] = {"status": "running", "preset": "", "limits": dict.fromkeys(["steps", "epochs"])}
+    state["limits"]["max_minutes"] = None
+    for shards, origin in ((MEDIA / "image", str(MEDIA / "image")), (tmp_path / "gone", "noise")):
+        (tmp_path / "run" / "state.json").write_text(json.dumps({**state, "shards": [str(shards)]}))
+        found = parity.material(model, None, told.append)
+        assert found.origin == origin
+    assert len(told) == 1
+    assert "--data" in told[0]
+    model.source = "exported"
+    assert parity.material(model, None, told.append).origin == "noise"
+
+
+def test_a_tie_that_float32_cannot_decide_is_no_difference() -> None:
+    model = small("image")
+    codebook_QKC = model.cold_tokenizer.quantizer.codebook_QKC
+    batch = model.patcher([view for view, _ in model.patcher.windows(clip_of("image"))] * 200)
+    first = int(model.tokenize(batch)[0, 0, 0])
+    codebook_QKC[0, (first + 1) % 8] = codebook_QKC[0, first]  # two codes in one place: no one can tell them apart
+    codes_BNQ = model.tokenize(batch)
+    tied = codes_BNQ.clone()
+    tied[0, 0, 0] = first + (first + 1) % 8 - codes_BNQ[0, 0, 0]
+    other = codes_BNQ.clone()
+    place = int((codes_BNQ[0, :, 0] != codes_BNQ[0, 0, 0]).nonzero()[0])
+    other[0, place, 2] = (other[0, place, 2] + 1) % 8
+
+    def share(found: torch.Tensor) -> tuple[float, int]:
+        with torch.inference_mode():
+            return parity._codes(model, lambda _: [found], [batch])
+
+    assert share(codes_BNQ) == (1.0, 0)
+    assert share(tied) == (1.0, 1)
+    assert share(other)[0] < 1
+    everywhere = codes_BNQ.clone()
+    everywhere[..., 0] = torch.where(codes_BNQ[..., 0] == codes_BNQ[0, 0, 0], tied[0, 0, 0], codes_BNQ[..., 0])
+    assert share(everywhere)[0] < 1  # so many ties are no accident
+
+
+def test_large_weights_go_beside_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx, "_ONE_FILE", 1000)
+    model, path = small("image"), tmp_path / "tokenizer.onnx"
+    onnx.write(program_of(model, "tokenizer"), "tokenizer", example_of(model), path, opset=None, half=False, int8=False)
+    assert (tmp_path / "tokenizer.onnx.data").exists()
+    batch = model.patcher([view for view, _ in model.patcher.windows(clip_of("image"))])
+    assert torch.equal(onnx.opened(path)(batch)[0], model.tokenize(batch))
+
+
+def test_progress_is_told_as_notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[Any] = []
+    monkeypatch.setattr(onnx, "write", lambda program, part, example, path, **_: path.touch())
+    model = small("image")
+    monkeypatch.setattr(onnx, "opened", lambda path: right(model, path.stem))
+    run = saved(model, tmp_path / "run")
+    api.export(run, format="onnx", out=tmp_path / "out", on_event=lambda kind, **fields: events.append((kind, fields)))
+    assert [(kind, SimpleNamespace(**fields).message[:16]) for kind, fields in events] == [("note", "checked on noise")]

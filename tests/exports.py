@@ -1,0 +1,131 @@
+"""What the tests of exported programs share: small runs, and processes in which some packages cannot be imported."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import torch
+from standins import small
+
+from bridle.checkpoint import save_model, snapshot
+from bridle.export.safetensors import noise
+from bridle.media import decode, probe
+from bridle.model import Bridle
+from bridle.schema import Clip
+
+MEDIA = Path(__file__).parent / "media"
+NAMES = {"audio": "clip.wav", "image": "photo.jpg", "video": "clip.mp4"}  # in the read-me of an export
+# Runs at the end of the exported read-me's code.
+_KEEP = """
+import numpy
+found = {name: value for name, value in globals().items() if name in ("features", "class_token", "mean", "codes")}
+numpy.savez("found.npz", **{name: numpy.asarray(value) for name, value in found.items()})
+"""
+_BLOCK = """
+import sys
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {blocked!r}:
+            raise ImportError(name + " is not to be had here")
+sys.meta_path.insert(0, Blocker())
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """A small model, where it lies, and what became of it."""
+
+    model: Bridle
+    run: Path
+    out: Path
+    result: dict[str, Any]
+
+
+def learned(modality: str) -> Bridle:
+    """A small model whose learned tokenizer is in force."""
+    model = small(modality)
+    with torch.no_grad():
+        model.tokenizer.quantizer.start(model.tokenizer._embed(noise(model)))
+    model.learned.fill_(True)
+    return model
+
+
+def saved(model: Bridle, folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    save_model(snapshot(model), folder)
+    return folder
+
+
+def clip_of(modality: str, file: Path | None = None) -> Clip:
+    """A real one: the first of the sample, or that file."""
+    file = file or sorted(path for path in (MEDIA / modality).rglob("*") if path.is_file())[0]
+    return decode(file, probe(file, file.name), source=file.name, rate_hz=16000)
+
+
+def as_array(clip: Clip) -> np.ndarray[Any, Any]:
+    """As the exported preprocessing takes it."""
+    array = clip.data.numpy()
+    return array if array.ndim == 1 else np.moveaxis(array, -3, -1)
+
+
+def put_clip(modality: str, folder: Path) -> Clip:
+    """A real clip under the name that the read-me opens; sound at 16 kHz."""
+    target = folder / NAMES[modality]
+    if modality == "audio":
+        soundfile.write(target, as_array(clip_of(modality)), 16000)
+    else:
+        source = sorted(path for path in (MEDIA / modality).rglob("*") if path.is_file())[0]
+        target.write_bytes(source.read_bytes())
+    return clip_of(modality, target)
+
+
+def code_in(text: Path) -> str:
+    """The only block of Python in a text."""
+    (code,) = re.findall(r"```python\n(.*?)```", text.read_text("utf-8"), flags=re.DOTALL)
+    return code
+
+
+def run_readme(folder: Path, blocked: set[str]) -> dict[str, np.ndarray[Any, Any]]:
+    """What the code in the read-me finds, in a process of its own without some packages."""
+    code = _BLOCK.format(blocked=blocked) + code_in(folder / "README.md") + _KEEP
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        cwd=folder,
+        env={**environment, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    with np.load(folder / "found.npz") as found:
+        return dict(found)
+
+
+def expected(model: Bridle, clip: Clip) -> dict[str, np.ndarray[Any, Any]]:
+    """What the model itself finds in it."""
+    batch = model.patcher([view for view, _ in model.patcher.windows(clip)])
+    features_BND, class_B1D = model.features_and_class(batch)
+    mean_BD = features_BND.sum(1) / batch.valid_BN.sum(1, keepdim=True)
+    tensors = {"features": features_BND, "class_token": class_B1D[:, 0], "mean": mean_BD}
+    return {name: value.numpy() for name, value in {**tensors, "codes": model.tokenize(batch)}.items()}
+
+
+def preprocessing(model: Bridle, folder: Path) -> str:
+    """A folder with the settings that the exported preprocessing reads."""
+    settings = {
+        "patches": model.config.patches.model_dump(mode="json"),
+        "statistics": model.statistics,
+        "patch": model.patcher.patch,
+        "grid": model.patcher.grid,
+    }
+    (folder / "preprocessing.json").write_text(json.dumps(settings))
+    return str(folder)
