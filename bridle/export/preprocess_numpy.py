@@ -4,7 +4,8 @@
     inputs = preprocess.batch([view, view])    # windows of several clips, from `preprocess.windows`
 
 Media are float32 mono at 16 kHz `(S,)` in [-1, 1] for audio, uint8 RGB `(H, W, 3)` for an image and uint8 RGB
-`(T, H, W, 3)` for video, of any size: the central square is cut out and resized. The numbers are BRIDLE's own, of pixels to the bit, of sound to 1.2e-4.
+`(T, H, W, 3)` for video, of any size: the central square is cut out and resized. The numbers are BRIDLE's own:
+pixels to the bit, sound to 1.2e-4.
 
 Shapes: S samples, T frames, H W height and width, C channels, B windows, N patches, P values a patch, M mel bands,
 F frequency bins.
