@@ -64,7 +64,6 @@ def evaluate(
         overwrite: `out` may hold one already.
         seeds: how many probes are trained, with this seed and the next ones; figures are means.
     """
-    from bridle.checkpoint import Head, Tested, add_result, find_checkpoint, newest_run, read_classifier, run_of
     from bridle.evaluate import OWN_DATA, Division, Protocol, load_recipe
     from bridle.evaluate import evaluate as run
     from bridle.tasks import load_task
@@ -89,15 +88,11 @@ def evaluate(
     division = Division(folds, test_share, Path(split_file) if split_file else None, group_by)
     place = locate(data) if data else _data_of(task)
     report = on_event or silent
-    kept = list[Tested | Head]()
-    head = None
-    if untrained:
+    kept = list[Any]()
+    model, head = _classifier(checkpoint, device) if protocol == "head" else (None, None)
+    if model is None and untrained:
         model = _untrained(recipe, place, seed, device, task=published, codes=protocol in ("codes", "codebook"))
-    elif protocol == "head":
-        source = find_checkpoint(Path(checkpoint) if checkpoint else newest_run(RUNS))
-        model, head = read_classifier(source, pick_device(device))
-    else:
-        model = open_model(checkpoint, device)
+    model = model or open_model(checkpoint, device)
     if protocol == "finetune":
         how = replace(how, recipe=load_recipe(str(finetune) if finetune else None, task, model.modality, tuning))
     result = run(
@@ -114,17 +109,7 @@ def evaluate(
         keep=kept.append,
     )
     result |= {"data": str(place), "labels": str(labels) if labels else None}
-    tested = next((one for one in kept if isinstance(one, Tested)), None)
-    own = Path(model.source) if head else run_of(result["checkpoint"])
-    for folder in dict.fromkeys([own, Path(out) if out else None]):
-        try:
-            if folder and (aside := add_result(folder, result, tested)):
-                report("warning", message=f"{folder}: the results there were damaged; they are in {aside.name} now")
-            if out and folder == Path(out) and protocol == "finetune":
-                made = next((one for one in kept if isinstance(one, Head)), None)
-                _keep_classifier(model, made, folder, result, report)
-        except (OSError, EnvironmentFault) as error:
-            report("warning", message=f"{folder}: the result is not kept: {getattr(error, 'strerror', None) or error}")
+    _keep(model, head, Path(out) if out else None, result, kept, report)
     return result
 
 
@@ -183,6 +168,32 @@ def _check_out(out: Path, classifier: bool, overwrite: bool) -> None:
     except OSError as error:
         why = error.strerror or error
         raise EnvironmentFault(f"{out} cannot be written: {why}", "Name another --out.") from error
+
+
+def _classifier(checkpoint: str | Path | None, device: str) -> tuple[Bridle, Head]:
+    from bridle.checkpoint import find_checkpoint, newest_run, read_classifier
+
+    return read_classifier(find_checkpoint(Path(checkpoint) if checkpoint else newest_run(RUNS)), pick_device(device))
+
+
+def _keep(
+    model: Bridle, head: Head | None, out: Path | None, result: dict[str, Any], kept: list[Any], report: OnEvent
+) -> None:
+    """The result, with what was said of each clip, in the run or beside the head, and in `out`; there the classifier,
+    too. What cannot be written is told: the result itself is not lost."""
+    from bridle.checkpoint import Head, Tested, add_result, run_of
+
+    tested = next((one for one in kept if isinstance(one, Tested)), None)
+    own = Path(model.source) if head else run_of(result["checkpoint"])
+    for folder in dict.fromkeys([own, out]):
+        try:
+            if folder and (aside := add_result(folder, result, tested)):
+                report("warning", message=f"{folder}: the results there were damaged; they are in {aside.name} now")
+            if folder and folder == out and result["protocol"] == "finetune":
+                made = next((one for one in kept if isinstance(one, Head)), None)
+                _keep_classifier(model, made, folder, result, report)
+        except (OSError, EnvironmentFault) as error:
+            report("warning", message=f"{folder}: the result is not kept: {getattr(error, 'strerror', None) or error}")
 
 
 def _keep_classifier(model: Bridle, head: Head | None, out: Path, result: dict[str, Any], report: OnEvent) -> None:
