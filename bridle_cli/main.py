@@ -14,11 +14,13 @@ import traceback
 from collections.abc import Sequence
 
 import click
+from click.shell_completion import shell_complete
 
 from bridle.errors import BridleError, ConfigError, Interrupted, UsageError, nearest
 from bridle_cli.console import Console
 
-COMMANDS = ("shard", "pretrain", "tokenize", "eval", "compare", "report", "export", "runs", "config")
+COMMANDS = ("shard", "pretrain", "tokenize", "eval", "compare", "report", "export", "runs", "config", "completion")
+COMPLETE = "_BRIDLE_COMPLETE"  # set by a shell that asks for completions
 _INTERRUPTED = 130
 _ENVIRONMENT = 5
 
@@ -66,6 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     console = Console(arguments)
     try:
+        if argv is None and (asked := os.environ.get(COMPLETE)):
+            return shell_complete(commands, {"obj": console}, "bridle", COMPLETE, asked)
         with commands.make_context("bridle", arguments, obj=console) as context:
             commands.invoke(context)
         sys.stdout.flush()

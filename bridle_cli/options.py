@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from bridle_cli.console import Console
 
@@ -42,6 +43,24 @@ def _size(context: click.Context, parameter: click.Parameter, value: str) -> int
     if size <= 0:
         raise click.BadParameter(f"'{value}' is not a size; wanted something like 256MB or 1GiB.", context, parameter)
     return size
+
+
+def _presets(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    from bridle.config import presets
+
+    return [name for name in presets() if name.startswith(incomplete)]
+
+
+def _tasks(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    from bridle import api
+
+    return [one["name"] for one in [{"name": "folder"}, *api.tasks()] if one["name"].startswith(incomplete)]
+
+
+def _checkpoints(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Folders, by the shell, and the word for none."""
+    words = [CompletionItem("random")] if incomplete and "random".startswith(incomplete) else []
+    return [CompletionItem(incomplete, type="dir"), *words]
 
 
 max_size = click.option(
@@ -107,9 +126,19 @@ checkpoint = click.option(
     "--checkpoint",
     metavar="RUN|FILE|random",
     default=None,
+    shell_complete=_checkpoints,
     help="A run, checkpoint or export; default: the newest run. random: an untrained encoder, with --preset.",
 )
-preset = click.option("--preset", metavar="NAME", default=None, help="A recipe, such as audio-tiny.")
+preset = click.option(
+    "--preset", metavar="NAME", default=None, shell_complete=_presets, help="A recipe, such as audio-tiny."
+)
+task = click.option(
+    "--task",
+    metavar="NAME",
+    default="folder",
+    shell_complete=_tasks,
+    help="A published benchmark (--list), or folder: data of your own.",
+)
 config_file = click.option(
     "--config",
     "config_file",

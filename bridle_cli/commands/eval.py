@@ -33,7 +33,7 @@ class _Views(click.ParamType[tuple[int, int]]):
 
 def _list(context: click.Context, parameter: click.Parameter, value: bool) -> None:
     """All tasks, instead of a run."""
-    if not value:
+    if not value or context.resilient_parsing:  # the latter: a shell asks for completions
         return
     console = context.find_object(Console)
     assert console is not None
@@ -64,9 +64,7 @@ def _list(context: click.Context, parameter: click.Parameter, value: bool) -> No
 
 
 @click.command(name="eval")
-@click.option(
-    "--task", metavar="NAME", default="folder", help="A published benchmark (--list), or folder: data of your own."
-)
+@options.task
 @click.option(
     "--list", is_flag=True, expose_value=False, callback=_list, help="Print the published benchmarks and their layouts."
 )
