@@ -19,7 +19,19 @@ from click.shell_completion import shell_complete
 from bridle.errors import BridleError, ConfigError, Interrupted, UsageError, nearest
 from bridle_cli.console import Console
 
-COMMANDS = ("shard", "pretrain", "tokenize", "eval", "compare", "report", "export", "runs", "config", "completion")
+COMMANDS = (
+    "shard",
+    "pretrain",
+    "tokenize",
+    "eval",
+    "compare",
+    "report",
+    "export",
+    "runs",
+    "config",
+    "doctor",
+    "completion",
+)
 COMPLETE = "_BRIDLE_COMPLETE"  # set by a shell that asks for completions
 _INTERRUPTED = 130
 _ENVIRONMENT = 5

@@ -21,7 +21,7 @@ LAYERS = (
     ("checkpoint",),
     ("train", "infer"),
     ("evaluate", "export"),
-    ("report",),
+    ("report", "doctor"),
     ("api",),
 )
 LEVEL = {package: level for level, packages in enumerate(LAYERS) for package in packages}
@@ -38,6 +38,7 @@ MODALITY_PLACES = {
     "bridle/config/loading.py": "picks the patches section by its tag",
     "bridle/config/adapt.py": "which of the sizes in a patches section follow from the corpus",
     "bridle/sharding/transcode.py": "each kind is written in a format of its own",
+    "bridle/doctor.py": "a clip of each kind is made to try its decoder",
     "bridle/export/describe.py": "how each kind is opened in the read-me of an export",
     "bridle/export/preprocess_numpy.py": "patches again, for programs without this library",
 }

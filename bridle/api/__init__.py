@@ -10,6 +10,7 @@ function imports what it needs.
 
 from bridle.api.data import shard, shard_info, shard_verify
 from bridle.api.evaluation import compare, evaluate, tasks
+from bridle.api.machine import doctor
 from bridle.api.report import report
 from bridle.api.session import pick_device
 from bridle.api.tokens import export, load, tokenize, write_codes
@@ -19,6 +20,7 @@ from bridle.config.recipe import Recipe
 __all__ = [
     "Recipe",
     "compare",
+    "doctor",
     "evaluate",
     "export",
     "launch",

@@ -1,0 +1,224 @@
+"""`bridle doctor`: what of this machine would stand in the way, each finding with its remedy."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from bridle.errors import BridleError
+from bridle.storage.cache import cache_folder
+
+Status = Literal["ok", "note", "warning", "fault"]
+_EXTRAS = {"s3": "s3fs", "onnx": "onnxruntime", "ray": "ray", "tensorboard": "tensorboard", "plots": "matplotlib"}
+_GIGABYTE = 10**9
+_LEAST_DISK_GB = 5
+_LEAST_SHARED_GB = 1
+_LEAST_FILES = 1024
+_DECODING_S = 120
+# A decoder may crash its process: each is tried in one of its own, on a clip that it makes itself.
+_CLIPS = {
+    "audio": """
+import io, wave
+file = io.BytesIO()
+with wave.open(file, "wb") as out:
+    out.setnchannels(1); out.setsampwidth(2); out.setframerate(16000); out.writeframes(bytes(32000))
+content, name = file.getvalue(), "second.wav"
+""",
+    "image": """
+import io
+from PIL import Image
+file = io.BytesIO()
+Image.new("RGB", (64, 48), (200, 30, 30)).save(file, "JPEG")
+content, name = file.getvalue(), "red.jpg"
+""",
+    "video": """
+import io, av, numpy
+file = io.BytesIO()
+with av.open(file, "w", format="mp4") as out:
+    stream = out.add_stream("mpeg4", rate=12)
+    stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+    for step in range(24):
+        picture = numpy.full((48, 64, 3), 10 * step, numpy.uint8)
+        out.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+    out.mux(stream.encode())
+content, name = file.getvalue(), "grey.mp4"
+""",
+}
+_DECODE = """
+from bridle.media import decode, probe
+info = probe(content, name)
+print(tuple(decode(content, info).data.shape))
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        status: `note` is for what is missing and may be; a `warning` slows or limits; with a `fault` something fails.
+        found: what is there.
+        remedy: what to do; "" where nothing need be done.
+    """
+
+    check: str
+    status: Status
+    found: str
+    remedy: str = ""
+
+
+def examine() -> list[dict[str, Any]]:
+    """Everything, as `{check, status, found, remedy}`."""
+    checks = (_packages, _extras, _decoders, _devices, _memory, _disks, _limits)
+    return [asdict(finding) for check in checks for finding in check()]
+
+
+def _packages() -> Iterator[Finding]:
+    yield Finding("python", "ok", f"{platform.python_version()} on {platform.platform()}")
+    try:
+        wanted = importlib.metadata.requires("bridle") or []
+        yield Finding("bridle", "ok", importlib.metadata.version("bridle"))
+    except importlib.metadata.PackageNotFoundError:
+        yield Finding("bridle", "fault", "is not installed, only found", "pip install -c constraints.txt -e .")
+        return
+    for name in (re.split(r"[^\w.-]", one)[0] for one in wanted if "extra ==" not in one):
+        try:
+            yield Finding(name, "ok", importlib.metadata.version(name))
+        except importlib.metadata.PackageNotFoundError:
+            if name == "decord":
+                yield Finding(name, "note", "is not there: PyAV decodes video")
+            else:
+                yield Finding(name, "fault", "is missing", f"pip install {name}")
+
+
+def _extras() -> Iterator[Finding]:
+    for extra, name in _EXTRAS.items():
+        try:
+            yield Finding(f"[{extra}]", "ok", f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            yield Finding(
+                f"[{extra}]", "note", f"{name} is not there", f"if you want it: pip install 'bridle[{extra}]'"
+            )
+
+
+def _decoders() -> Iterator[Finding]:
+    for modality, clip in _CLIPS.items():
+        try:
+            ran = subprocess.run(
+                [sys.executable, "-c", clip + _DECODE], capture_output=True, text=True, timeout=_DECODING_S, check=False
+            )
+        except subprocess.TimeoutExpired:
+            yield Finding(f"decodes {modality}", "fault", f"hangs for {_DECODING_S} s", _reinstall(modality))
+            continue
+        if ran.returncode == 0:
+            yield Finding(f"decodes {modality}", "ok", f"{ran.stdout.strip()} of a clip made here")
+            continue
+        died = -ran.returncode
+        why = f"crashed ({signal.Signals(died).name})" if died > 0 else (ran.stderr.strip().splitlines() or ["?"])[-1]
+        yield Finding(f"decodes {modality}", "fault", why, _reinstall(modality))
+
+
+def _reinstall(modality: str) -> str:
+    names = {"audio": "soundfile torchaudio", "image": "pillow", "video": "av decord"}[modality]
+    return f"pip install --force-reinstall -c constraints.txt {names}"
+
+
+def _devices() -> Iterator[Finding]:
+    try:
+        import torch
+    except Exception as error:  # whatever a broken installation throws
+        yield Finding("devices", "fault", f"torch cannot be imported: {error}", "pip install --force-reinstall torch")
+        return
+    half = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    computes = "bfloat16 in hardware" if half else "float32 (no bfloat16 in hardware)"
+    yield Finding("CPU", "ok", f"{_cores()} cores for this process, {torch.get_num_threads()} threads, {computes}")
+    if not torch.cuda.is_available():
+        built = torch.version.cuda is not None
+        remedy = "A GPU is there? Its driver must fit PyTorch's CUDA: nvidia-smi" if built else ""
+        yield Finding(
+            "GPU", "note", f"none{f' (PyTorch is built for CUDA {torch.version.cuda})' if built else ''}", remedy
+        )
+    for number in range(torch.cuda.device_count()):
+        free, total = torch.cuda.mem_get_info(number)
+        busy = free < total / 2
+        yield Finding(
+            f"GPU {number}",
+            "warning" if busy else "ok",
+            f"{torch.cuda.get_device_name(number)}, {free / _GIGABYTE:.1f} of {total / _GIGABYTE:.1f} GB free",
+            "Others compute on it: nvidia-smi says who." if busy else "",
+        )
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _memory() -> Iterator[Finding]:
+    try:
+        import torch
+
+        from bridle.train.cost import free_memory
+
+        free = free_memory(torch.device("cpu")) / _GIGABYTE
+    except ImportError:
+        return
+    if free == float("inf"):
+        yield Finding("memory", "note", "nobody says how much is free")
+    else:
+        low = free < 2
+        yield Finding(
+            "memory", "warning" if low else "ok", f"{free:.1f} GB free", "Close what else runs." if low else ""
+        )
+
+
+def _disks() -> Iterator[Finding]:
+    try:
+        places = {"disk here": Path.cwd(), "disk of the cache": cache_folder()}
+    except (OSError, BridleError) as error:
+        yield Finding("disk of the cache", "fault", str(error), "Name a folder: BRIDLE_CACHE=...")
+        return
+    for check, folder in places.items():
+        there = next(one for one in (folder, *folder.parents) if one.exists())
+        free = shutil.disk_usage(there).free / _GIGABYTE
+        try:
+            with tempfile.TemporaryFile(dir=there):
+                pass
+        except OSError as error:
+            yield Finding(
+                check, "fault", f"{folder} cannot be written: {error.strerror}", "Work elsewhere, or BRIDLE_CACHE=..."
+            )
+            continue
+        low = free < _LEAST_DISK_GB
+        remedy = "Shards and checkpoints may not fit: free some space." if low else ""
+        yield Finding(check, "warning" if low else "ok", f"{folder}: {free:.1f} GB free", remedy)
+
+
+def _limits() -> Iterator[Finding]:
+    shared = Path("/dev/shm")
+    if shared.is_dir():
+        size = shutil.disk_usage(shared).total / _GIGABYTE
+        low = size < _LEAST_SHARED_GB
+        yield Finding(
+            "shared memory",
+            "warning" if low else "ok",
+            f"{size:.2f} GB",
+            "Decoding processes may run out of it: docker run --shm-size=8g, or data.workers=0." if low else "",
+        )
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    low = 0 <= files < _LEAST_FILES
+    yield Finding("open files", "warning" if low else "ok", str(files), f"ulimit -n {_LEAST_FILES}" if low else "")

@@ -1,0 +1,34 @@
+"""`bridle doctor`: would everything work on this machine?"""
+
+from __future__ import annotations
+
+import click
+
+from bridle import api
+from bridle.errors import EnvironmentFault
+from bridle_cli import options
+from bridle_cli.console import Console
+
+
+@click.command(name="doctor")
+@options.shared
+@click.pass_obj
+def command(console: Console) -> None:
+    """Look at versions, decoders, devices, memory and disks, and say what to do about each finding.
+
+    Ends with exit code 5 if something would fail.
+
+    \b
+    Examples:
+      bridle doctor
+      bridle doctor --json
+    """
+    found = api.doctor()
+    if console.json:
+        console.record({"findings": found})
+    else:
+        columns = ("status", "check", "found", "remedy")
+        console.table(columns, [[one[name] for name in columns] for one in found])
+    faults = [one["check"] for one in found if one["status"] == "fault"]
+    if faults:
+        raise EnvironmentFault(f"Something would fail: {', '.join(faults)}.", "The remedies stand in the table.")
