@@ -9,6 +9,8 @@ import sys
 import zipfile
 from pathlib import Path
 
+import bridle
+
 ROOT = Path(__file__).resolve().parent.parent
 DATA = (".yaml", ".html", ".css", ".js", ".typed")
 ASK = """
@@ -45,3 +47,7 @@ def test_a_wheel_holds_all_that_the_tree_holds(tmp_path: Path) -> None:
     subprocess.run(
         [sys.executable, "-c", ASK.format(place=place)], cwd=tmp_path, env=environment, check=True, timeout=240
     )
+
+
+def test_the_citation_is_of_this_version() -> None:
+    assert f"version: {bridle.__version__}\n" in (ROOT / "CITATION.cff").read_text()
