@@ -83,10 +83,12 @@ def evaluate(
         raise UsageError(
             "An untrained model has no head.", "--checkpoint: a folder that --protocol finetune --out made."
         )
-    if out:
-        _check_out(Path(out), protocol == "finetune", overwrite)
     division = Division(folds, test_share, Path(split_file) if split_file else None, group_by)
     place = locate(data) if data else _data_of(task)
+    if out:
+        _check_out(Path(out), protocol == "finetune", overwrite, checkpoint)
+    elif overwrite:
+        raise UsageError("--overwrite without --out would be without effect")
     report = on_event or silent
     kept = list[Any]()
     model, head = _classifier(checkpoint, device) if protocol == "head" else (None, None)
@@ -108,7 +110,7 @@ def evaluate(
         head=head,
         keep=kept.append,
     )
-    result |= {"data": str(place), "labels": str(labels) if labels else None}
+    result |= {"data": str(place), "labels": str(labels) if labels and labels != "folder" else None}
     _keep(model, head, Path(out) if out else None, result, kept, report)
     return result
 
@@ -150,15 +152,19 @@ def _labels(labels: str | Path | None) -> Labels:
     return "sidecar" if labels == "sidecar" else locate(labels)
 
 
-def _check_out(out: Path, classifier: bool, overwrite: bool) -> None:
+def _check_out(out: Path, classifier: bool, overwrite: bool, checkpoint: str | Path | None) -> None:
     """Before hours are spent.
 
     Raises:
-        UsageError: it holds a model, or is a run, whose own weights a classifier would hide. EnvironmentFault: nothing
-            can be written there.
+        UsageError: it holds a model, or is a run: another one's, or one whose weights a classifier would hide.
+            EnvironmentFault: nothing can be written there.
     """
-    if classifier and ((out / "state.json").exists() or (out / "checkpoints").exists()):
-        raise UsageError(f"{out} is a run: a classifier there would take its place", "Name another --out.")
+    if (out / "state.json").exists() or (out / "checkpoints").exists():
+        if classifier:
+            raise UsageError(f"{out} is a run: a classifier there would take its place", "Name another --out.")
+        own = Path(checkpoint).resolve() if checkpoint else None
+        if own is None or out.resolve() not in (own, *own.parents):
+            raise UsageError(f"{out} is another run: the result would pass for its own", "Name another --out.")
     if classifier and not overwrite and (out / "model.json").exists():
         raise UsageError(f"{out} holds a model already", "Name another --out, or add --overwrite.")
     try:

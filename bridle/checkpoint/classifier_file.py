@@ -91,7 +91,7 @@ def read_classifier(folder: Path, device: str = "cpu") -> tuple[Bridle, Head]:
         check_digest(folder / HEAD, said["sha256"])
         classifier = Classifier(deepcopy(model.average or model.encoder), len(said["classes"]), said["pool"])
         weights = load_file(folder / HEAD)
-        trained_on = frozenset(weights.pop(_TRAINED_ON).tolist())
+        trained_on = frozenset(weights.pop(_TRAINED_ON, torch.empty(0)).tolist())
         missing, unknown = classifier.load_state_dict(weights, strict=False)
         if unknown or any(not name.startswith("encoder.") for name in missing):
             raise KeyError("weights are missing or unknown")

@@ -49,7 +49,7 @@ def read_results(run: Path) -> list[dict[str, Any]]:
     """All results of a run, oldest first; none where there is no file.
 
     Raises:
-        DataError: it is damaged.
+        DataError: it is damaged. OSError: it cannot be read.
     """
     file = run / FILE
     try:
@@ -58,7 +58,7 @@ def read_results(run: Path) -> list[dict[str, Any]]:
             raise ValueError("a list of results was expected")
     except FileNotFoundError:
         return []
-    except (OSError, ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{file} is damaged: {error}", "Mend it, or remove it and run `bridle eval` again.") from error
     return [one for one in found if isinstance(one, dict)]
 

@@ -125,13 +125,17 @@ def positions(coords_BN3: Tensor) -> Tensor:
 
 def pad(rows: Sequence[tuple[Tensor, Tensor]]) -> Patches:
     """What the patches of each clip are and where -> those of all, as long as the longest. Of very long clips every
-    second, third ... patch."""
-    thin = [slice(None, None, -(-len(x) // _MOST_PATCHES)) for x, _ in rows]
-    x_BNX, coords_BN3 = (
-        pad_sequence([row[at][every] for row, every in zip(rows, thin, strict=True)], batch_first=True) for at in (0, 1)
-    )
-    lengths_B = torch.tensor([len(range(len(x))[every]) for (x, _), every in zip(rows, thin, strict=True)])
+    second, third ... step in time, whole."""
+    rows = [_thinned(*row) for row in rows]
+    x_BNX, coords_BN3 = (pad_sequence([row[at] for row in rows], batch_first=True) for at in (0, 1))
+    lengths_B = torch.tensor([len(x) for x, _ in rows])
     return x_BNX, torch.arange(x_BNX.shape[1]) < lengths_B[:, None], coords_BN3
+
+
+def _thinned(x_NX: Tensor, coords_N3: Tensor) -> tuple[Tensor, Tensor]:
+    every = -(-len(x_NX) // _MOST_PATCHES)
+    keep_N = coords_N3[:, 0] % every == 0
+    return (x_NX, coords_N3) if every == 1 else (x_NX[keep_N], coords_N3[keep_N])
 
 
 def ragged(clips: Sequence[tuple[Tensor, Tensor]]) -> Look:

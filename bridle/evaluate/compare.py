@@ -20,7 +20,8 @@ from bridle.evaluate.metrics import percentiles
 from bridle.evaluate.paired import Baseline, Paired
 
 CONFIDENCE = 0.95
-_ASKED = ("task", "protocol", "pool", "metric", *DIVISION, "views")
+_ASKED = ("task", "protocol", "pool", "metric", "labels", *DIVISION, "views")
+_SHOWN = ("labels", "test_share", "split_file", "views")  # what else tells questions apart
 _FEW = 10  # clips that decide: with fewer a bootstrap interval is too narrow
 _WITHOUT_CLIPS = ("codebook",)  # protocols that judge no clip
 _LABELS = {"accuracy": 1, "map": 2}  # dimensions of the truth behind a metric
@@ -87,6 +88,7 @@ class Answer:
         folds, groups = self.result.get("folds"), self.result.get("group_by")
         words += [f"{folds} folds"] if folds and folds != 1 else []
         words += [f"grouped by {groups}"] if groups else []
+        words += [f"{name.replace('_', ' ')} {told}" for name in _SHOWN if (told := self.result.get(name))]
         return f"{' '.join(words)} on {self.data}"
 
 

@@ -36,7 +36,7 @@ _PARTS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation"), "val"),
     **dict.fromkeys(("test", "testing", "eval"), "test"),
-    **{f"fold{number}": f"fold{number}" for number in range(1, 11)},
+    **{f"fold{number}": f"fold{number}" for number in range(1, 101)},
 }
 LABELS_HINT = "lay them out as DATA/CLASS/file, or shard them with --labels"
 
@@ -154,9 +154,10 @@ def open_data(
     if labels not in (None, "folder"):
         if task or is_sharded(data):
             raise UsageError(f"--labels: {data} brings its labels along", "Leave it out.")
-        named = [replace(source, labels=label) for source, label in _labelled(list(sources), data, labels)]
+        notes = list[str]()
+        named = [replace(source, labels=label) for source, label in _labelled(list(sources), data, labels, notes)]
         mark = _mark(("folder", *(_told(source) for source in named))) if isinstance(data, Path) else ""
-        return Labelled(lambda read: iter(named), total, mark)
+        return Labelled(lambda read: iter(named), total, mark, notes=notes)
     if is_sharded(data):
         shards = [(shard.sha256, str(one.folder)) for one in find_sets(data, modality) for shard in one.shards]
         mark = _mark(("shards", *shards))
@@ -165,7 +166,9 @@ def open_data(
     return Labelled(lambda read: find_sources([data], modality, read=read)[0], total, mark, task)
 
 
-def _labelled(sources: list[Source], data: Location, labels: Labels) -> Iterator[tuple[Source, tuple[str, ...]]]:
+def _labelled(
+    sources: list[Source], data: Location, labels: Labels, notes: list[str]
+) -> Iterator[tuple[Source, tuple[str, ...]]]:
     """Each with the labels that the table or its sidecar says; () where none does.
 
     Raises:
@@ -180,6 +183,8 @@ def _labelled(sources: list[Source], data: Location, labels: Labels) -> Iterator
         said = read_labels(labels)
         if not any(source.path in said for source in sources):
             raise DataError(f"{labels} names none of the {len(sources)} files", f"Its paths are relative to {data}.")
+    if labels != "sidecar" and (gone := [path for path in said if path not in {source.path for source in sources}]):
+        notes.append(f"{labels}: lines that name no file: {len(gone)}, such as {gone[0]}")
     for source in sources:
         label = said.get(source.path)
         yield source, () if label is None else (label,) if isinstance(label, str) else tuple(label)
@@ -200,7 +205,7 @@ def _told(source: Source) -> tuple[Any, ...]:
         size: Any = (status.st_size, status.st_mtime_ns)
     except OSError as error:
         size = error.errno
-    return source.path, str(source.data.absolute()), size, source.labels, source.span_s
+    return source.path, str(source.data.absolute()), size, source.labels, source.part, source.span_s
 
 
 def divide(
@@ -222,11 +227,13 @@ def divide(
     """
     groups = group_names(paths, division.group_by) if division.group_by else None
     if division.split_file:
-        return _split_by_table(paths, division.split_file), groups
+        return _split_by_table(paths, division.split_file, train), groups
     asked = division.folds is not None or division.test_share is not None
     known = [] if asked else _known_parts(paths, parts)
-    if not train and not asked and (not known or (not task and not {"test", "val"} & {*known})):
-        return [Split(np.arange(0), np.arange(len(paths)))], groups
+    if not train and not asked:
+        wanted = task.test if task else ("test",) if "test" in known else ("val",)
+        tested = [n for n, part in enumerate(known) if part in wanted] or range(len(paths))
+        return [Split(np.arange(0), np.asarray(tested))], groups
     if known:
         if task:
             return split_by_parts(known, task.train, task.test, folds=task.folds), groups
@@ -252,8 +259,8 @@ def divide(
     return splits, groups
 
 
-def _split_by_table(paths: Sequence[str], file: Path) -> list[Split]:
-    """Train and test as the table says; files that it does not name take no part.
+def _split_by_table(paths: Sequence[str], file: Path, train: bool) -> list[Split]:
+    """Train (unless nothing is trained) and test as the table says; files that it does not name take no part.
 
     Raises:
         DataError: it names none of the files, a part that is none, or no file for one of the two sides.
@@ -268,11 +275,24 @@ def _split_by_table(paths: Sequence[str], file: Path) -> list[Split]:
     if folds and {*known} - {"", *folds}:
         raise DataError(f"{file} has folds and other parts: {', '.join(sorted({*known} - {''}))}", "One or the other.")
     try:
+        if len(folds) == 1:
+            raise DataError(f"{folds[0]} alone: at least two folds are needed")
         if folds:
             return split_by_parts(known, folds, folds, folds=True)
-        return split_by_parts(known, ["train"], ["test"] if "test" in known else ["val"])
+        test = "test" if "test" in known else "val"
+        return split_by_parts(known, ["train"] if train else [test], [test])
     except DataError as error:
         raise DataError(f"{file}: {error.message}", "Parts are train, val and test, or fold1, fold2 ...") from error
+
+
+def unmatched(paths: Sequence[str], division: Division) -> list[str]:
+    """What to tell of a split file: lines that name no file, and files that no line names."""
+    if not division.split_file:
+        return []
+    table, there = read_split_file(division.split_file), {*paths}
+    gone, left_out = [path for path in table if path not in there], [path for path in paths if path not in table]
+    said = [(gone, "lines that name no file that can be read"), (left_out, "files that it does not name, left out")]
+    return [f"{division.split_file}: {what}: {len(found)}, such as {found[0]}" for found, what in said if found]
 
 
 def faults(splits: Sequence[Split], truth: Truth, groups: Sequence[str] | None) -> list[str]:
@@ -292,7 +312,8 @@ def faults(splits: Sequence[Split], truth: Truth, groups: Sequence[str] | None) 
 def copies(data: Labelled, paths: Sequence[str], splits: Sequence[Split]) -> str:
     """What to tell of files that are tested and lie, byte for byte, among those for training, too; "" of none.
 
-    Of files on this machine only those of equal sizes are read, up to 2 GB; shards know the checksums of theirs.
+    Of files on this machine only those of equal sizes are read, and of more than 2 GB of such none; shards know the
+    checksums of theirs (CRC-32: of a hundred thousand files of one size a pair may agree by chance).
     """
     mark = _contents(data)
     found = dict[str, str]()

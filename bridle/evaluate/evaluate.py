@@ -14,7 +14,7 @@ from bridle.evaluate.attentive import ragged
 from bridle.evaluate.classifiers import finetuning, of_head
 from bridle.evaluate.codebook import CodebookHealth
 from bridle.evaluate.codes import Codes, extract_codes
-from bridle.evaluate.dataset import LABELS_HINT, Division, Labelled, copies, divide, faults, open_data
+from bridle.evaluate.dataset import LABELS_HINT, Division, Labelled, copies, divide, faults, open_data, unmatched
 from bridle.evaluate.features import (
     Files,
     each_file,
@@ -109,7 +109,8 @@ def evaluate(
     splits, groups = divide(files.paths, files.parts, truth, division, published, protocol.seeds[0], head is None)
     if head:  # what would be for training is not read
         splits = [replace(split, train=split.train[:0]) for split in splits]
-    for message in (*faults(splits, truth, groups), copies(found, files.paths, splits)):
+    told = *unmatched(files.paths, division), *faults(splits, truth, groups), copies(found, files.paths, splits)
+    for message in told:
         if message:
             say("warning", message=message)
     judged = judge(truth, splits, trial_of(truth, groups), protocol.seeds)
@@ -118,8 +119,8 @@ def evaluate(
             keep(one)
         paths, y = [files.paths[at] for at in judged.tested], truth[judged.tested].y
         keep(Tested(paths, truth.classes, y, torch.from_numpy(judged.scores_SML)))
-    told = _told(judged, truth, splits, found, files, protocol, division)
-    return common | told | (codes.report(truth, splits, groups, protocol.seeds) if codes else {})
+    about = _told(judged, truth, splits, found, files, protocol, division)
+    return common | about | (codes.report(truth, splits, groups, protocol.seeds) if codes else {})
 
 
 def _features(

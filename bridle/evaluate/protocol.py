@@ -43,7 +43,13 @@ class Protocol:
 
     def check_division(self, division: Division) -> None:
         """Raises UsageError for a way to divide where nothing is divided."""
-        said = {"--folds": division.folds, "--test-share": division.test_share, "--group-by": division.group_by}
+        said: dict[str, object] = {
+            "--folds": division.folds,
+            "--test-share": division.test_share,
+            "--group-by": division.group_by,
+        }
+        if self.name == "codebook":  # a head has a test part
+            said["--split-file"] = division.split_file
         given = next((name for name, value in said.items() if value is not None), None)
         if given and self.name in ("head", "codebook"):
             raise UsageError(f"--protocol {self.name} trains nothing: {given} would be without effect")

@@ -73,7 +73,11 @@ def read_split_file(file: Path) -> dict[str, str]:
             for row in reader:
                 if not row[path] or not row[part]:
                     raise DataError(f"{file}, line {reader.line_num}: a path and its part are wanted", hint)
-                found[PurePosixPath(row[path].strip()).as_posix()] = row[part].strip()
+                if None in row:  # more values than columns
+                    raise DataError(f"{file}, line {reader.line_num}: expected {len(columns)} values", hint)
+                name, said = PurePosixPath(row[path].strip()).as_posix(), row[part].strip()
+                if found.setdefault(name, said) != said:
+                    raise DataError(f"{file}, line {reader.line_num}: {name} is in {found[name]} already", hint)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{file} cannot be read: {error}", hint) from error
     return found

@@ -81,8 +81,8 @@ def read_facts(run: Path) -> Facts:
         config = ""
     try:
         results, damage = read_results(run), ""
-    except DataError as error:
-        results, damage = [], error.message
+    except (DataError, OSError) as error:
+        results, damage = [], error.message if isinstance(error, DataError) else str(error)
     return Facts(run, state, summary, sorted(rows, key=lambda row: row["step"]), results, config, damage)
 
 

@@ -12,6 +12,8 @@ from bridle_cli import options
 from bridle_cli.console import Console
 from bridle_cli.progress import Progress
 
+_MORE = ("labels", "test_share", "split_file", "views")  # what else tells questions apart
+
 
 @click.command(name="compare")
 @click.argument("runs", metavar="RUN RUN...", type=options.PATH, nargs=-1)
@@ -76,8 +78,9 @@ def _title(question: dict[str, Any]) -> str:
     words = [question[key] for key in ("task", "protocol", "pool") if question[key]]
     metric = "mAP" if question["metric"] == "map" else question["metric"]
     folds = f", {question['folds']} folds" if (question["folds"] or 1) != 1 else ""
+    more = "".join(f", {name.replace('_', ' ')} {question[name]}" for name in _MORE if question.get(name))
     groups = f" grouped by {question['group_by']}" if question["group_by"] else ""
-    return f"{' / '.join(words)} / {metric}: {question['clips']} clips of {question['data']}{folds}{groups}"
+    return f"{' / '.join(words)} / {metric}: {question['clips']} clips of {question['data']}{folds}{groups}{more}"
 
 
 def _interval(ends: list[float] | None, sign: str = "") -> str | None:

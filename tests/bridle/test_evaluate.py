@@ -29,7 +29,7 @@ from bridle.checkpoint import add_result, read_results
 from bridle.config.sections import Config
 from bridle.errors import DataError, UsageError
 from bridle.evaluate import Division, Protocol, evaluate
-from bridle.evaluate.attentive import AttentiveRecipe
+from bridle.evaluate.attentive import AttentiveRecipe, pad
 from bridle.evaluate.codebook import CodebookHealth
 from bridle.evaluate.dataset import Labelled, open_data
 from bridle.evaluate.evaluate import truth_of as truth_from
@@ -383,6 +383,16 @@ def test_patches_that_no_memory_holds_are_looked_at_when_they_are_wanted(
     assert result["n_test"] == 20 and [one["file"] for one in result["skipped"]] == ["dark/broken.png"]
 
 
+def test_of_very_long_clips_whole_steps_in_time_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four rows of frequency: every one of them stays."""
+    monkeypatch.setattr("bridle.evaluate.attentive._MOST_PATCHES", 20)
+    coords_N3 = coordinates((12, 4, 1))
+    x, valid_BN, coords_BN3 = pad([(torch.arange(48.0)[:, None], coords_N3), (torch.zeros(4, 1), coords_N3[:4])])
+    assert valid_BN.sum(1).tolist() == [16, 4]
+    assert coords_BN3[0, :, 1].tolist() == [0, 1, 2, 3] * 4 and coords_BN3[0, ::4, 0].tolist() == [0, 3, 6, 9]
+    assert x[0, :4, 0].tolist() == [0, 1, 2, 3] and x[0, 4, 0] == 12
+
+
 def test_the_attentive_probe_reads_codes_in_their_order() -> None:
     """Code 5 comes before or after code 2: the bag of codes is the same."""
     labels = torch.arange(300) % 2
@@ -667,6 +677,9 @@ def test_results_that_are_damaged_are_put_aside(tmp_path: Path) -> None:
     [
         ("name,part\na,train\n", "has the columns 'name,part'"),
         ("path,part\na.png\n", "line 2"),
+        ("path,part\na.png,train\na.png,test\n", "line 3: a.png is in train already"),
+        ("path,part\na.png,train,7\n", "line 2: expected 2 values"),
+        ("path,part\nbright/photo0_0.png,fold1\n", "fold1 alone: at least two"),
         ("path,part\na.png,train\n", "names none of the 20 files"),
         ("path,part\nbright/photo0_0.png,train\ndark/photo0_0.png,holdout\n", "'holdout' is no part"),
         ("path,part\nbright/photo0_0.png,train\ndark/photo0_0.png,train\n", "no clip that can be read is in val"),

@@ -582,6 +582,28 @@ def test_an_output_is_tried_before_hours_are_spent(tuned: Path, photos: Path, tm
             api.evaluate(photos, out=tmp_path / "file", **(options | {"protocol": protocol}))
 
 
+def test_a_result_is_not_put_into_the_run_of_another_model(tuned: Path, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "other" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(UsageError, match="is another run"):
+        api.evaluate(photos, checkpoint=tuned, out=tmp_path / "other", folds=2)
+
+
+def test_a_head_needs_nothing_to_train_on(tuned: Path, photos: Path, tmp_path: Path) -> None:
+    """A table with lines for testing alone; what it names in vain and what it does not name is told."""
+    files = sorted(path.relative_to(photos).as_posix() for path in photos.rglob("*.*"))
+    table = tmp_path / "split.csv"
+    table.write_text("path,part\n" + "\n".join(f"{file},test" for file in (*files[::2], "gone.jpg")))
+    said: list[str] = []
+
+    def listen(kind: str, **fields: Any) -> None:
+        said.extend([fields["message"]] if kind == "warning" else [])
+
+    found = api.evaluate(photos, protocol="head", checkpoint=tuned, split_file=table, on_event=listen)
+    assert (found["n_train"], found["n_test"]) == (0, 12)
+    assert any("lines that name no file that can be read: 1, such as gone.jpg" in one for one in said)
+    assert any("files that it does not name, left out: 12" in one for one in said)
+
+
 def test_a_head_tells_whether_it_knows_the_clips(tuned: Path, photos: Path) -> None:
     said: list[str] = []
 
