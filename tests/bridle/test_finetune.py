@@ -20,6 +20,7 @@ import standins
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from bridle import api
 from bridle.checkpoint import Head, read_classifier, save_classifier
@@ -342,6 +343,7 @@ def test_recipes_can_all_be_read() -> None:
     published = {"as2m": 2e-4, "as20k": 4e-4, "esc50": 2e-3, "in1k": 5e-4, "k400": 7.5e-4}
     for name, rate in published.items():
         assert load_recipe(None, name, "audio").lr == rate  # a task's own, without being named
+    assert load_recipe(None, "k400", "video").augment and not load_recipe(None, "ssv2", "video").augment
     assert load_recipe(None, "scv2", "audio") == load_recipe("audio", "", "video")
 
 
@@ -426,6 +428,23 @@ def test_what_cannot_be_read_is_left_out_and_listed(photos: Path, tmp_path: Path
         file.write_bytes(b"\x89PNG\r\n\x1a\nnothing more")
     with pytest.raises(DataError, match="nothing could be read"):
         evaluate(standins.small("image"), data, protocol=how)
+
+
+def test_what_left_and_right_tell_apart_is_not_mirrored(tmp_path: Path) -> None:
+    """Bright on the left or on the right: learned without mirroring, guessed with it."""
+    rng = np.random.default_rng(0)
+    for name, side in (("left", slice(0, 12)), ("right", slice(12, 24))):
+        for part, clips in (("train", 16), ("test", 16)):
+            (tmp_path / part / name).mkdir(parents=True)
+            for number in range(clips):
+                pixels = rng.integers(0, 120, (24, 24, 3), dtype=np.uint8)
+                pixels[:, side] += 120
+                Image.fromarray(pixels).save(tmp_path / part / name / f"{number}.png")
+    told = {}
+    for augment in (False, True):
+        how = Protocol("finetune", recipe=Finetune(**(QUICK | {"augment": augment})))
+        told[augment] = evaluate(standins.small("image"), tmp_path, protocol=how)["value"]
+    assert told[False] > 0.9 and told[True] < 0.8
 
 
 def test_a_loss_that_is_not_finite_stops(photos: Path) -> None:

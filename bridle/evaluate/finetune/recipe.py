@@ -29,6 +29,9 @@ class Finetune(Section):
     warmup: Share = 0.1  # share of the steps
     clip_norm: Annotated[float, Field(gt=0.0)] = 3.0
     drop_path: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1  # of the last block, 0 in the first
+    # The augmentation of pretraining besides random windows and crops: sounds louder or softer, pictures and videos
+    # mirrored. False where left and right matter.
+    augment: bool = True
     mixup: Share = 0.5  # how often a clip is mixed with another one (Zhang et al. 2018) ...
     mixup_alpha: Rate = 0.8  # ... their weights from Beta(alpha, alpha)
     cutmix: Share = 0.0  # how often a box of it is another clip's instead (Yun et al. 2019)

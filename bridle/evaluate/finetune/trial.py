@@ -146,7 +146,7 @@ def _train(
             raise nothing_read(failures)
         if not good:
             continue
-        draws = Draws(seed, step, [place for place, _, _ in good], device)
+        draws = Draws(seed, step, [place for place, _, _ in good], device) if recipe.augment else None
         batch = model.patcher([view for _, _, view in good], draws)
         shares_BL = truth.shares(torch.tensor([clip for _, clip, _ in good])).to(device)
         batch, shares_BL = _augmented(batch, shares_BL, model, recipe, np.random.default_rng([seed, step]))
