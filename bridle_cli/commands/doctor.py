@@ -20,7 +20,6 @@ def command(console: Console) -> None:
 
     \b
     Examples:
-      bridle doctor
       bridle doctor --json
     """
     found = api.doctor()
