@@ -13,6 +13,9 @@ import standins
 from bridle import api
 from bridle.errors import DataError, UsageError
 from bridle.evaluate import Protocol, evaluate
+from bridle.evaluate.dataset import open_data
+from bridle.schema import Modality
+from bridle.tasks import load_task
 from bridle_cli.main import main
 
 
@@ -132,3 +135,16 @@ def test_results_are_kept_in_the_run(shards: Path, tmp_path: Path) -> None:
     kept = json.loads((run / "results.json").read_text())
     assert [(one["protocol"], one["seed"]) for one in kept] == [("linear", 0), ("knn", 0), ("knn", 1)]
     assert kept[0]["data"] == str(shards) and kept[0]["checkpoint"].endswith("step-00000004")
+
+
+def test_clips_that_change_their_fold_are_other_data(tmp_path: Path) -> None:
+    """What is kept of features says which part a clip is for."""
+    layouts.esc50(tmp_path, layouts.real("audio"), clips=2)
+    marks = [open_data(tmp_path, Modality.AUDIO, load_task("esc50")).fingerprint]
+    table = tmp_path / "meta" / "esc50.csv"
+    lines = table.read_text().splitlines()
+    columns = lines[1].split(",")
+    columns[1] = "2" if columns[1] != "2" else "3"
+    table.write_text("\n".join([lines[0], ",".join(columns), *lines[2:]]) + "\n")
+    marks.append(open_data(tmp_path, Modality.AUDIO, load_task("esc50")).fingerprint)
+    assert marks[0] != marks[1]
