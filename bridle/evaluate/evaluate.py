@@ -14,7 +14,8 @@ from bridle.evaluate.attentive import ragged
 from bridle.evaluate.classifiers import finetuning, of_head
 from bridle.evaluate.codebook import CodebookHealth
 from bridle.evaluate.codes import Codes, extract_codes
-from bridle.evaluate.dataset import LABELS_HINT, Division, Labelled, copies, divide, faults, open_data, unmatched
+from bridle.evaluate.dataset import LABELS_HINT, Division, Labelled, divide, open_data
+from bridle.evaluate.doubts import copies, faults, unmatched
 from bridle.evaluate.features import (
     Files,
     each_file,

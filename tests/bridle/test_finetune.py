@@ -27,7 +27,7 @@ from bridle.checkpoint import Head, read_classifier, save_classifier
 from bridle.config.sections import EncoderSection
 from bridle.errors import ConfigError, DataError, EnvironmentFault, MediaError, NumericalError, UsageError
 from bridle.evaluate import Division, Protocol, evaluate, load_recipe
-from bridle.evaluate.dataset import faults
+from bridle.evaluate.doubts import faults
 from bridle.evaluate.finetune import Finetune, score, tune_and_score
 from bridle.evaluate.finetune.augment import hide_bands, mix
 from bridle.evaluate.finetune.clips import class_weights, rows_of_steps, views_of
