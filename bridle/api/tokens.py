@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from bridle.api.session import OnEvent, open_model, silent
+from bridle.errors import UsageError
 from bridle.storage import locate
 
 if TYPE_CHECKING:
@@ -15,15 +16,38 @@ if TYPE_CHECKING:
     from bridle.schema import Codes
 
 
-def load(checkpoint: str | Path | None = None, *, device: str = "auto") -> Pretrained:
-    """A model that takes paths: `load("runs/voices").embed("clip.wav")`.
+def load(
+    checkpoint: str | Path | None = None,
+    *,
+    device: str = "auto",
+    dtype: Literal["fp32", "bf16", "fp16"] = "fp32",
+    batch_size: int = 32,
+    workers: int = 0,
+) -> Pretrained:
+    """A model that takes paths, arrays and lists of them: `load("runs/voices").embed("clip.wav")`.
 
     Args:
         checkpoint: a run, checkpoint or export; `None`: the newest run below `runs/`.
+        device: "auto", "cpu" or "cuda".
+        dtype: what features are computed in; they are float32 when they come out, and codes always are computed in it.
+        batch_size: windows that the model sees at once.
+        workers: threads that decode ahead.
+
+    Raises:
+        UsageError: an unknown dtype, or a batch of nothing.
+        DataError: no run, or none that can be read.
+        EnvironmentFault: no such device.
     """
+    import torch
+
     from bridle.infer import Pretrained
 
-    return Pretrained(open_model(checkpoint, device))
+    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    if dtype not in dtypes:
+        raise UsageError(f"dtype {dtype} is not known", f"choose from {', '.join(dtypes)}")
+    if batch_size < 1 or workers < 0:
+        raise UsageError(f"batch_size {batch_size}, workers {workers}: at least 1 and 0 are needed")
+    return Pretrained(open_model(checkpoint, device), dtypes[dtype], batch_size, workers)
 
 
 def tokenize(

@@ -1,42 +1,64 @@
-"""What `bridle.load` returns: a trained model that takes paths.
+"""What `bridle.load` returns: a trained model that takes files, arrays and lists of either.
 
     model = bridle.load("runs/voices")
     vector_D = model.embed("clip.wav")
-    codes = model.tokenize("clip.wav")
+    vectors_FD = model.embed(["one.wav", "two.wav"])
+    codes = model.tokenize(samples, rate_hz=44100)
 
-Shapes: T, H, W grid of a file, D width, S segments.
+Shapes: F files, T, H, W grid of a file, D width, S segments.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar, overload
 
+import numpy as np
+import torch
+from PIL.Image import Image
 from torch import Tensor
 
 from bridle.errors import MediaError
-from bridle.infer.encode import Encoded, Failures, Forward, encode
+from bridle.infer.encode import BATCH_SIZE, Encoded, Failures, Forward, decoded_as, encode
 from bridle.infer.pooling import Pool, pool
 from bridle.infer.sources import Source, check_modality
 from bridle.infer.tokenize import as_codes, require_codes
+from bridle.media import clip_of
 from bridle.model import Bridle
-from bridle.schema import Clip, Codes, Modality
+from bridle.schema import Clip, Codes, Modality, PatchBatch
 
-Media = str | os.PathLike[str] | Clip
+Media = str | os.PathLike[str] | Clip | np.ndarray | Tensor | Image
+Several = list[Any] | tuple[Any, ...]  # of `Media`
+_Answer = TypeVar("_Answer")
 
 
 @dataclass(slots=True)
 class Pretrained:
-    """One file (or decoded clip) in, vectors or codes out; of any length, in windows.
+    """Files of any length in, in windows; features, vectors or codes out, on the CPU.
+
+    What goes in is a path, a decoded `Clip`, or an array: sound `(samples,)` or with channels, floats from -1 to 1 or
+    integers; an image uint8 `(height, width, 3)` or a Pillow image; video uint8 `(frames, height, width, 3)`. Sound and
+    video need their `rate_hz`, samples or frames a second. A list or tuple of them is computed in batches; windows of
+    other clips in the same batch change nothing but the last digits.
 
     Attributes:
         model: the network itself, in evaluation mode.
+        dtype: features are computed in this (autocast), and are float32 when they come out. Codes are always computed
+            in float32: anything less picks others.
+        batch_size: windows that the model sees at once.
+        workers: threads that decode ahead.
 
-    All methods raise MediaError for a file that cannot be read and DataError for one of another modality.
+    All methods raise MediaError for a file that cannot be read, DataError for one of another modality and UsageError
+    for an array that cannot be one.
     """
 
     model: Bridle
+    dtype: torch.dtype = torch.float32
+    batch_size: int = BATCH_SIZE
+    workers: int = 0
 
     def __post_init__(self) -> None:
         self.model.eval().requires_grad_(False)
@@ -45,32 +67,75 @@ class Pretrained:
     def modality(self) -> Modality:
         return Modality(self.model.modality)
 
-    def features(self, media: Media) -> Tensor:
-        """The encoder's features of every patch on its grid, `(T, H, W, D)`."""
-        encoded = self._encode(media, lambda batch: (self.model.features(batch),))
-        return encoded.outputs[0].unflatten(0, encoded.grid)
+    @property
+    def width(self) -> int:
+        """D, the length of a feature."""
+        return self.model.config.encoder.width
 
-    def embed(self, media: Media, how: Pool = "mean") -> Tensor:
-        """One vector: the mean over patches `(D,)`, over segments of time or space, `(S * D,)`, or the class token."""
-        encoded = self._encode(media, self.model.features_and_class)
-        return pool_encoded(encoded, how, self.model)
+    @overload
+    def features(self, media: Media, *, rate_hz: float | None = None) -> Tensor: ...
+    @overload
+    def features(self, media: Several, *, rate_hz: float | None = None) -> list[Tensor]: ...
+    def features(self, media: Media | Several, *, rate_hz: float | None = None) -> Tensor | list[Tensor]:
+        """The encoder's features of every patch on its grid, `(T, H, W, D)`; of several files a list."""
+        return self._each(media, rate_hz, self._features, lambda done: done.outputs[0].unflatten(0, done.grid))
 
-    def tokenize(self, media: Media) -> Codes:
-        """Discrete codes of every patch on its grid, with times."""
+    @overload
+    def embed(self, media: Media, how: Pool = "mean", *, rate_hz: float | None = None) -> Tensor: ...
+    @overload
+    def embed(self, media: Several, how: Pool = "mean", *, rate_hz: float | None = None) -> Tensor: ...
+    def embed(self, media: Media | Several, how: Pool = "mean", *, rate_hz: float | None = None) -> Tensor:
+        """One vector: the mean over patches `(D,)`, over segments of time or space, `(S * D,)`, or the class token; of
+        several files one row each, `(F, D)`."""
+        found = self._each(media, rate_hz, self._features, lambda done: pool_encoded(done, how, self.model))
+        if isinstance(found, Tensor):
+            return found
+        return torch.stack(found) if found else torch.empty(0, self.width)
+
+    @overload
+    def tokenize(self, media: Media, *, rate_hz: float | None = None) -> Codes: ...
+    @overload
+    def tokenize(self, media: Several, *, rate_hz: float | None = None) -> list[Codes]: ...
+    def tokenize(self, media: Media | Several, *, rate_hz: float | None = None) -> Codes | list[Codes]:
+        """Discrete codes of every patch on its grid, with times; of several files a list."""
         require_codes(self.model)
-        return as_codes(self._encode(media, lambda batch: (self.model.tokenize(batch),)), self.model)
+        return self._each(
+            media, rate_hz, lambda batch: (self.model.tokenize(batch),), lambda done: as_codes(done, self.model)
+        )
 
-    def _encode(self, media: Media, forward: Forward) -> Encoded:
-        if isinstance(media, Clip):
-            check_modality({media.modality}, self.modality, media.source or "the clip")
-            source = Source(media.source or media.key, media)
-        else:
-            source = Source(os.fspath(media), Path(media))
+    def _features(self, batch: PatchBatch) -> tuple[Tensor, ...]:
+        with torch.autocast(batch.x_BNP.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            return self.model.features_and_class(batch)
+
+    def _each(
+        self, media: Media | Several, rate_hz: float | None, forward: Forward, finish: Callable[[Encoded], _Answer]
+    ) -> _Answer | list[_Answer]:
+        """What becomes of one file, or of each of several in their order."""
+        several = isinstance(media, list | tuple)
+        items: list[Media] = list(media) if several else [media]  # type: ignore[arg-type, list-item]
+        names = [f"array {place}" for place in range(len(items))] if several else ["array"]
+        sources = [self._source(item, rate_hz, name) for item, name in zip(items, names, strict=True)]
         failures = Failures()
-        encoded = next(encode(self.model, [source], forward, failures=failures), None)
-        if encoded is None:
-            raise MediaError(f"{source.path}: {failures.reasons[source.path]}")
-        return encoded
+        options: dict[str, Any] = {"batch_size": self.batch_size, "workers": self.workers}
+        found = [finish(done) for done in encode(self.model, sources, forward, failures=failures, **options)]
+        if failures.reasons:
+            raise _unread(failures.reasons, len(sources))
+        return found if several else found[0]
+
+    def _source(self, media: Media, rate_hz: float | None, name: str) -> Source:
+        if isinstance(media, str | os.PathLike):
+            return Source(os.fspath(media), Path(media))
+        if not isinstance(media, Clip):
+            media = clip_of(media, self.modality, rate_hz, name=name, to_hz=decoded_as(self.model)[1])
+        check_modality({media.modality}, self.modality, media.source or "the clip")
+        return Source(media.source or media.key, media)
+
+
+def _unread(reasons: dict[str, str], files: int) -> MediaError:
+    """The first of the files that could not be read, and how many there are."""
+    path, reason = next(iter(reasons.items()))
+    more = f" (and {len(reasons) - 1} more of {files} files)" if len(reasons) > 1 else ""
+    return MediaError(f"{path}: {reason}{more}")
 
 
 def pool_encoded(encoded: Encoded, how: Pool, model: Bridle) -> Tensor:

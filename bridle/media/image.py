@@ -50,7 +50,7 @@ def measure(raw: bytes, info: MediaInfo) -> MediaInfo:
     picture = _open(raw)
     assert picture is not None, "probed before"
     with picture:
-        height, width = np.asarray(_rgb(ImageOps.exif_transpose(picture))).shape[:2]
+        height, width = np.asarray(rgb(ImageOps.exif_transpose(picture))).shape[:2]
     info = replace(info, height=height, width=width)
     if _for_torchvision(info):  # training reads it with this, so try it now
         decode(raw, info, height * width)
@@ -77,7 +77,7 @@ def decode(raw: bytes, info: MediaInfo, max_pixels: int) -> Tensor:
         raise MediaError("no known image format inside")
     with picture:
         _refuse_large(picture, max_pixels)
-        array_HW3 = np.array(_rgb(ImageOps.exif_transpose(picture)))
+        array_HW3 = np.array(rgb(ImageOps.exif_transpose(picture)))
     return torch.from_numpy(array_HW3).permute(2, 0, 1)
 
 
@@ -104,7 +104,7 @@ def _open(raw: bytes) -> Image.Image | None:
         raise MediaError(f"cannot be decoded: {error}") from error
 
 
-def _rgb(picture: Image.Image) -> Image.Image:
+def rgb(picture: Image.Image) -> Image.Image:
     if picture.mode.startswith("I") or picture.mode == "F":
         return _scaled(np.asarray(picture)).convert("RGB")
     if picture.mode in {"RGBA", "LA", "PA", "La", "RGBa"} or "transparency" in picture.info:

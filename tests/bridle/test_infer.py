@@ -18,6 +18,7 @@ from standins import small
 
 from bridle.errors import DataError, MediaError, UsageError
 from bridle.infer import Pretrained, read_codes, sources, tokenize_inputs, write_codes
+from bridle.media import decode, probe
 from bridle.model import Bridle
 from bridle.schema import Clip, Codes, Modality
 from bridle.sharding import Options, shard
@@ -231,6 +232,89 @@ def test_embed_is_the_mean_of_features(audio_model: Bridle, recordings: Path) ->
         model.embed(recordings / "a" / "cut.wav")
     with pytest.raises(DataError, match=r"image.*audio"):
         model.embed(Clip("k", Modality.IMAGE, torch.zeros(3, 8, 8, dtype=torch.uint8)))
+
+
+def test_a_list_gives_what_its_files_give_and_names_the_one_that_cannot_be_read(
+    audio_model: Bridle, recordings: Path
+) -> None:
+    model = Pretrained(audio_model, batch_size=3, workers=2)
+    files = [recordings / "a" / "long.wav", recordings / "b" / "one window.wav", recordings / "b" / "long.wav"]
+    vectors_FD = model.embed(files)
+    assert vectors_FD.shape == (3, model.width)
+    assert torch.allclose(vectors_FD, torch.stack([model.embed(file) for file in files]), atol=1e-6)
+    assert [codes.file for codes in model.tokenize(files)] == [str(file) for file in files]
+    assert [grid.shape[0] for grid in model.features((*files[1:],))] == [4, 4]
+    assert model.embed([]).shape == (0, model.width) and model.tokenize([]) == []
+    with pytest.raises(MediaError, match=r"cut\.wav"):
+        model.embed([*files, recordings / "a" / "cut.wav"])
+
+
+def test_half_precision_moves_features_a_little_and_codes_not_at_all(audio_model: Bridle, recordings: Path) -> None:
+    exact, half = Pretrained(audio_model), Pretrained(audio_model, torch.bfloat16)
+    path = recordings / "a" / "long.wav"
+    features, rounded = exact.features(path), half.features(path)
+    assert rounded.dtype == torch.float32
+    assert 1e-6 < (features - rounded).abs().max() < 0.1
+    assert torch.equal(exact.tokenize(path).codes_THWQ, half.tokenize(path).codes_THWQ)
+
+
+def test_arrays_give_what_their_files_give(audio_model: Bridle, recordings: Path, tmp_path: Path) -> None:
+    model, path = Pretrained(audio_model), recordings / "a" / "long.wav"
+    wave_S, rate_hz = soundfile.read(path, dtype="float32")
+    whole = model.embed(path)
+    assert torch.equal(model.embed(wave_S, rate_hz=rate_hz), whole)
+    assert torch.equal(model.embed(torch.from_numpy(wave_S), rate_hz=rate_hz), whole)
+    assert torch.equal(model.embed(np.stack([wave_S, wave_S]), rate_hz=rate_hz), whole)
+    assert torch.equal(model.embed(np.stack([wave_S, wave_S], 1), rate_hz=rate_hz), whole)
+    soundfile.write(tmp_path / "slow.wav", wave_S, 22050, subtype="PCM_16")
+    integers, slow_hz = soundfile.read(tmp_path / "slow.wav", dtype="int16")
+    assert torch.allclose(model.embed(integers, rate_hz=slow_hz), model.embed(tmp_path / "slow.wav"), atol=1e-6)
+    assert torch.allclose(model.embed([wave_S, path], rate_hz=rate_hz), whole.expand(2, -1), atol=1e-6)
+
+
+def test_pictures_and_frames_in_memory_give_what_their_files_give(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    model = Pretrained(small("image"))
+    whole = model.embed(tmp_path / "photo.png")
+    for one in (
+        pixels,
+        torch.from_numpy(pixels).permute(2, 0, 1),
+        Image.open(tmp_path / "photo.png"),
+        pixels[::-1][::-1],
+    ):
+        assert torch.equal(model.embed(one), whole)
+    grey = Image.fromarray(pixels[..., 0])
+    assert torch.equal(model.embed(pixels[..., 0]), model.embed(grey))
+    video, sample = (
+        Pretrained(small("video")),
+        sorted((Path(__file__).parents[1] / "media" / "video").rglob("*.mp4"))[0],
+    )
+    clip = decode(sample, probe(sample, sample.name))
+    frames_THW3 = clip.data.permute(0, 2, 3, 1).numpy()
+    assert torch.equal(video.embed(frames_THW3, rate_hz=clip.rate_hz), video.embed(clip))
+
+
+@pytest.mark.parametrize(
+    ("modality", "array", "rate_hz", "said"),
+    [
+        ("audio", np.zeros(9000, np.float32), None, "needs its rate: samples a second"),
+        ("audio", np.zeros((500, 600), np.float32), 16000, r"not of shape \(500, 600\)"),
+        ("audio", np.zeros(9000, np.uint8), 16000, "not uint8"),
+        ("audio", np.full(9000, np.nan), 16000, "not all finite"),
+        ("audio", np.zeros(0, np.float32), 16000, "holds nothing"),
+        ("audio", {"samples": 1}, 16000, "neither a path nor an array, but dict"),
+        ("image", np.zeros((40, 60, 3), np.float32), None, "not float32"),
+        ("image", np.zeros((40, 60, 4), np.uint8), None, r"not of shape \(40, 60, 4\)"),
+        ("video", np.zeros((9, 40, 60, 3), np.uint8), None, "needs its rate: frames a second"),
+        ("video", np.zeros((40, 60), np.uint8), 25.0, r"not of shape \(40, 60\)"),
+    ],
+)
+def test_what_cannot_be_such_media_is_refused(modality: str, array: Any, rate_hz: float | None, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        Pretrained(small(modality)).embed(array, rate_hz=rate_hz)
+    with pytest.raises(UsageError, match="array 1: "):
+        Pretrained(small(modality)).embed([Clip("k", Modality(modality), torch.zeros(1)), array], rate_hz=rate_hz)
 
 
 # --- codes file --------------------------------------------------------------------------------------------------

@@ -1,0 +1,97 @@
+"""Samples and pixels that are in memory already -> Clip, as decoding a file would have made it.
+
+Shapes: S samples, C channels, T frames, H, W.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from bridle.errors import UsageError
+from bridle.media.audio import resample
+from bridle.media.decode import AUDIO_HZ
+from bridle.media.image import rgb
+from bridle.schema import Clip, Modality
+
+_MOST_CHANNELS = 64  # of sound: a matrix with both sides longer is none
+_PIXELS = "uint8 from 0 to 255"
+
+
+def clip_of(
+    array: Any, modality: Modality, rate_hz: float | None = None, *, name: str = "array", to_hz: int = AUDIO_HZ
+) -> Clip:
+    """A clip of what is given as a NumPy array, tensor or (images) a Pillow image.
+
+    Args:
+        array: sound: `(S,)`, `(C, S)` or `(S, C)`, floats from -1 to 1 or 16- or 32-bit integers; image: uint8
+            `(H, W, 3)`, `(3, H, W)` or grey `(H, W)`; video: uint8 `(T, H, W, 3)`, `(T, 3, H, W)` or grey `(T, H, W)`.
+        rate_hz: samples or frames a second; an image has none.
+        name: how messages and results call it.
+        to_hz: sampling rate that sound is converted to.
+
+    Raises:
+        UsageError: another type or shape, values that are not finite, or no rate where one is needed.
+    """
+    if modality is not Modality.IMAGE and (rate_hz is None or not rate_hz > 0):
+        what = "samples" if modality is Modality.AUDIO else "frames"
+        raise UsageError(f"{name}: {modality} needs its rate: {what} a second", "say so: rate_hz=...")
+    if isinstance(array, Image.Image):
+        array = np.asarray(rgb(ImageOps.exif_transpose(array)))
+    data = _tensor(array, name)
+    if not data.numel():
+        raise UsageError(f"{name}: holds nothing, its shape is {tuple(data.shape)}")
+    if modality is Modality.AUDIO:
+        assert rate_hz is not None
+        return Clip(name, modality, resample(_mono(data, name), round(rate_hz), to_hz), to_hz, source=name)
+    pixels = _pixels(data, name, frames=modality is Modality.VIDEO)
+    return Clip(name, modality, pixels, rate_hz if modality is Modality.VIDEO else None, source=name)
+
+
+def _tensor(array: Any, name: str) -> Tensor:
+    if isinstance(array, Tensor):
+        return array.detach().cpu()
+    try:
+        return torch.from_numpy(np.array(array))  # torch takes no negative strides and nothing read-only
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{name}: neither a path nor an array, but {type(array).__name__}") from error
+
+
+def _mono(data: Tensor, name: str) -> Tensor:
+    """float32 `(S,)`, channels averaged."""
+    if data.dtype in (torch.int16, torch.int32):
+        data = data.float() / -float(torch.iinfo(data.dtype).min)
+    elif not data.is_floating_point():
+        raise UsageError(f"{name}: sound is floats from -1 to 1, or 16- or 32-bit integers, not {_name(data)}")
+    if data.ndim == 2 and min(data.shape) <= _MOST_CHANNELS:
+        data = data.float().mean(int(data.shape[1] < data.shape[0]))
+    if data.ndim != 1:
+        raise UsageError(f"{name}: sound is (samples,) or (channels, samples), not of shape {tuple(data.shape)}")
+    if not data.isfinite().all():
+        raise UsageError(f"{name}: the samples are not all finite numbers")
+    return data.float().contiguous()
+
+
+def _pixels(data: Tensor, name: str, *, frames: bool) -> Tensor:
+    """uint8 `(3, H, W)`, of several frames `(T, 3, H, W)`."""
+    if data.dtype != torch.uint8:
+        raise UsageError(
+            f"{name}: pixels are {_PIXELS}, not {_name(data)}", "of floats from 0 to 1: (255 * x).round() as uint8"
+        )
+    wanted = 4 if frames else 3
+    if data.ndim == wanted - 1:
+        data = data.unsqueeze(-1).expand(*data.shape, 3)
+    if data.ndim == wanted and data.shape[-1] == 3:
+        data = data.movedim(-1, -3)
+    if data.ndim != wanted or data.shape[-3] != 3:
+        shape = "(frames, height, width, 3)" if frames else "(height, width, 3)"
+        raise UsageError(f"{name}: pixels are {shape}, or with the 3 colours first, not of shape {tuple(data.shape)}")
+    return data.contiguous()
+
+
+def _name(data: Tensor) -> str:
+    return str(data.dtype).removeprefix("torch.")
