@@ -23,6 +23,8 @@ COMMANDS = (
     "shard",
     "pretrain",
     "tokenize",
+    "embed",
+    "search",
     "eval",
     "compare",
     "report",

@@ -15,12 +15,14 @@ from bridle.api.report import report
 from bridle.api.session import pick_device
 from bridle.api.tokens import export, load, tokenize, write_codes
 from bridle.api.training import launch, pretrain, resume, runs
+from bridle.api.vectors import embed, search
 from bridle.config.recipe import Recipe
 
 __all__ = [
     "Recipe",
     "compare",
     "doctor",
+    "embed",
     "evaluate",
     "export",
     "launch",
@@ -30,6 +32,7 @@ __all__ = [
     "report",
     "resume",
     "runs",
+    "search",
     "shard",
     "shard_info",
     "shard_verify",

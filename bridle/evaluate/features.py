@@ -204,12 +204,8 @@ def in_order(found: list[tuple[Source, Any]], failures: Failures) -> tuple[Files
 
 def _key(model: Bridle, data: Labelled, several: Several | None) -> str:
     """Of the network, what cuts the clips, and the files."""
-    said = _VERSION, data.fingerprint, several, type(model).__qualname__, model.config.patches, model.statistics
-    digest = hashlib.sha256(repr(said).encode())
-    for name, value in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
+    said = _VERSION, data.fingerprint, several, type(model).__qualname__, model.fingerprint()
+    return hashlib.sha256(repr(said).encode()).hexdigest()
 
 
 def _read(place: Path) -> Vectors | None:

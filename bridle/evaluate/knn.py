@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bridle.evaluate.metrics import metrics
-from bridle.evaluate.standardise import standardiser
 from bridle.evaluate.truth import Truth
+from bridle.infer.standardise import standardiser
 
 TEMPERATURE = 0.07
 NEIGHBOURS = (1, 5, 10, 20, 50)

@@ -23,8 +23,8 @@ from torch import Tensor
 from bridle.errors import DataError
 from bridle.evaluate.metrics import metrics
 from bridle.evaluate.splits import Split, make_splits
-from bridle.evaluate.standardise import standardiser
 from bridle.evaluate.truth import Truth
+from bridle.infer.standardise import standardiser
 
 PENALTIES = (0.001, 0.01, 0.1, 1.0)  # scikit-learn's C: inverse strength of the L2 penalty
 FALLBACK = 0.1  # where train is too small to be split again

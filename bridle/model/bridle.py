@@ -5,6 +5,8 @@ Shapes: B clips, N patches, D width, Q levels, R valid patches.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from copy import deepcopy
 from typing import Any
 
@@ -104,6 +106,15 @@ class Bridle(nn.Module):
         if isinstance(self.target_norm, Standardise):
             self.target_norm.update(sound)
         self.tokenizer.settle(sound)
+
+    def fingerprint(self) -> str:
+        """SHA-256 in hexadecimal of what features and codes follow from: weights, patches and statistics."""
+        said = [self.config.patches.model_dump(mode="json"), self.statistics]
+        digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
+        for name, value in self.state_dict().items():
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()
 
     @torch.no_grad()
     def features(self, batch: PatchBatch) -> Tensor:

@@ -39,9 +39,9 @@ from bridle.evaluate.linear import linear
 from bridle.evaluate.metrics import metrics
 from bridle.evaluate.probe import judge, probe_patches, probe_vectors
 from bridle.evaluate.splits import Split, group_names, make_splits
-from bridle.evaluate.standardise import standardiser
 from bridle.evaluate.truth import Truth
 from bridle.infer import pool
+from bridle.infer.standardise import standardiser
 from bridle.model import Bridle
 from bridle.patches.cut import coordinates
 from bridle.schema import Modality, PatchBatch

@@ -1,0 +1,116 @@
+"""Embeddings of many files, and what is like what."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bridle.api.session import OnEvent, open_model
+from bridle.errors import DataError, UsageError
+from bridle.storage import locate
+
+if TYPE_CHECKING:
+    from bridle.infer import Per, Pool
+
+
+def embed(
+    inputs: Sequence[str | Path],
+    out: str | Path,
+    *,
+    checkpoint: str | Path | None = None,
+    per: Per = "file",
+    pool: Pool = "mean",
+    half: bool = False,
+    workers: int = 0,
+    device: str = "auto",
+    overwrite: bool = False,
+    on_event: OnEvent | None = None,
+) -> dict[str, Any]:
+    """Vectors of files, folders and sets of shards in one file; its layout is in `bridle.infer.vectors_file`.
+
+    Args:
+        out: `.npz`, `.safetensors` or `.parquet`.
+        per: one vector a "file", a "step" of time or a "patch".
+        pool: how a file becomes one vector: "mean", "segments" or "class".
+        half: as float16.
+
+    Returns:
+        `{out, files, skipped, vectors, width, bytes}`.
+    """
+    from bridle import infer
+
+    if per != "file" and pool != "mean":
+        raise UsageError(f"--pool {pool} makes one vector a file", f"Leave it out, or leave out --per {per}.")
+    infer.check_vectors_output(Path(out), overwrite=overwrite)  # before anything is loaded
+    model = open_model(checkpoint, device)
+    places, skipped = [locate(item) for item in inputs], list[str]()
+    found = infer.embed_inputs(model, places, per=per, how=pool, workers=workers, skipped=skipped, on_event=on_event)
+    about = {
+        "model": model.fingerprint(),
+        "checkpoint": str(model.source),
+        "modality": model.modality,
+        "per": per,
+        "pool": pool,
+        "inputs": [str(place.absolute() if isinstance(place, Path) else place) for place in places],
+    }
+    return infer.write_vectors(Path(out), found, about, half=half, overwrite=overwrite)
+
+
+def search(
+    queries: Sequence[str | Path],
+    index: str | Path,
+    *,
+    checkpoint: str | Path | None = None,
+    top: int = 10,
+    device: str = "auto",
+) -> list[dict[str, Any]]:
+    """The files of an index (made by `embed`) that are most like each of some files.
+
+    Args:
+        checkpoint: the model that made the index; None: where it was then.
+
+    Returns:
+        For each query `{query, hits: [{file, similarity, start_s, path}]}`, the nearest first; `path` is None for what
+        is not on this disk as a file of its own (it lies in shards, or elsewhere).
+
+    Raises:
+        DataError: the index is damaged or of another model, or a query cannot be read.
+        UsageError: the index's model is not where it was.
+        EnvironmentFault: faiss is not installed.
+    """
+    from bridle import infer
+
+    vectors = infer.read_vectors(Path(index))
+    ready = infer.Index(vectors)
+    model = infer.Pretrained(open_model(_model_of(vectors.about, Path(index), checkpoint), device))
+    if model.model.fingerprint() != vectors.about.get("model"):
+        raise DataError(
+            f"{index} holds vectors of another model than {model.model.source}",
+            f"Name the one that made it with --checkpoint (it was {vectors.about.get('checkpoint')}), or embed again.",
+        )
+    how = vectors.about["pool"]
+    query_MD = model.embed([Path(query) for query in queries], how)
+    return [
+        {"query": str(query), "hits": [{**asdict(hit), "path": _path_of(hit.file, vectors.about)} for hit in hits]}
+        for query, hits in zip(queries, ready.search(query_MD, top), strict=True)
+    ]
+
+
+def _model_of(about: dict[str, Any], index: Path, checkpoint: str | Path | None) -> str | Path:
+    """The checkpoint to load: the one that is named, else the one of the index."""
+    if checkpoint is not None:
+        return checkpoint
+    made_by = str(about.get("checkpoint", ""))
+    if not made_by or not Path(made_by).exists():
+        raise UsageError(
+            f"{index} was made with {made_by or 'a model'}, which is not there", "Name it: --checkpoint RUN"
+        )
+    return made_by
+
+
+def _path_of(file: str, about: dict[str, Any]) -> str | None:
+    """Where a file of the index lies now: under its own name, or below one of the folders that it was found in."""
+    places = [Path(file), *(Path(one) / file for one in about.get("inputs", []) if "://" not in one)]
+    return next((str(place) for place in places if place.is_file()), None)

@@ -1,0 +1,207 @@
+"""Embeddings of many files, the file that holds them, and what is like what."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+from standins import small
+
+from bridle import api
+from bridle.checkpoint import save_model, snapshot
+from bridle.errors import DataError, UsageError
+from bridle.infer import Embedded, Index, Pretrained, embed_inputs, read_vectors, write_vectors
+from bridle.infer.vectors_file import SUFFIXES, VectorsFile
+
+MEDIA = Path(__file__).parents[1] / "media"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Digits of two speakers, and a file that cannot be read."""
+    root = tmp_path_factory.mktemp("media") / "digits"
+    for source in [
+        *sorted((MEDIA / "audio" / "7").glob("*_theo_*"))[:3],
+        *sorted((MEDIA / "audio" / "1").glob("*"))[:3],
+    ]:
+        (root / source.parent.name).mkdir(parents=True, exist_ok=True)
+        (root / source.parent.name / source.name).write_bytes(source.read_bytes())
+    (root / "1" / "cut.wav").write_bytes(b"RIFF\x00\x00")
+    return root
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("model")
+    save_model(snapshot(small("audio")), place)
+    return place
+
+
+@pytest.fixture(scope="module")
+def index(folder: Path, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("index") / "vectors.npz"
+    api.embed([folder], out, checkpoint=checkpoint)
+    return out
+
+
+def some_vectors() -> list[Embedded]:
+    rows = torch.Generator().manual_seed(0)
+    return [
+        Embedded(
+            name,
+            torch.randn(count, 5, generator=rows),
+            [0.5 * i for i in range(count)],
+            torch.arange(3 * count).view(-1, 3),
+        )
+        for name, count in {"ü b.c.wav": 3, "a/one.wav": 1, "a/two.wav": 2}.items()
+    ]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("half", [False, True])
+def test_a_vectors_file_gives_back_what_was_written(tmp_path: Path, suffix: str, half: bool) -> None:
+    out, wanted = tmp_path / f"vectors{suffix}", some_vectors()
+    said = write_vectors(out, wanted, {"model": "abc", "per": "step"}, half=half)
+    assert (said["files"], said["vectors"], said["width"]) == (3, 6, 5)
+    assert [path.name for path in tmp_path.iterdir()] == [out.name]
+    found = read_vectors(out)
+    assert found.files == ["ü b.c.wav", "a/one.wav", "a/two.wav"]
+    assert found.file_R.tolist() == [0, 0, 0, 1, 2, 2]
+    assert found.vectors_RD.dtype == (np.float16 if half else np.float32)
+    exact = torch.cat([one.vectors_RD for one in wanted]).numpy().astype(found.vectors_RD.dtype)
+    assert np.array_equal(found.vectors_RD, exact)
+    assert found.times_R.tolist() == [0, 0.5, 1, 0, 0, 0.5]
+    assert found.coords_R3[:, 0].tolist() == [0, 3, 6, 0, 0, 3]
+    assert (found.about["model"], found.about["per"]) == ("abc", "step")
+
+
+def test_a_vectors_file_can_be_read_without_this_library(tmp_path: Path) -> None:
+    import pyarrow.parquet
+
+    for suffix in SUFFIXES:
+        write_vectors(tmp_path / f"v{suffix}", some_vectors(), {"model": "abc"})
+    with np.load(tmp_path / "v.npz", allow_pickle=False) as arrays:
+        header = json.loads(arrays["header"].tobytes())
+        assert header["files"][1] == "a/one.wav" and arrays["counts"].tolist() == [3, 1, 2]
+    assert load_file(tmp_path / "v.safetensors")["vectors"].shape == (6, 5)
+    table = pyarrow.parquet.read_table(tmp_path / "v.parquet")
+    assert table.column_names == ["file", "time", "step", "row", "column", "vector"]
+    assert len(table["vector"][0].as_py()) == 5
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_damaged_vectors_files_are_refused(tmp_path: Path, suffix: str) -> None:
+    out = tmp_path / f"vectors{suffix}"
+    write_vectors(out, some_vectors(), {"model": "abc"})
+    whole = out.read_bytes()
+    for size in (0, 3, len(whole) // 2, len(whole) - 1):
+        out.write_bytes(whole[:size])
+        with pytest.raises(DataError, match=r"damaged|not a"):
+            read_vectors(out)
+    with pytest.raises(DataError, match="does not exist"):
+        read_vectors(tmp_path / f"none{suffix}")
+    out.unlink()
+    write_vectors(out, some_vectors(), {"model": "abc", "version": 2})
+    with pytest.raises(DataError, match="version 2"):
+        read_vectors(out)
+
+
+def test_a_file_gets_the_vector_that_it_gets_alone(folder: Path) -> None:
+    model = small("audio")
+    alone, told = Pretrained(model), list[str]()
+    found = list(embed_inputs(model, [folder], on_event=lambda kind, **said: told.append(said.get("message", ""))))
+    assert [one.file for one in found] == sorted(one.file for one in found) and len(found) == 6
+    assert any("cut.wav" in message for message in told)
+    for one in found:
+        assert torch.allclose(one.vectors_RD[0], alone.embed(folder / one.file), atol=1e-6)
+
+
+def test_steps_and_patches_average_to_the_file(folder: Path) -> None:
+    model = small("audio")
+    files = {per: list(embed_inputs(model, [folder], per=per)) for per in ("file", "step", "patch")}
+    for whole, steps, patches in zip(*files.values(), strict=True):
+        assert torch.allclose(patches.vectors_RD.mean(0), whole.vectors_RD[0], atol=1e-5)
+        assert torch.allclose(steps.vectors_RD.mean(0), whole.vectors_RD[0], atol=1e-5)  # every step has all rows
+        assert len(patches.vectors_RD) == 2 * len(steps.vectors_RD)
+        assert steps.times_R == pytest.approx([0.16 * step for step in range(len(steps.times_R))])
+        assert patches.times_R[:2] == [0, 0]
+        assert patches.coords_R3[:2].tolist() == [[0, 0, 0], [0, 1, 0]]
+
+
+def test_the_nearest_are_found_by_cosine_of_z_scores() -> None:
+    """Against the formula, written out for every pair."""
+    rows_RD = np.random.default_rng(0).normal(5, [1, 1, 1, 30], (40, 4)).astype(np.float32)
+    files = VectorsFile(
+        [str(n) for n in range(20)], rows_RD, np.arange(40.0), np.zeros((40, 3)), np.arange(40) // 2, {}
+    )
+    (hits,) = Index(files).search(torch.from_numpy(rows_RD[7:8]), 20)
+    scaled = (rows_RD - rows_RD.mean(0)) / rows_RD.std(0)
+    cosine_R = scaled @ scaled[7] / np.linalg.norm(scaled, axis=1) / np.linalg.norm(scaled[7])
+    best = {str(file): max(cosine_R[2 * file : 2 * file + 2]) for file in range(20)}
+    assert [hit.file for hit in hits] == sorted(best, key=lambda file: -best[file])
+    assert [hit.similarity for hit in hits] == pytest.approx(sorted(best.values(), reverse=True), abs=1e-5)
+    assert (hits[0].file, hits[0].start_s) == ("3", 7.0)
+
+
+def test_search_finds_the_file_itself_and_its_place_on_the_disk(index: Path, folder: Path) -> None:
+    queries = [folder / "7" / "7_theo_0.wav", next((folder / "1").glob("1_*"))]
+    found = api.search(queries, index, top=3)
+    assert [one["query"] for one in found] == [str(query) for query in queries]
+    for query, one in zip(queries, found, strict=True):
+        assert one["hits"][0]["path"] == str(query)
+        assert one["hits"][0]["similarity"] == pytest.approx(1, abs=1e-5)
+        assert len(one["hits"]) == 3
+
+
+def test_moments_of_a_long_recording_are_found(folder: Path, checkpoint: Path, tmp_path: Path) -> None:
+    import soundfile
+
+    pieces = [soundfile.read(path, dtype="float32") for path in sorted(folder.rglob("*_*.wav"))]
+    hz = pieces[0][1]
+    second = np.concatenate([np.pad(wave[:hz], (0, max(0, hz - len(wave)))) for wave, _ in pieces])
+    soundfile.write(tmp_path / "long.wav", second, hz)
+    api.embed([tmp_path / "long.wav"], tmp_path / "moments.parquet", checkpoint=checkpoint, per="step")
+    (found,) = api.search([tmp_path / "long.wav"], tmp_path / "moments.parquet")
+    (hit,) = found["hits"]
+    assert 0 <= hit["start_s"] <= 6 and hit["path"] == str(tmp_path / "long.wav")
+
+
+def test_an_index_of_another_model_is_refused(index: Path, folder: Path, tmp_path: Path) -> None:
+    other = small("audio")
+    with torch.no_grad():
+        other.encoder.class_token_D += 1e-3
+    save_model(snapshot(other), tmp_path)
+    with pytest.raises(DataError, match="another model"):
+        api.search([folder / "7" / "7_theo_0.wav"], index, checkpoint=tmp_path)
+
+
+def test_an_index_whose_model_is_gone_says_which_it_was(folder: Path, tmp_path: Path) -> None:
+    save_model(snapshot(small("audio")), tmp_path)
+    api.embed([folder], tmp_path / "v.npz", checkpoint=tmp_path)
+    for name in ("model.safetensors", "model.json"):
+        (tmp_path / name).rename(tmp_path / f"{name}.moved")
+    with pytest.raises((UsageError, DataError), match=str(tmp_path)):
+        api.search([folder / "7" / "7_theo_0.wav"], tmp_path / "v.npz")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [({"out": "v.txt"}, "does not end in"), ({"out": "v.npz", "per": "step", "pool": "class"}, "--pool class")],
+)
+def test_options_that_do_not_go_together(folder: Path, tmp_path: Path, options: dict[str, Any], said: str) -> None:
+    out = tmp_path / options.pop("out")
+    with pytest.raises(UsageError, match=said):
+        api.embed([folder], out, checkpoint=tmp_path / "nothing is loaded", **options)
+    assert not any(tmp_path.iterdir())
+
+
+def test_an_output_that_exists_stays(index: Path, folder: Path, checkpoint: Path) -> None:
+    before = index.read_bytes()
+    with pytest.raises(UsageError, match="exists"):
+        api.embed([folder], index, checkpoint=checkpoint)
+    assert index.read_bytes() == before
