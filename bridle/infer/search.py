@@ -20,6 +20,7 @@ from bridle.errors import EnvironmentFault
 from bridle.infer.standardise import standardiser
 from bridle.infer.vectors_file import VectorsFile
 
+_CHUNK = 65536  # rows
 _SPARE = 8  # rows asked for a hit: many rows of one file may be nearer than the first of the next
 
 
@@ -55,7 +56,9 @@ class Index:
         self.vectors = vectors
         rows_RD = torch.from_numpy(vectors.vectors_RD.astype(np.float32))
         self._scale = standardiser(rows_RD) if len(rows_RD) > 1 else torch.Tensor.float
-        self._rows_RD = F.normalize(self._scale(rows_RD), dim=-1).numpy()
+        for some_RD in rows_RD.split(_CHUNK):  # in place: there may be millions
+            some_RD.copy_(F.normalize(self._scale(some_RD), dim=-1))
+        self._rows_RD = rows_RD.numpy()
 
     def search(self, query_MD: Tensor, top: int) -> list[list[Hit]]:
         """For each query the files that are most like it, the nearest first, each at its best place."""
