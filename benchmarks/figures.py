@@ -86,7 +86,7 @@ def masked(models: dict[str, Bridle]) -> Figure:
         right = float((codes_THW == guesses_THW)[hidden_THW].float().mean())
         for axis, picture, title in zip(line, pictures, titles, strict=True):
             axis.imshow(picture, aspect="auto" if name == "audio" else "equal", interpolation="nearest")
-            axis.set_title(title if line is axes[0] else "", fontsize=9)
+            axis.set_title(title if name == MODALITIES[0] else "", fontsize=9)
             axis.set_xticks([])
             axis.set_yticks([])
         line[3].set_xlabel(f"{100 * right:.0f} % right; {100 / model.config.quantizer.codes:.1f} % by chance")
@@ -181,7 +181,7 @@ def usage(runs: dict[str, Path]) -> Figure:
                 [row["step"] for row in rows], values, color=COLOURS[level], label=f"level {level + 1}", linewidth=1
             )
         axis.axhline(64, color="0.5", linestyle=":")
-        axis.set(title=name, xlabel="step", ylim=(0, 68))
+        axis.set(title=name, xlabel="step", ylim=(0, 74))
         axis.title.set_fontsize(9)
     axes[0].set_ylabel("codes in even use, of 64")
     axes[0].legend(frameon=False, loc="lower left", ncols=2)
@@ -206,7 +206,7 @@ def turns(run: Path) -> Figure:
             label = f"cross-entropy, level {level + 1}" if index == 0 else None
             top.plot(steps, [row["cross_entropy"][level] for row in mine], color=COLOURS[level], label=label)
     top.axhline(math.log(64), color="0.5", linestyle=":")
-    top.set(ylabel="loss", ylim=(0, 4.9))
+    top.set(ylabel="loss", ylim=(0, 5.3))
     top.legend(frameon=False, fontsize=7, ncols=2, loc="lower left")
     bottom.plot(
         [row["step"] for row in probed],

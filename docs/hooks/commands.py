@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 from collections.abc import Iterator
 
 import click
 
 from bridle_cli.main import commands
 
-MARK = "<!-- filled from bridle_cli -->"
+MARK = re.compile(r"<!-- filled from bridle_cli -->\n.*")  # and the line for those who read the page elsewhere
 
 
 def on_page_markdown(markdown: str, **_: object) -> str:
     """Called by MkDocs with the text of every page."""
-    return markdown.replace(MARK, text()) if MARK in markdown else markdown
+    return MARK.sub(lambda _: text(), markdown)
 
 
 def text() -> str:

@@ -15,17 +15,14 @@ from typing import Any
 from bridle import config
 from bridle.config import sections
 
-KEYS, PRESETS = "<!-- filled from bridle/config/sections.py -->", "<!-- filled from bridle/config/presets -->"
+MARK = re.compile(r"<!-- filled from bridle/config/(\S+) -->\n.*")  # and the line for those who read the page elsewhere
 SIZES = ("tiny", "small", "base", "large", "paper")
 _RENAMED = {"AudioPatches": "patches (audio)", "ImagePatches": "patches (image)", "VideoPatches": "patches (video)"}
 
 
 def on_page_markdown(markdown: str, **_: object) -> str:
     """Called by MkDocs with the text of every page."""
-    for mark, text in ((KEYS, keys), (PRESETS, presets)):
-        if mark in markdown:
-            markdown = markdown.replace(mark, text())
-    return markdown
+    return MARK.sub(lambda named: keys() if named[1] == "sections.py" else presets(), markdown)
 
 
 def keys() -> str:

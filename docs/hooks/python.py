@@ -9,7 +9,7 @@ from typing import Any
 
 from bridle import api, infer, quantize
 
-MARK = re.compile(r"<!-- filled from (bridle\.\S+) -->")
+MARK = re.compile(r"<!-- filled from (bridle\.\S+) -->\n.*")  # and the line for those who read the page elsewhere
 _HEADS = ("Args:", "Returns:", "Raises:", "Attributes:")
 
 
