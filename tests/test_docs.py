@@ -35,6 +35,7 @@ RUN = {
         "shards/README.md",
         "docs/howto/own-data.md",
         "docs/howto/long-audio.md",
+        "docs/howto/embeddings.md",
         "docs/howto/fine-tuning.md",
     ],
     "photos": ["docs/tutorials/image.md"],
