@@ -33,7 +33,7 @@ from bridle.schema import Modality, PatchBatch
 
 MEDIA = Path(__file__).parent.parent / "tests" / "media"
 STATISTICS = {"fbank_mean": -6.0, "fbank_std": 4.0, "pixel_mean": [0.45] * 3, "pixel_std": [0.25] * 3, "rate_hz": 12.0}
-DTYPES = ("fp32", "fp16", "int8")
+DTYPES = ("fp32", "fp16", "bf16", "int8")
 Forward = Callable[[PatchBatch], object]
 
 
@@ -61,9 +61,7 @@ def programs(model: Bridle, folder: Path) -> dict[str, Path]:
     """The encoder as ONNX in every dtype."""
     files = {dtype: folder / f"{dtype}.onnx" for dtype in DTYPES}
     for dtype, path in files.items():
-        half, int8 = dtype == "fp16", dtype == "int8"
-        program = program_of(model, "encoder", half=half)
-        onnx.write(program, "encoder", example_of(model), path, opset=None, half=half, int8=int8)
+        onnx.write(program_of(model, "encoder", dtype=dtype), example_of(model), path, opset=None, dtype=dtype)
     return files
 
 

@@ -65,7 +65,7 @@ def test_an_export_loads_in_three_lines_and_is_equal(tmp_path: Path, modality: s
     result = export(run, out=out)
     assert result["format"] == "safetensors"
     assert result["out"] == str(out)
-    assert result["parity"] == {"features": 0.0, "codes": True}
+    assert result["parity"] == {"features": 0.0, "codes": True, "logits": None}
     names = ["README.md", "config.yaml", "model.json", "model.safetensors", "preprocessing.json"]
     assert result["files"] == names == sorted(p.name for p in out.iterdir())
     assert [p.name for p in out.parent.iterdir()] == ["encoder"]  # nothing temporary left
@@ -87,7 +87,7 @@ def test_an_export_describes_itself(tmp_path: Path) -> None:
 
 def test_an_untrained_model_has_no_codes_to_compare(tmp_path: Path) -> None:
     run, _ = checkpoint(tmp_path / "run", fitted=False)
-    assert export(run, out=tmp_path / "encoder")["parity"] == {"features": 0.0, "codes": None}
+    assert export(run, out=tmp_path / "encoder")["parity"] == {"features": 0.0, "codes": None, "logits": None}
 
 
 def test_outputs_are_not_overwritten_unasked(tmp_path: Path) -> None:
