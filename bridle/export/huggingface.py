@@ -245,8 +245,8 @@ def _run_child(folder: Path, work: Path, modality: str, head: bool) -> dict[str,
     _, _, auto, _ = PROCESSORS[modality]
     model = f"AutoModelFor{modality.capitalize()}Classification" if head else "AutoModel"
     own = {"HF_HOME": str(work.absolute() / "home"), "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
-    own |= {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "PYTHONDONTWRITEBYTECODE": "1"}
-    own |= {"HF_MODULES_CACHE": str(work.absolute() / "modules"), "CUDA_VISIBLE_DEVICES": ""}
+    own |= {"HF_MODULES_CACHE": str(work.absolute() / "modules"), "PYTHONDONTWRITEBYTECODE": "1"}
+    own |= {"CUDA_VISIBLE_DEVICES": ""}
     arguments = [str(folder.absolute()), str(work.absolute()), model, auto, str(torch.get_num_threads())]
     try:
         done = subprocess.run(
@@ -260,12 +260,10 @@ def _run_child(folder: Path, work: Path, modality: str, head: bool) -> dict[str,
         )
         told: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
         return told
-    except (ValueError, IndexError, subprocess.TimeoutExpired) as error:
-        why = (
-            str(error)
-            if isinstance(error, subprocess.TimeoutExpired)
-            else (done.stderr.strip() or "?").splitlines()[-1]
-        )
+    except subprocess.TimeoutExpired as error:
+        raise NumericalError(f"the exported model was not loaded in {_TIMEOUT_S} s", "Nothing was written.") from error
+    except (ValueError, IndexError) as error:
+        why = (done.stderr.strip() or f"the process ended with {done.returncode}").splitlines()[-1]
         raise NumericalError(
             f"the exported model does not load through transformers: {why}", "Nothing was written."
         ) from error

@@ -171,6 +171,10 @@ class BridleTokenizer(nn.Module):
         return (z_BNC - self.mean_C) * self.scale_C if self.standardise else z_BNC
 
 
+class BridleHead(nn.Linear):
+    """The layer on top: a new one begins with nearly equal scores."""
+
+
 class BridlePreTrainedModel(PreTrainedModel):
     """What the models of this file share."""
 
@@ -184,17 +188,18 @@ class BridlePreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module):
-        """As pretraining begins; a new classifier begins with nearly equal scores."""
+        """As pretraining begins."""
         if isinstance(module, nn.Linear):
-            initialization.xavier_uniform_(module.weight)
+            if isinstance(module, BridleHead):
+                initialization.normal_(module.weight, std=0.01)
+            else:
+                initialization.xavier_uniform_(module.weight)
             initialization.zeros_(module.bias)
         elif isinstance(module, nn.LayerNorm):
             initialization.ones_(module.weight)
             initialization.zeros_(module.bias)
         elif isinstance(module, BridleEncoder):
             initialization.normal_(module.class_token_D, std=0.02)
-        elif isinstance(module, BridleForClassification):
-            initialization.normal_(module.head.weight, std=0.01)
 
 
 class BridleModel(BridlePreTrainedModel):
@@ -256,7 +261,7 @@ class BridleForClassification(BridlePreTrainedModel):
         self.num_labels = config.num_labels
         self.bridle = BridleModel(config)
         self.norm = nn.LayerNorm(config.hidden_size)
-        self.head = nn.Linear(config.hidden_size, config.num_labels)
+        self.head = BridleHead(config.hidden_size, config.num_labels)
         self.post_init()
 
     def forward(
