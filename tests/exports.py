@@ -113,8 +113,13 @@ def put_clip(modality: str, folder: Path) -> Clip:
 
 def code_in(text: Path) -> str:
     """The only block of Python in a text."""
-    (code,) = re.findall(r"```python\n(.*?)```", text.read_text("utf-8"), flags=re.DOTALL)
+    (code,) = codes_in(text)
     return code
+
+
+def codes_in(text: Path) -> list[str]:
+    """Every block of Python in a text."""
+    return re.findall(r"```python\n(.*?)```", text.read_text("utf-8"), flags=re.DOTALL)
 
 
 def run_readme(folder: Path, blocked: set[str]) -> dict[str, np.ndarray[Any, Any]]:

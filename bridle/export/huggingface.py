@@ -128,8 +128,8 @@ def export_huggingface(
 def _write(subject: Subject, folder: Path, parts: tuple[str, ...], dtype: str, name: str) -> None:
     model, head = subject.model, subject.head
     module, kind, auto, settings = PROCESSORS[model.modality]
-    write_tensors(_weights(subject, parts, STORED.get(dtype, torch.float32)), folder / "model.safetensors")
-    add_json(_config(subject, parts, dtype), folder / "config.json")
+    write_tensors(weights(subject, parts, STORED.get(dtype, torch.float32)), folder / "model.safetensors")
+    add_json(sizes(subject, parts, dtype), folder / "config.json")
     made = {"auto_map": {auto: f"{module}.{kind}"}, "settings": preprocessing(model)}
     add_json(made, folder / settings)
     for one in (*_CODE, module):
@@ -140,7 +140,7 @@ def _write(subject: Subject, folder: Path, parts: tuple[str, ...], dtype: str, n
     describe(model, folder, model_card(subject, name, parts, auto))
 
 
-def _config(subject: Subject, parts: tuple[str, ...], dtype: str) -> dict[str, Any]:
+def sizes(subject: Subject, parts: tuple[str, ...], dtype: str) -> dict[str, Any]:
     """`config.json`."""
     model, head = subject.model, subject.head
     encoder, quantizer, tokenizer = model.config.encoder, model.config.quantizer, model.config.tokenizer
@@ -177,7 +177,7 @@ def _config(subject: Subject, parts: tuple[str, ...], dtype: str) -> dict[str, A
     }
 
 
-def _weights(subject: Subject, parts: tuple[str, ...], dtype: torch.dtype) -> dict[str, Tensor]:
+def weights(subject: Subject, parts: tuple[str, ...], dtype: torch.dtype) -> dict[str, Tensor]:
     """By the names that `modeling_bridle.py` gives them."""
     model, head = subject.model, subject.head
     encoder = (model.average or model.encoder).state_dict()

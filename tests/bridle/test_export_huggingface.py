@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from exports import MEDIA, as_array, clip_of, expected, learned, put_clip, run_readmes, saved, tuned
+from exports import MEDIA, as_array, clip_of, code_in, codes_in, expected, learned, put_clip, run_readmes, saved, tuned
 from standins import small
 
 from bridle import api
@@ -112,6 +112,11 @@ def test_the_code_in_the_model_cards_runs_without_this_library(exported: dict[st
             assert np.abs(found[name] - wanted[name][:1]).max() < 2e-4  # preprocessing is another's, too
         assert np.abs(found["logits"] - wanted["logits"][:1]).max() < 2e-3
         assert found["said"].tolist() == [one.head.classes[int(wanted["logits"][0].argmax())]]
+
+
+def test_the_documentation_shows_the_same_code(exported: dict[str, Tuned]) -> None:
+    documentation = Path(__file__).parents[2] / "docs" / "export.md"
+    assert codes_in(documentation)[1] == code_in(exported["audio"].out / "README.md")
 
 
 def test_model_cards_say_what_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

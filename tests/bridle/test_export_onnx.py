@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from exports import MEDIA, Exported, clip_of, code_in, expected, learned, put_clip, run_readme, saved
+from exports import MEDIA, Exported, clip_of, code_in, codes_in, expected, learned, put_clip, run_readme, saved, tuned
 from standins import PATCHES, SMALL, STATISTICS, small
 
 from bridle import api
@@ -79,9 +79,43 @@ def test_the_code_in_the_read_me_runs_without_pytorch(exported: Callable[[str], 
         assert np.abs(found[name] - wanted[name]).max() < 2e-4  # preprocessing is another's, too
 
 
+def test_a_classifier_comes_along(tmp_path: Path) -> None:
+    model, out = small("image"), tmp_path / "out"
+    run, head = tuned(model, tmp_path / "run", classes=15)
+    model.encoder.load_state_dict(head.classifier.encoder.state_dict())
+    result = api.export(run, format="onnx", part="encoder", out=out, data=MEDIA / "image")
+    assert result["files"] == sorted([*FILES[:3], "classes.json", *FILES[3:5]])
+    assert result["parity"]["logits"] < 1e-4
+    assert json.loads((out / "classes.json").read_text()) == {"classes": head.classes, "multi_label": False}
+    assert "kind 11 and 3 more" in (out / "README.md").read_text()
+    wanted = expected(model, put_clip("image", out), head)
+    found = run_readme(out, {"torch", "torchaudio", "torchvision", "bridle"})
+    assert np.abs(found["logits"] - wanted["logits"]).max() < 2e-3
+
+
+def test_a_classifier_that_differs_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small("image")
+    run, head = tuned(model, tmp_path / "run")
+    model.encoder.load_state_dict(head.classifier.encoder.state_dict())
+    program = program_of(model, "encoder", classifier=head.classifier)
+
+    def opened(path: Path) -> Any:
+        def run(batch: PatchBatch) -> list[torch.Tensor]:
+            found = program(batch.x_BNP, batch.coords_BN3, batch.valid_BN)
+            return [*found[:3], found[3] + 0.01]
+
+        return run
+
+    monkeypatch.setattr(onnx, "write", lambda program, example, path, **_: path.touch())
+    monkeypatch.setattr(onnx, "opened", opened)
+    with pytest.raises(NumericalError, match="logits by up to 0"):
+        api.export(run, format="onnx", part="encoder", out=tmp_path / "out", data=MEDIA / "image")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
 def test_the_documentation_shows_the_same_code(exported: Callable[[str], Exported]) -> None:
     documentation = Path(__file__).parents[2] / "docs" / "export.md"
-    assert code_in(documentation) == code_in(exported("audio").out / "README.md")
+    assert codes_in(documentation)[0] == code_in(exported("audio").out / "README.md")
 
 
 def test_any_number_of_clips_of_any_length(exported: Callable[[str], Exported]) -> None:
