@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -24,8 +25,9 @@ from bridle.checkpoint import load_model
 from bridle.evaluate.probe import judge, probe_vectors
 from bridle.evaluate.splits import group_names, make_splits
 from bridle.evaluate.truth import Truth
-from bridle.export import onnx
-from bridle.export.programs import example_of, program_of
+from bridle.export import huggingface, onnx
+from bridle.export.programs import STORED, example_of, program_of
+from bridle.export.subject import Subject
 from bridle.infer import Failures, encode, find_sources, pool_encoded
 from bridle.model import Bridle
 from bridle.patches.cut import coordinates
@@ -33,7 +35,7 @@ from bridle.schema import Modality, PatchBatch
 
 MEDIA = Path(__file__).parent.parent / "tests" / "media"
 STATISTICS = {"fbank_mean": -6.0, "fbank_std": 4.0, "pixel_mean": [0.45] * 3, "pixel_std": [0.25] * 3, "rate_hz": 12.0}
-DTYPES = ("fp32", "fp16", "int8")
+DTYPES = ("fp32", "fp16", "bf16", "int8")
 Forward = Callable[[PatchBatch], object]
 
 
@@ -61,9 +63,7 @@ def programs(model: Bridle, folder: Path) -> dict[str, Path]:
     """The encoder as ONNX in every dtype."""
     files = {dtype: folder / f"{dtype}.onnx" for dtype in DTYPES}
     for dtype, path in files.items():
-        half, int8 = dtype == "fp16", dtype == "int8"
-        program = program_of(model, "encoder", half=half)
-        onnx.write(program, "encoder", example_of(model), path, opset=None, half=half, int8=int8)
+        onnx.write(program_of(model, "encoder", dtype=dtype), example_of(model), path, opset=None, dtype=dtype)
     return files
 
 
@@ -105,6 +105,22 @@ def taking_turns(sides: dict[str, Forward], batch: PatchBatch, rounds: int) -> d
     return {side: statistics.median(some) for side, some in taken.items()}
 
 
+def computing_in(model: Bridle, dtype: torch.dtype) -> Forward:
+    """As the export for transformers computes: in the dtype that its weights are kept in."""
+    from bridle.export.standalone.configuration_bridle import BridleConfig
+    from bridle.export.standalone.modeling_bridle import BridleModel
+
+    subject = Subject(model, None, {}, None)
+    loaded = BridleModel(BridleConfig(**huggingface.sizes(subject, ("encoder",), "fp32"))).eval()
+    loaded.load_state_dict(huggingface.weights(subject, ("encoder",), torch.float32))
+    loaded.to(dtype)
+
+    def forward(batch: PatchBatch) -> list[torch.Tensor]:
+        return [loaded(batch.x_BNP, batch.coords_BN3, batch.valid_BN).last_hidden_state.float()]
+
+    return forward
+
+
 def probe(arguments: argparse.Namespace) -> None:
     model = load_model(arguments.run).eval().requires_grad_(False)
     data = arguments.data or MEDIA / model.modality
@@ -122,8 +138,14 @@ def probe(arguments: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         files = programs(model, Path(folder))
         own_ND = vectors(model.features)
-        for name, path in {"PyTorch": None, **files}.items():
-            run = onnx.opened(path) if path else None
+        sides: dict[str, Path | Forward | None] = {
+            "PyTorch": None,
+            **{f"onnx {name}": at for name, at in files.items()},
+        }
+        sides |= {f"transformers {name}": computing_in(model, dtype) for name, dtype in STORED.items()}
+        for name, side in sides.items():
+            path = side if isinstance(side, Path) else None
+            run: Any = onnx.opened(path) if path else side
             x_ND = vectors(lambda batch: run(batch)[0]) if run else own_ND  # noqa: B023 (used at once)
             accuracies = [
                 judge(truth, splits, probe_vectors(x_ND, truth, groups, protocol)) for protocol in ("knn", "linear")

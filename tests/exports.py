@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,19 +17,26 @@ import soundfile
 import torch
 from standins import small
 
-from bridle.checkpoint import save_model, snapshot
+from bridle.checkpoint import Head, save_classifier, save_model, snapshot
 from bridle.export.safetensors import noise
 from bridle.media import decode, probe
-from bridle.model import Bridle
+from bridle.model import Bridle, Classifier
 from bridle.schema import Clip
 
 MEDIA = Path(__file__).parent / "media"
 NAMES = {"audio": "clip.wav", "image": "photo.jpg", "video": "clip.mp4"}  # in the read-me of an export
-# Runs at the end of the exported read-me's code.
-_KEEP = """
-import numpy
-found = {name: value for name, value in globals().items() if name in ("features", "class_token", "mean", "codes")}
-numpy.savez("found.npz", **{name: numpy.asarray(value) for name, value in found.items()})
+# Runs the code of each read-me in its folder, and keeps what it found.
+_RUN = """
+import os
+import sys
+
+for folder in sys.argv[1:]:
+    os.chdir(folder)
+    found = {}
+    exec(sys.stdin.readline().encode().decode("unicode_escape"), found)
+    import numpy
+    names = ("features", "class_token", "mean", "codes", "logits", "said")
+    numpy.savez("found.npz", **{name: numpy.asarray(found[name]) for name in names if name in found})
 """
 _BLOCK = """
 import sys
@@ -65,6 +73,21 @@ def saved(model: Bridle, folder: Path) -> Path:
     return folder
 
 
+def tuned(model: Bridle, folder: Path, classes: int = 3, multi: bool = False) -> tuple[Path, Head]:
+    """What fine-tuning keeps, with a head that nothing has taught: its scores differ widely all the same."""
+    torch.manual_seed(1)
+    classifier = Classifier(deepcopy(model.encoder), classes, "class" if multi else "mean")
+    with torch.no_grad():
+        for weight in classifier.encoder.parameters():
+            weight.add_(0.05 * torch.randn_like(weight))
+        classifier.head.weight.normal_()
+        classifier.norm.bias.normal_()
+    head = Head(classifier.eval().requires_grad_(False), [f"kind {at}" for at in range(classes)], multi)
+    told = {"checkpoint": "gone/checkpoints/step-00000001", "task": "folder", "data": "media", "recipe": {"lr": 1e-3}}
+    save_classifier(model, head, folder, {"finetuned": told})
+    return folder, head
+
+
 def clip_of(modality: str, file: Path | None = None) -> Clip:
     """A real one: the first of the sample, or that file."""
     file = file or sorted(path for path in (MEDIA / modality).rglob("*") if path.is_file())[0]
@@ -90,32 +113,48 @@ def put_clip(modality: str, folder: Path) -> Clip:
 
 def code_in(text: Path) -> str:
     """The only block of Python in a text."""
-    (code,) = re.findall(r"```python\n(.*?)```", text.read_text("utf-8"), flags=re.DOTALL)
+    (code,) = codes_in(text)
     return code
+
+
+def codes_in(text: Path) -> list[str]:
+    """Every block of Python in a text."""
+    return re.findall(r"```python\n(.*?)```", text.read_text("utf-8"), flags=re.DOTALL)
 
 
 def run_readme(folder: Path, blocked: set[str]) -> dict[str, np.ndarray[Any, Any]]:
     """What the code in the read-me finds, in a process of its own without some packages."""
-    code = _BLOCK.format(blocked=blocked) + code_in(folder / "README.md") + _KEEP
+    return run_readmes([folder], blocked)[0]
+
+
+def run_readmes(folders: list[Path], blocked: set[str]) -> list[dict[str, np.ndarray[Any, Any]]]:
+    """The same for several, one after the other in one process."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment |= {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1", "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code],
-        cwd=folder,
-        env={**environment, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"},
+        [sys.executable, "-W", "ignore", "-c", _BLOCK.format(blocked=blocked) + _RUN, *map(str, folders)],
+        cwd=folders[0],
+        env={**environment, "HF_HOME": str(folders[0].parent / "huggingface")},
+        input="\n".join(code_in(folder / "README.md").encode("unicode_escape").decode() for folder in folders),
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    with np.load(folder / "found.npz") as found:
-        return dict(found)
+    results = []
+    for folder in folders:
+        with np.load(folder / "found.npz") as found:
+            results.append(dict(found))
+    return results
 
 
-def expected(model: Bridle, clip: Clip) -> dict[str, np.ndarray[Any, Any]]:
+def expected(model: Bridle, clip: Clip, head: Head | None = None) -> dict[str, np.ndarray[Any, Any]]:
     """What the model itself finds in it."""
     batch = model.patcher([view for view, _ in model.patcher.windows(clip)])
     features_BND, class_B1D = model.features_and_class(batch)
     mean_BD = features_BND.sum(1) / batch.valid_BN.sum(1, keepdim=True)
     tensors = {"features": features_BND, "class_token": class_B1D[:, 0], "mean": mean_BD}
+    if head:
+        tensors["logits"] = head.classifier(batch)
     return {name: value.numpy() for name, value in {**tensors, "codes": model.tokenize(batch)}.items()}
 
 

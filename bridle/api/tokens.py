@@ -111,9 +111,10 @@ def export(
     """Write a run for others to load, and check that what was written computes the same.
 
     Args:
-        format: "safetensors" loads with `load`; "onnx" and "torch-export" need nothing of BRIDLE.
+        format: "safetensors" loads with `load`, "huggingface" with the Auto classes of transformers; "onnx" and
+            "torch-export" need nothing of BRIDLE either.
         part: "encoder", "tokenizer" or "both".
-        dtype: of the encoder's weights, "fp32", "fp16" or "int8"; the tokenizer's stay as they are.
+        dtype: of the encoder's weights, "fp32", "fp16", "bf16" or "int8"; the tokenizer's stay as they are.
         opset: of ONNX; the default is 20.
         data: clips to check on; None: some of the run's own shards if they are there, else noise.
         on_event: told as `note` what the figures are of.

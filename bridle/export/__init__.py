@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from bridle.errors import UsageError, nearest
+from bridle.export.huggingface import export_huggingface
 from bridle.export.safetensors import export_safetensors
 from bridle.export.traced import export_programs
 from bridle.storage import Location
 
 FORMATS = {  # and what the weights may become there
-    "safetensors": ("fp32",),
-    "onnx": ("fp32", "fp16", "int8"),
-    "torch-export": ("fp32", "fp16"),
+    "safetensors": ("fp32", "fp16", "bf16"),
+    "huggingface": ("fp32", "fp16", "bf16"),
+    "onnx": ("fp32", "fp16", "bf16", "int8"),
+    "torch-export": ("fp32", "fp16", "bf16"),
 }
 PARTS = ("encoder", "tokenizer", "both")
 
@@ -52,7 +54,14 @@ def export(
     if format == "safetensors":
         if part != "both" or data is not None:
             raise UsageError("--format safetensors has no --part and no --data", "leave them out")
-        return export_safetensors(run, out, overwrite=overwrite)
+        return export_safetensors(run, out, dtype=dtype, overwrite=overwrite, tell=tell)
+    if format == "huggingface":
+        if part == "tokenizer":
+            raise UsageError(
+                "--format huggingface has no --part tokenizer",
+                "leave it out: model.tokenize(...) comes with the encoder",
+            )
+        return export_huggingface(run, out, part=part, dtype=dtype, data=data, overwrite=overwrite, tell=tell)
     return export_programs(
         run, out, format=format, part=part, dtype=dtype, opset=opset, data=data, overwrite=overwrite, tell=tell
     )

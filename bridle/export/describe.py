@@ -6,14 +6,16 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from bridle import config as configuration
-from bridle.export import preprocess_numpy
+from bridle.checkpoint import Head
 from bridle.export.folder import MARK
+from bridle.export.standalone import preprocess
 from bridle.model import Bridle
 
 # How each kind is opened without this library: the import, the line, what it must give, and a file's name.
-_MEDIA = {
+MEDIA = {
     "audio": (
         "import soundfile",
         'media, rate_hz = soundfile.read("clip.wav", dtype="float32")  # mono, 16000 Hz',
@@ -39,30 +41,63 @@ valid patches, are (windows, width).""",
     "tokenizer": """`codes` is int64 (windows, patches, levels), -1 at padding; the first levels alone are a coarser
 code.""",
 }
-_METHOD = "Method: Nguyen et al., arXiv 2502.02118."
+_LOGITS = """`logits` (windows, classes) are the scores of the classes in `classes.json`, in its order: {names}.
+{how}"""
+_HOW = {
+    False: "Their softmax, averaged over the windows of a clip, is what BRIDLE says of it.",
+    True: "A clip may have several classes, or none: the sigmoid of each, averaged over the windows of a clip.",
+}
+_NAMED = 12  # classes
+METHOD = "Method: Nguyen et al., arXiv 2502.02118."
 
 
 def describe(model: Bridle, folder: Path, readme: str) -> None:
     """Writes `config.yaml`, `preprocessing.json` and `README.md`."""
-    preprocessing = {
+    (folder / "config.yaml").write_text(configuration.dump(model.config), encoding="utf-8")
+    add_json(preprocessing(model), folder / MARK)
+    (folder / "README.md").write_text(readme, encoding="utf-8")
+
+
+def preprocessing(model: Bridle) -> dict[str, Any]:
+    """What `preprocess.py` works by."""
+    return {
         "patches": model.config.patches.model_dump(mode="json"),
         "statistics": model.statistics,
         "patch": list(model.patcher.patch),
         "grid": list(model.patcher.grid),
     }
-    (folder / "config.yaml").write_text(configuration.dump(model.config), encoding="utf-8")
-    (folder / MARK).write_text(json.dumps(preprocessing, indent=1) + "\n", encoding="utf-8")
-    (folder / "README.md").write_text(readme, encoding="utf-8")
+
+
+def add_json(content: Any, path: Path) -> None:
+    """Writes it for people, too."""
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def add_classes(head: Head, folder: Path) -> None:
+    """`classes.json`: names in the order of the logits."""
+    add_json({"classes": head.classes, "multi_label": head.multi_label}, folder / "classes.json")
+
+
+def class_names(head: Head) -> str:
+    """For a sentence; the first of them, if they are many."""
+    more = len(head.classes) - _NAMED
+    return ", ".join(head.classes[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def add_preprocessing(folder: Path) -> None:
     """`preprocess.py`, which needs NumPy alone and reads `preprocessing.json`."""
-    shutil.copyfile(preprocess_numpy.__file__, folder / "preprocess.py")
+    shutil.copyfile(str(preprocess.__file__), folder / "preprocess.py")
 
 
-def library_readme(model: Bridle, name: str) -> str:
+def library_readme(model: Bridle, head: Head | None, name: str) -> str:
     """For who has BRIDLE."""
-    example = _MEDIA[model.modality][2]
+    example = MEDIA[model.modality][2]
+    tuned = (
+        f"\nFine-tuned, with `head.safetensors` on top, which knows {class_names(head)}:\n"
+        f"`bridle eval --protocol head --checkpoint {name} --data DATA` tests it.\n"
+        if head
+        else ""
+    )
     return f"""# {name}: an encoder for {model.modality}, pretrained with BRIDLE
 
 {_sizes(model)}
@@ -76,23 +111,24 @@ vector, codes = model.embed("{example}"), model.tokenize("{example}")
 
 `model.safetensors` holds the weights, `model.json` configuration and corpus statistics, `config.yaml` the same
 configuration for `bridle pretrain --config`, `preprocessing.json` how media become patches.
-{_METHOD}
+{tuned}{METHOD}
 """
 
 
-def program_readme(model: Bridle, name: str, parts: Sequence[str], code: dict[str, str], imports: Sequence[str]) -> str:
+def program_readme(model: Bridle, head: Head | None, name: str, code: dict[str, str], imports: Sequence[str]) -> str:
     """For who has not.
 
     Args:
-        parts: what was exported.
-        code: of each part the line that runs it.
+        code: of each part that was exported the line that runs it.
         imports: what these lines need.
     """
-    opener, line, _ = _MEDIA[model.modality]
+    opener, line, _ = MEDIA[model.modality]
     needed = sorted([*imports, *opener.splitlines(), "import preprocess"], key=lambda one: one.lower())
-    lines = "\n".join([*needed, "", line, "inputs = preprocess.inputs(media)", *(code[part] for part in parts)])
-    made = "\n".join(_OUTPUTS[part] for part in parts)
-    return f"""# {name}: {" and ".join(parts)} for {model.modality}, pretrained with BRIDLE
+    lines = "\n".join([*needed, "", line, "inputs = preprocess.inputs(media)", *code.values()])
+    made = "\n".join(_OUTPUTS[part] for part in code)
+    if head and "encoder" in code:
+        made += "\n\n" + _LOGITS.format(names=class_names(head), how=_HOW[head.multi_label])
+    return f"""# {name}: {" and ".join(code)} for {model.modality}, pretrained with BRIDLE
 
 {_sizes(model)}
 
@@ -108,7 +144,7 @@ Run in this folder:
 
 `preprocess.py` needs NumPy alone and reads `preprocessing.json`; windows of several clips share a batch by
 `preprocess.batch([*preprocess.windows(a), *preprocess.windows(b)])`. `config.yaml` is the recipe.
-{_METHOD}
+{METHOD}
 """
 
 

@@ -11,7 +11,10 @@ from pathlib import Path
 from bridle.errors import EnvironmentFault, UsageError
 
 MARK = "preprocessing.json"  # what tells an export from a checkpoint
-_NAMES = {"model.safetensors", "model.json", "config.yaml", MARK, "preprocess.py", "README.md"}
+_NAMES = {"model.safetensors", "model.json", "head.safetensors", "config.yaml", MARK, "preprocess.py", "README.md"}
+_NAMES |= {"classes.json", "config.json", "preprocessor_config.json", "video_preprocessor_config.json"}
+_NAMES |= {f"{name}_bridle.py" for name in ("configuration", "modeling", "feature_extraction")}
+_NAMES |= {f"{name}_processing_bridle.py" for name in ("image", "video")}
 _PROGRAMS = {f"{part}.{suffix}" for part in ("encoder", "tokenizer") for suffix in ("onnx", "onnx.data", "pt2")}
 
 

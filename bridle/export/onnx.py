@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,20 +18,22 @@ import torch
 from torch import Tensor, nn
 
 from bridle.errors import EnvironmentFault, UsageError
-from bridle.export.programs import INPUTS, OUTPUTS
+from bridle.export.programs import INPUTS, STORED, Program
 from bridle.schema import PatchBatch
 
 OPSETS = range(18, 23)  # that PyTorch writes, onnxruntime runs and a test compares
 OPSET = 20
 SUFFIX = "onnx"
 IMPORTS = ("import onnxruntime",)
-CODE = {
-    "encoder": 'features, class_token, mean = onnxruntime.InferenceSession("encoder.onnx").run(None, inputs)',
-    "tokenizer": '(codes,) = onnxruntime.InferenceSession("tokenizer.onnx").run(None, inputs)',
-}
 _NEEDED = ("onnx", "onnxscript", "onnxruntime")
 _ONE_FILE = 1_500_000_000  # bytes of weights: beyond 2 GB a protobuf cannot be read
 _QUIET = 3  # errors only, of onnxruntime's levels
+
+
+def code_of(part: str, outputs: Sequence[str]) -> str:
+    """The line that runs it."""
+    names = ", ".join(outputs) if len(outputs) > 1 else f"({outputs[0]},)"
+    return f'{names} = onnxruntime.InferenceSession("{part}.onnx").run(None, inputs)'
 
 
 def check_extras() -> None:
@@ -49,14 +51,11 @@ def check_opset(opset: int | None) -> None:
         raise UsageError(f"--opset {opset} cannot be written", f"choose one from {OPSETS[0]} to {OPSETS[-1]}")
 
 
-def write(
-    program: nn.Module, part: str, example: tuple[Tensor, ...], path: Path, *, opset: int | None, half: bool, int8: bool
-) -> None:
+def write(program: Program, example: tuple[Tensor, ...], path: Path, *, opset: int | None, dtype: str) -> None:
     """Traces and saves one program.
 
     Args:
-        half: matrices are kept in float16; the tracer may have made them float32 again.
-        int8: quantize it.
+        dtype: one of `STORED` keeps matrices so, which the tracer may have made float32 again; "int8" quantizes.
 
     Raises:
         OSError: it cannot be written.
@@ -69,17 +68,17 @@ def write(
             dynamo=True,
             dynamic_shapes=tuple({0: batch, 1: patches} for _ in INPUTS),
             input_names=list(INPUTS),
-            output_names=list(OUTPUTS[part]),
+            output_names=list(program.outputs),
             opset_version=opset or OPSET,
             verbose=False,
         )
         assert traced is not None
         _forget_where(traced.model)
-        if half:
-            _halve(traced.model)
-        full = path.with_suffix(".full") if int8 else path
+        if dtype in STORED:
+            _shrink(traced.model, dtype)
+        full = path.with_suffix(".full") if dtype == "int8" else path
         traced.save(full, external_data=_bytes_of(program) > _ONE_FILE)
-        if int8:
+        if dtype == "int8":
             _quantize(full, path)
 
 
@@ -106,15 +105,15 @@ def _quantize(full: Path, path: Path) -> None:
         left.unlink()
 
 
-def _halve(model: Any) -> None:
-    """Every float32 matrix becomes one of float16 behind a cast, which runtimes compute once, at loading."""
-    import numpy as np
+def _shrink(model: Any, dtype: str) -> None:
+    """Every float32 matrix becomes a smaller one behind a cast, which runtimes compute once, at loading."""
     import onnx_ir as ir
 
+    kind = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}[dtype]
     for name, value in list(model.graph.initializers.items()):
         if value.dtype != ir.DataType.FLOAT or len(value.shape) < 2:
             continue
-        kept = ir.Value(name=f"{name}.half", const_value=ir.tensor(value.const_value.numpy().astype(np.float16)))
+        kept = ir.Value(name=f"{name}.small", const_value=ir.tensor(value.const_value.numpy().astype(kind.numpy())))
         cast = ir.node("Cast", [kept], {"to": ir.DataType.FLOAT})
         cast.outputs[0].name = f"{name}.full"
         value.replace_all_uses_with(cast.outputs[0])

@@ -6,9 +6,9 @@ Shapes: B clips, N patches.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice, pairwise
 from typing import Any
 
@@ -16,15 +16,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bridle.checkpoint import read_state, run_of
 from bridle.errors import BridleError, DataError, MediaError, NumericalError
 from bridle.export.programs import TokenizerProgram, program_of
 from bridle.export.safetensors import noise
+from bridle.export.subject import Subject
 from bridle.infer import decoded_as, pool, spread_sources
 from bridle.infer.sources import windows_of
 from bridle.model import Bridle
 from bridle.schema import PatchBatch
-from bridle.storage import Location, locate
+from bridle.storage import Location
 
 # Two codes whose distances differ by less (|z| is 1) are equally near for float32, and which one is picked depends on
 # the order of a sum: where the pick differed, margins were below 1e-8 (docs/decisions.md).
@@ -40,46 +40,52 @@ class Tolerance:
     """What features may differ by.
 
     Attributes:
-        difference: largest absolute difference of a feature.
-        cosine: smallest mean cosine of patch features; the measure of int8, where single values say little.
+        difference: largest absolute difference of a feature; logits may differ by ten times that.
+        cosine: smallest mean cosine of patch features, and of logits; the measure where single values say little.
     """
 
     difference: float | None
     cosine: float | None = None
 
 
-TOLERANCES = {"fp32": Tolerance(1e-4), "fp16": Tolerance(5e-2), "int8": Tolerance(None, 0.95)}
+# Of weights that are kept so while the encoder computes in float32 (int8: in integers).
+TOLERANCES = {
+    "fp32": Tolerance(1e-4),
+    "fp16": Tolerance(5e-2),
+    "bf16": Tolerance(None, 0.99),
+    "int8": Tolerance(None, 0.95),
+}
+_LOGITS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """Batches of several sizes, of how many clips, and where they are from ("noise")."""
+    """Batches of several sizes, of how many clips, and where they are from ("noise").
+
+    Attributes:
+        views: what the patcher made them of; none of noise.
+    """
 
     batches: list[PatchBatch]
     clips: int
     origin: str
+    views: list[Tensor] = field(default_factory=list)
 
 
-def material(model: Bridle, data: Location | None, tell: Callable[[str], None]) -> Material:
+def material(subject: Subject, data: Location | None, tell: Callable[[str], None]) -> Material:
     """What to compare on: clips of `data`, else of the shards that the model was trained on, else noise.
 
     Raises:
         DataError: `data` is given and holds nothing that can be read.
     """
+    model = subject.model
     if data is not None:
         return _clips(model, [data])
-    with suppress(BridleError, OSError):
-        return _clips(model, _own_shards(model))
+    if places := subject.shards():
+        with suppress(BridleError, OSError):
+            return _clips(model, places)
     tell("checked on noise: the shards of the run cannot be read here; --data PATH names real clips")
     return Material([noise(model)], 2, "noise")
-
-
-def _own_shards(model: Bridle) -> list[Location]:
-    run = run_of(model.source)
-    places = [locate(place) for place in read_state(run)["shards"]] if run else []
-    if not places or not all(place.exists() for place in places):
-        raise DataError("no shards")
-    return places
 
 
 def _clips(model: Bridle, places: list[Location]) -> Material:
@@ -98,53 +104,57 @@ def _clips(model: Bridle, places: list[Location]) -> Material:
     # One alone, some together, the rest: the number of clips must not matter.
     bounds = [0, 1, 4, len(views)]
     parts = [views[start:stop] for start, stop in pairwise(bounds) if start < min(stop, len(views))]
-    return Material([model.patcher(part) for part in parts], clips, ", ".join(map(str, places)))
+    return Material([model.patcher(part) for part in parts], clips, ", ".join(map(str, places)), views)
 
 
 @torch.inference_mode()
-def check(model: Bridle, programs: dict[str, Program], compared: Material, dtype: str) -> dict[str, Any]:
+def check(subject: Subject, programs: Mapping[str, Program], compared: Material, allowed: Tolerance) -> dict[str, Any]:
     """Compares all outputs of all programs with the model's own.
 
     Returns:
-        `{features, codes, ties, cosine, tolerance, clips, data}`: the largest absolute difference of features, class
-        tokens and means; the share of equal codes, and the number of patches that count as equal because float32
-        cannot tell which of two codes is nearer; the mean cosine of patch features; what was allowed, of `features` or
-        (int8) of `cosine`. None for what was not exported.
+        `{features, codes, ties, cosine, logits, tolerance, clips, data}`: the largest absolute difference of features,
+        class tokens and means; the share of equal codes, and the number of patches that count as equal because float32
+        cannot tell which of two codes is nearer; the mean cosine of patch features; the largest difference of a
+        classifier's logits; what was allowed, of `features` or of `cosine`. None for what was not exported.
 
     Raises:
-        NumericalError: features differ by more than the tolerance, or any code does.
+        NumericalError: features or logits differ by more than the tolerance, or any code does.
     """
-    allowed = TOLERANCES[dtype]
-    difference, cosine, equal, ties = None, None, None, None
+    found: dict[str, Any] = dict.fromkeys(("features", "codes", "ties", "cosine", "logits"))
+    faults = list[str]()
     if "encoder" in programs:
-        pairs = [(_features(model, batch), programs["encoder"](batch), batch) for batch in compared.batches]
-        difference = max(_distance(a, b) for mine, theirs, _ in pairs for a, b in zip(mine, theirs, strict=True))
-        if math.isfinite(difference):
-            cosines = [F.cosine_similarity(a[0], b[0], dim=-1)[batch.valid_BN] for a, b, batch in pairs]
-            cosine = float(torch.cat(cosines).mean())
+        pairs = [(_own(subject, batch), programs["encoder"](batch), batch) for batch in compared.batches]
+        found["features"] = max(
+            _distance(a, b) for mine, theirs, _ in pairs for a, b in zip(mine[:3], theirs[:3], strict=True)
+        )
+        if math.isfinite(found["features"]):
+            found["cosine"] = _cosine([(a[0][batch.valid_BN], b[0][batch.valid_BN]) for a, b, batch in pairs])
+        faults += _faults("features", found["features"], found["cosine"], allowed, 1.0)
+        if subject.head:
+            logits = [(a[3], b[3]) if len(b) > 3 else (a[3], a[3][:0]) for a, b, _ in pairs]
+            found["logits"] = max(_distance(a, b) for a, b in logits)
+            cosine = _cosine(logits) if math.isfinite(found["logits"]) else None
+            faults += _faults("logits", found["logits"], cosine, allowed, _LOGITS)
     if "tokenizer" in programs:
-        equal, ties = _codes(model, programs["tokenizer"], compared.batches)
-    parity = {
-        "features": difference,
-        "codes": equal,
-        "ties": ties,
-        "cosine": cosine,
-        "tolerance": {"features": allowed.difference} if allowed.difference else {"cosine": allowed.cosine},
-        "clips": compared.clips,
-        "data": compared.origin,
-    }
-    for fault in _faults(difference, cosine, equal, allowed):
-        raise NumericalError(f"the exported model differs on {compared.origin}: {fault}", "Nothing was written.")
-    return parity
+        equal, found["ties"] = _codes(subject.model, programs["tokenizer"], compared.batches)
+        found["codes"] = equal
+        faults += [f"{100 * (1 - equal):.3g} % of the codes are others"] if equal < 1 else []
+    if faults:
+        raise NumericalError(f"the exported model differs on {compared.origin}: {faults[0]}", "Nothing was written.")
+    measure = {"features": allowed.difference} if allowed.difference else {"cosine": allowed.cosine}
+    return {**found, "tolerance": measure, "clips": compared.clips, "data": compared.origin}
 
 
-def _faults(difference: float | None, cosine: float | None, equal: float | None, allowed: Tolerance) -> Iterator[str]:
-    if difference is not None and difference > (allowed.difference or math.inf):
-        yield f"features by up to {difference:.2g}, allowed is {allowed.difference:.2g}"
-    if allowed.cosine and difference is not None and not (cosine is not None and cosine >= allowed.cosine):
-        yield f"the mean cosine of features is {cosine}, wanted is {allowed.cosine}"
-    if equal is not None and equal < 1:
-        yield f"{100 * (1 - equal):.3g} % of the codes are others"
+def _faults(what: str, difference: float, cosine: float | None, allowed: Tolerance, times: float) -> Iterator[str]:
+    most = times * (allowed.difference or math.inf)
+    if difference > most or not math.isfinite(difference):
+        yield f"{what} by up to {difference:.2g}, allowed is {most:.2g}"
+    if allowed.cosine and not (cosine is not None and cosine >= allowed.cosine):
+        yield f"the mean cosine of {what} is {cosine}, wanted is {allowed.cosine}"
+
+
+def _cosine(pairs: Sequence[tuple[Tensor, Tensor]]) -> float:
+    return float(torch.cat([F.cosine_similarity(a, b, dim=-1) for a, b in pairs]).mean())
 
 
 def _codes(model: Bridle, program: Program, batches: Sequence[PatchBatch]) -> tuple[float, int]:
@@ -161,9 +171,11 @@ def _codes(model: Bridle, program: Program, batches: Sequence[PatchBatch]) -> tu
     return (equal / codes if ties <= max(1, MOST_TIES * patches) else 1 - ties / patches), ties
 
 
-def _features(model: Bridle, batch: PatchBatch) -> tuple[Tensor, Tensor, Tensor]:
-    features_BND, class_B1D = model.features_and_class(batch)
-    return features_BND, class_B1D[:, 0], pool(features_BND, batch.valid_BN, batch.coords_BN3)
+def _own(subject: Subject, batch: PatchBatch) -> list[Tensor]:
+    """Features, class token, mean, and logits where there is a head."""
+    features_BND, class_B1D = subject.model.features_and_class(batch)
+    found = [features_BND, class_B1D[:, 0], pool(features_BND, batch.valid_BN, batch.coords_BN3)]
+    return [*found, subject.head.classifier(batch)] if subject.head else found
 
 
 def _distance(a: Tensor, b: Tensor) -> float:

@@ -1,12 +1,13 @@
 """The model as two plain functions of tensors, fit to be traced: what leaves this library holds nothing else.
 
-    encoder:    patches, coords, valid -> features, class_token, mean
+    encoder:    patches, coords, valid -> features, class_token, mean, and logits of a fine-tuned classifier
     tokenizer:  patches, coords, valid -> codes
 
 Clips of one batch and patches of one clip may be of any number, also after the export. The arithmetic is that of
 `Bridle.features` and `Bridle.tokenize`, without branches on data.
 
-Shapes: B clips, N patches, P values a patch, D width, Q levels, K codes a level, C code width.
+Shapes: B clips, N patches, P values a patch, D width, Q levels, K codes a level, C code width,
+L classes.
 """
 
 from __future__ import annotations
@@ -18,27 +19,34 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bridle.model import Bridle
+from bridle.model import Bridle, Classifier
 from bridle.model.encoder import Encoder
 from bridle.quantize import ResidualQuantizer
 
 PARTS = ("encoder", "tokenizer")
 INPUTS = ("patches", "coords", "valid")
-OUTPUTS = {"encoder": ("features", "class_token", "mean"), "tokenizer": ("codes",)}
+STORED = {"fp16": torch.float16, "bf16": torch.bfloat16}  # dtypes that matrices are kept in, while fp32 computes
 
 
-def program_of(model: Bridle, part: str, *, half: bool = False) -> nn.Module:
+class Program(nn.Module):
+    """What is traced: tensors by the names of `INPUTS` in, those of `outputs` out."""
+
+    outputs: tuple[str, ...]
+
+
+def program_of(model: Bridle, part: str, *, dtype: str = "fp32", classifier: Classifier | None = None) -> Program:
     """The encoder that features come from, or the tokenizer in force, learned or cold.
 
     Args:
         part: of `PARTS`.
-        half: the encoder keeps its matrices in float16, half the bytes, and still computes in float32. Never the
-            tokenizer: rounded like that it picks other codes.
+        dtype: of `STORED`: the encoder keeps its matrices so, half the bytes, and still computes in float32; anything
+            else leaves them float32. Never the tokenizer: rounded like that it picks other codes.
+        classifier: fine-tuned with this encoder, which then gives logits, too.
     """
     if part == "encoder":
-        program: nn.Module = EncoderProgram(deepcopy(model.average or model.encoder))
-        if half:
-            _halve(program)
+        program: Program = EncoderProgram(deepcopy(model.average or model.encoder), classifier)
+        if dtype in STORED:
+            _shrink(program, STORED[dtype])
     elif bool(model.learned):
         program = TokenizerProgram(_LearnedEmbed(model), model.tokenizer.quantizer)
     else:
@@ -53,29 +61,37 @@ def example_of(model: Bridle) -> tuple[Tensor, Tensor, Tensor]:
     return torch.zeros(2, 5, model.patcher.values), torch.zeros(2, 5, 3, dtype=torch.int64), valid_BN
 
 
-class EncoderProgram(nn.Module):
+class EncoderProgram(Program):
     """float32 `(B, N, P)`, int64 `(B, N, 3)`, bool `(B, N)` -> float32 features `(B, N, D)`, zero at padding, class
-    token `(B, D)` and mean over the valid patches `(B, D)`."""
+    token `(B, D)` and mean over the valid patches `(B, D)`; with a classifier its logits `(B, L)`, too."""
 
-    def __init__(self, encoder: Encoder) -> None:
+    def __init__(self, encoder: Encoder, classifier: Classifier | None = None) -> None:
         super().__init__()
         self.encoder = encoder
+        self.outputs = ("features", "class_token", "mean")
+        if classifier is not None:
+            self.outputs += ("logits",)
+            self.pool, self.norm, self.head = classifier.pool, deepcopy(classifier.norm), deepcopy(classifier.head)
 
-    def forward(self, patches: Tensor, coords: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, patches: Tensor, coords: Tensor, valid: Tensor) -> tuple[Tensor, ...]:
         h_BND = self.encoder(patches, coords, valid)
         valid_BN1 = valid[..., None].to(h_BND.dtype)
-        features_BND = h_BND[:, 1:] * valid_BN1
+        features_BND, class_BD = h_BND[:, 1:] * valid_BN1, h_BND[:, 0]
         mean_BD = features_BND.sum(1) / valid_BN1.sum(1).clamp(min=1)
-        return features_BND, h_BND[:, 0], mean_BD
+        found = features_BND, class_BD, mean_BD
+        if "logits" not in self.outputs:
+            return found
+        return *found, self.head(self.norm(class_BD if self.pool == "class" else mean_BD))
 
 
-class TokenizerProgram(nn.Module):
+class TokenizerProgram(Program):
     """float32 `(B, N, P)`, int64 `(B, N, 3)`, bool `(B, N)` -> codes, int64 `(B, N, Q)`, -1 at padding.
 
     Args:
         embed: the same inputs -> z `(B, N, C)`.
     """
 
+    outputs = ("codes",)
     codebook_QKC: Tensor
     half_norm_QK: Tensor
 
@@ -128,23 +144,23 @@ class _LearnedEmbed(nn.Module):
         return self.centre(self.project(self.encoder(patches, coords, valid)[:, 1:]))
 
 
-class _HalfLinear(nn.Module):
-    """A linear layer whose matrix is kept in float16."""
+class _SmallLinear(nn.Module):
+    """A linear layer whose matrix is kept in a smaller dtype."""
 
     weight: Tensor
 
-    def __init__(self, full: nn.Linear) -> None:
+    def __init__(self, full: nn.Linear, dtype: torch.dtype) -> None:
         super().__init__()
-        self.register_buffer("weight", full.weight.detach().half())
+        self.register_buffer("weight", full.weight.detach().to(dtype))
         self.bias = full.bias
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight.float(), self.bias)
 
 
-def _halve(module: nn.Module) -> None:
+def _shrink(module: nn.Module, dtype: torch.dtype) -> None:
     for name, child in module.named_children():
         if isinstance(child, nn.Linear):
-            setattr(module, name, _HalfLinear(child))
+            setattr(module, name, _SmallLinear(child, dtype))
         else:
-            _halve(child)
+            _shrink(child, dtype)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,11 @@ from bridle.schema import PatchBatch
 
 SUFFIX = "pt2"
 IMPORTS = ("import torch",)
-_RUN = 'torch.export.load("{}.pt2").module()(*map(torch.from_numpy, inputs.values()))'
-CODE = {
-    "encoder": f"features, class_token, mean = {_RUN.format('encoder')}",
-    "tokenizer": f"codes = {_RUN.format('tokenizer')}",
-}
+
+
+def code_of(part: str, outputs: Sequence[str]) -> str:
+    """The line that runs it."""
+    return f'{", ".join(outputs)} = torch.export.load("{part}.pt2").module()(*map(torch.from_numpy, inputs.values()))'
 
 
 def write(program: nn.Module, example: tuple[Tensor, ...], path: Path) -> None:

@@ -1,9 +1,10 @@
 """A run -> a folder with its encoder and tokenizer as programs that need none of this library.
 
-    OUT/encoder.onnx | .pt2     patches, coords, valid -> features, class_token, mean
+    OUT/encoder.onnx | .pt2     patches, coords, valid -> features, class_token, mean (, logits)
     OUT/tokenizer.onnx | .pt2   patches, coords, valid -> codes
     OUT/preprocess.py           media -> patches, coords, valid, with NumPy alone
     OUT/preprocessing.json      its settings
+    OUT/classes.json            names of the classes that logits are of, where a classifier was fine-tuned
     OUT/config.yaml             the recipe
     OUT/README.md               how to run it
 
@@ -16,14 +17,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bridle.checkpoint import load_model
-from bridle.errors import UsageError
 from bridle.export import onnx, torch_export
-from bridle.export.describe import add_preprocessing, describe, program_readme
+from bridle.export.describe import add_classes, add_preprocessing, describe, program_readme
 from bridle.export.folder import check_output, names_of, new_folder
-from bridle.export.parity import check, material
-from bridle.export.programs import PARTS, example_of, program_of
-from bridle.model import Bridle
+from bridle.export.parity import TOLERANCES, check, material
+from bridle.export.programs import example_of, program_of
+from bridle.export.subject import open_subject
 from bridle.storage import Location
 
 WRITERS: dict[str, Any] = {"onnx": onnx, "torch-export": torch_export}
@@ -63,28 +62,28 @@ def export_programs(
     if format == "onnx":
         onnx.check_opset(opset)
         onnx.check_extras()
-    model = load_model(run).eval().requires_grad_(False)
-    parts = PARTS if part == "both" else (part,)
-    if "tokenizer" in parts and not model.ready:
-        raise UsageError(
-            f"{run} has no codes: its codebooks were never fitted", "add --part encoder, or train on: bridle pretrain"
-        )
-    compared = material(model, data, tell)
+    subject = open_subject(run, tell)
+    model, head, parts = subject.model, subject.head, subject.parts(part)
+    compared = material(subject, data, tell)
     writer = WRITERS[format]
     with new_folder(out, overwrite=overwrite) as folder:
-        describe(model, folder, program_readme(model, out.name, parts, writer.CODE, writer.IMPORTS))
+        files, code = {}, {}
+        for name in parts:
+            program = program_of(model, name, dtype=dtype, classifier=subject.classifier)
+            files[name] = folder / f"{name}.{writer.SUFFIX}"
+            code[name] = writer.code_of(name, program.outputs)
+            _write(program, example_of(model), files[name], format, dtype if name == "encoder" else "fp32", opset)
+        describe(model, folder, program_readme(model, head, out.name, code, writer.IMPORTS))
         add_preprocessing(folder)
-        files = {name: folder / f"{name}.{writer.SUFFIX}" for name in parts}
-        for name, path in files.items():
-            _write(model, name, path, format, dtype, opset)
-        parity = check(model, {name: writer.opened(path) for name, path in files.items()}, compared, dtype)
+        if head and "encoder" in parts:
+            add_classes(head, folder)
+        programs = {name: writer.opened(path) for name, path in files.items()}
+        parity = check(subject, programs, compared, TOLERANCES[dtype])
     return {"format": format, "out": str(out), "files": names_of(out), "parity": parity}
 
 
-def _write(model: Bridle, part: str, path: Path, format: str, dtype: str, opset: int | None) -> None:
-    kind = dtype if part == "encoder" else "fp32"
-    program, example = program_of(model, part, half=kind == "fp16"), example_of(model)
+def _write(program: Any, example: Any, path: Path, format: str, dtype: str, opset: int | None) -> None:
     if format == "onnx":
-        onnx.write(program, part, example, path, opset=opset, half=kind == "fp16", int8=kind == "int8")
+        onnx.write(program, example, path, opset=opset, dtype=dtype)
     else:
         torch_export.write(program, example, path)

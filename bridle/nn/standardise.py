@@ -26,11 +26,16 @@ class Standardise(nn.Module):
         self.register_buffer("running_var", torch.ones(width))
         self._seen: list[tuple[Tensor, Tensor, Tensor]] = []
 
+    @property
+    def scale_C(self) -> Tensor:
+        """What centred rows are multiplied with outside training."""
+        return (self.running_var + _EPSILON).rsqrt()
+
     def forward(self, x_RC: Tensor) -> Tensor:
         with torch.autocast(x_RC.device.type, enabled=False):
             x_RC = x_RC.float()
             if not self.training:
-                return (x_RC - self.running_mean) * (self.running_var + _EPSILON).rsqrt()
+                return (x_RC - self.running_mean) * self.scale_C
             rows = distributed.sum_over_ranks(torch.full((), float(len(x_RC)), device=x_RC.device))
             least_one = rows.clamp(min=1)
             mean_C = distributed.differentiable_sum(x_RC.sum(0)) / least_one

@@ -17,20 +17,20 @@ from bridle_cli.progress import Progress
 @click.option(
     "--format",
     "format_",
-    type=click.Choice(["safetensors", "onnx", "torch-export"]),
+    type=click.Choice(["safetensors", "huggingface", "onnx", "torch-export"]),
     required=True,
-    help="What to write: for BRIDLE, for onnxruntime, for PyTorch alone.",
+    help="What to write: for BRIDLE, for transformers, for onnxruntime, for PyTorch alone.",
 )
 @click.option(
     "--part",
     type=click.Choice(["encoder", "tokenizer", "both"]),
     default="both",
     show_default=True,
-    help="Features, codes or both; of onnx and torch-export.",
+    help="Features, codes or both; not of safetensors.",
 )
 @click.option(
     "--dtype",
-    type=click.Choice(["fp32", "fp16", "int8"]),
+    type=click.Choice(["fp32", "fp16", "bf16", "int8"]),
     default="fp32",
     show_default=True,
     help="Of the encoder's weights; the tokenizer stays fp32. int8: onnx only.",
@@ -59,13 +59,16 @@ def command(
 ) -> None:
     """Write the model of RUN to a folder for others to load, and check that it computes the same.
 
-    safetensors loads with bridle.load. onnx and torch-export run without BRIDLE: encoder and tokenizer as programs,
-    preprocess.py with NumPy alone, a README with the lines to run them. `parity` says how far features are off on
-    real clips, and which share of the codes is equal: all, or nothing is written.
+    safetensors loads with bridle.load. huggingface loads with the Auto classes of transformers, and has a model card
+    with data, recipe and results of the run. onnx and torch-export run without BRIDLE: encoder and tokenizer as
+    programs, preprocess.py with NumPy alone, a README with the lines to run them. What `bridle eval --protocol
+    finetune --out` kept comes with its classifier. `parity` says how far features are off on real clips, and which
+    share of the codes is equal: all, or nothing is written.
 
     \b
     Examples:
       bridle export runs/recordings-audio-tiny --format safetensors --out encoder/
+      bridle export tuned/ --format huggingface --dtype bf16 --out classifier/
       bridle export runs/recordings-audio-tiny --format onnx --data recordings/ --out encoder-onnx/
       bridle export runs/photos-image-tiny --format onnx --part encoder --dtype int8 --out encoder-int8/
       bridle export runs/photos-image-tiny --format torch-export --out encoder-pt2/ --overwrite --json

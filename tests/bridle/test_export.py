@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from exports import NAMES, put_clip, tuned
 
 import bridle
 from bridle import config as configuration
-from bridle.checkpoint import save_model, snapshot
+from bridle.checkpoint import read_about, read_classifier, save_model, snapshot
 from bridle.checkpoint.model_file import Snapshot
 from bridle.config.sections import Config
 from bridle.errors import DataError, NumericalError, UsageError
 from bridle.export import export, safetensors
+from bridle.export.safetensors import noise
 from bridle.infer import Pretrained
 from bridle.model import Bridle
 from bridle.schema import Clip, Modality
@@ -65,7 +69,7 @@ def test_an_export_loads_in_three_lines_and_is_equal(tmp_path: Path, modality: s
     result = export(run, out=out)
     assert result["format"] == "safetensors"
     assert result["out"] == str(out)
-    assert result["parity"] == {"features": 0.0, "codes": True}
+    assert result["parity"] == {"features": 0.0, "codes": True, "logits": None}
     names = ["README.md", "config.yaml", "model.json", "model.safetensors", "preprocessing.json"]
     assert result["files"] == names == sorted(p.name for p in out.iterdir())
     assert [p.name for p in out.parent.iterdir()] == ["encoder"]  # nothing temporary left
@@ -73,6 +77,54 @@ def test_an_export_loads_in_three_lines_and_is_equal(tmp_path: Path, modality: s
     loaded, original, clip = bridle.load(out, device="cpu"), Pretrained(model), CLIPS[modality]
     assert torch.equal(loaded.embed(clip), original.embed(clip))
     assert torch.equal(loaded.tokenize(clip).codes_THWQ, original.tokenize(clip).codes_THWQ)
+
+
+def test_real_clips_in_a_process_of_its_own(tmp_path: Path) -> None:
+    code = """
+import sys, torch, bridle
+for modality in sys.argv[2:]:
+    model = bridle.load(f"{sys.argv[1]}/{modality}", device="cpu")
+    clip = f"{sys.argv[1]}/{modality}/{dict(audio='clip.wav', image='photo.jpg', video='clip.mp4')[modality]}"
+    torch.save([model.embed(clip), model.tokenize(clip).codes_THWQ], f"{sys.argv[1]}/{modality}.pt")
+"""
+    clips = {}
+    for modality in PATCHES:
+        export(checkpoint(tmp_path / f"{modality}-run", modality)[0], out=tmp_path / modality)
+        put_clip(modality, tmp_path / modality)
+        clips[modality] = tmp_path / modality / NAMES[modality]
+    subprocess.run([sys.executable, "-c", code, str(tmp_path), *PATCHES], check=True)
+    for modality, clip in clips.items():
+        original = Pretrained(model_of(modality))
+        vector_D, codes_THWQ = torch.load(tmp_path / f"{modality}.pt")
+        assert (vector_D - original.embed(clip)).abs().max() < 1e-5
+        assert torch.equal(codes_THWQ, original.tokenize(clip).codes_THWQ)
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_a_classifier_is_one_again(tmp_path: Path, dtype: str) -> None:
+    folder, head = tuned(model_of("image"), tmp_path / "tuned", multi=True)
+    result = export(folder, dtype=dtype, out=tmp_path / "out")
+    assert result["files"][1:3] == ["config.yaml", "head.safetensors"]
+    assert 0 <= result["parity"]["logits"] < (0.5 if dtype == "bf16" else 1e-6)
+    model, again = read_classifier(tmp_path / "out")
+    assert (again.classes, again.multi_label, again.trained_on) == (head.classes, True, head.trained_on)
+    batch = noise(model)
+    assert (again.classifier(batch) - head.classifier(batch)).abs().max() == result["parity"]["logits"]
+    assert read_about(tmp_path / "out")["finetuned"]["task"] == "folder"
+    assert "--protocol head" in (tmp_path / "out" / "README.md").read_text()
+    export(tmp_path / "out", out=tmp_path / "twice")  # and what was exported can be exported
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
+def test_smaller_weights_become_float32_again(tmp_path: Path, dtype: str) -> None:
+    run, model = checkpoint(tmp_path / "run")
+    result = export(run, dtype=dtype, out=tmp_path / "out")
+    assert 0 < result["parity"]["features"] < 0.1
+    assert result["parity"]["codes"] is True
+    assert {value.dtype for value in bridle.load(tmp_path / "out", device="cpu").model.parameters()} == {torch.float32}
+    sizes = [(folder / "model.safetensors").stat().st_size for folder in (run, tmp_path / "out")]
+    matrices = sum(one.numel() for one in model.encoder.parameters() if one.ndim > 1)
+    assert sizes[0] - sizes[1] == pytest.approx(2 * matrices, abs=200)  # and a few letters of the header
 
 
 def test_an_export_describes_itself(tmp_path: Path) -> None:
@@ -87,7 +139,7 @@ def test_an_export_describes_itself(tmp_path: Path) -> None:
 
 def test_an_untrained_model_has_no_codes_to_compare(tmp_path: Path) -> None:
     run, _ = checkpoint(tmp_path / "run", fitted=False)
-    assert export(run, out=tmp_path / "encoder")["parity"] == {"features": 0.0, "codes": None}
+    assert export(run, out=tmp_path / "encoder")["parity"] == {"features": 0.0, "codes": None, "logits": None}
 
 
 def test_outputs_are_not_overwritten_unasked(tmp_path: Path) -> None:

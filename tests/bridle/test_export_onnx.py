@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from exports import MEDIA, Exported, clip_of, code_in, expected, learned, put_clip, run_readme, saved
+from exports import MEDIA, Exported, clip_of, code_in, codes_in, expected, learned, put_clip, run_readme, saved, tuned
 from standins import PATCHES, SMALL, STATISTICS, small
 
 from bridle import api
@@ -21,6 +21,7 @@ from bridle.config.sections import Config
 from bridle.errors import DataError, EnvironmentFault, NumericalError, UsageError
 from bridle.export import onnx, parity
 from bridle.export.programs import example_of, program_of
+from bridle.export.subject import open_subject
 from bridle.model import Bridle
 from bridle.schema import Clip, PatchBatch
 
@@ -78,9 +79,43 @@ def test_the_code_in_the_read_me_runs_without_pytorch(exported: Callable[[str], 
         assert np.abs(found[name] - wanted[name]).max() < 2e-4  # preprocessing is another's, too
 
 
+def test_a_classifier_comes_along(tmp_path: Path) -> None:
+    model, out = small("image"), tmp_path / "out"
+    run, head = tuned(model, tmp_path / "run", classes=15)
+    model.encoder.load_state_dict(head.classifier.encoder.state_dict())
+    result = api.export(run, format="onnx", part="encoder", out=out, data=MEDIA / "image")
+    assert result["files"] == sorted([*FILES[:3], "classes.json", *FILES[3:5]])
+    assert result["parity"]["logits"] < 1e-4
+    assert json.loads((out / "classes.json").read_text()) == {"classes": head.classes, "multi_label": False}
+    assert "kind 11 and 3 more" in (out / "README.md").read_text()
+    wanted = expected(model, put_clip("image", out), head)
+    found = run_readme(out, {"torch", "torchaudio", "torchvision", "bridle"})
+    assert np.abs(found["logits"] - wanted["logits"]).max() < 2e-3
+
+
+def test_a_classifier_that_differs_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small("image")
+    run, head = tuned(model, tmp_path / "run")
+    model.encoder.load_state_dict(head.classifier.encoder.state_dict())
+    program = program_of(model, "encoder", classifier=head.classifier)
+
+    def opened(path: Path) -> Any:
+        def run(batch: PatchBatch) -> list[torch.Tensor]:
+            found = program(batch.x_BNP, batch.coords_BN3, batch.valid_BN)
+            return [*found[:3], found[3] + 0.01]
+
+        return run
+
+    monkeypatch.setattr(onnx, "write", lambda program, example, path, **_: path.touch())
+    monkeypatch.setattr(onnx, "opened", opened)
+    with pytest.raises(NumericalError, match="logits by up to 0"):
+        api.export(run, format="onnx", part="encoder", out=tmp_path / "out", data=MEDIA / "image")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
 def test_the_documentation_shows_the_same_code(exported: Callable[[str], Exported]) -> None:
     documentation = Path(__file__).parents[2] / "docs" / "export.md"
-    assert code_in(documentation) == code_in(exported("audio").out / "README.md")
+    assert codes_in(documentation)[0] == code_in(exported("audio").out / "README.md")
 
 
 def test_any_number_of_clips_of_any_length(exported: Callable[[str], Exported]) -> None:
@@ -99,14 +134,14 @@ def test_any_number_of_clips_of_any_length(exported: Callable[[str], Exported]) 
     assert (found[0][~batch.valid_BN] == 0).all()
 
 
-@pytest.mark.parametrize(("dtype", "share"), [("fp16", 0.75), ("int8", 0.65)])
+@pytest.mark.parametrize(("dtype", "share"), [("fp16", 0.75), ("bf16", 0.75), ("int8", 0.65)])
 def test_smaller_weights_make_smaller_files(tmp_path: Path, dtype: str, share: float) -> None:
     torch.manual_seed(0)
     wide = {**SMALL, "encoder": {"width": 64, "depth": 1, "heads": 2}}
     model = Bridle(Config.model_validate({"patches": PATCHES["image"], **wide}), STATISTICS).eval()
     run = saved(model, tmp_path / "run")
     full = tmp_path / "full.onnx"
-    onnx.write(program_of(model, "encoder"), "encoder", example_of(model), full, opset=None, half=False, int8=False)
+    onnx.write(program_of(model, "encoder"), example_of(model), full, opset=None, dtype="fp32")
     out = tmp_path / "out"
     result = api.export(run, format="onnx", out=out, part="encoder", dtype=dtype, data=MEDIA / "image")
     assert result["files"] == [name for name in FILES if name != "tokenizer.onnx"]  # and nothing in between
@@ -138,9 +173,12 @@ def test_files_say_nothing_of_the_machine(exported: Callable[[str], Exported]) -
         ({"format": "onxx"}, "did you mean 'onnx'"),
         ({"opset": 17}, "from 18 to 22"),
         ({"opset": 23}, "from 18 to 22"),
-        ({"dtype": "bf16"}, "choose from fp32, fp16, int8"),
-        ({"format": "torch-export", "dtype": "int8"}, "choose from fp32, fp16"),
-        ({"format": "safetensors", "dtype": "fp16"}, "choose from fp32"),
+        ({"dtype": "fp8"}, "choose from fp32, fp16, bf16, int8"),
+        ({"format": "torch-export", "dtype": "int8"}, "choose from fp32, fp16, bf16"),
+        ({"format": "safetensors", "dtype": "int8"}, "choose from fp32, fp16, bf16"),
+        ({"format": "huggingface", "dtype": "int8"}, "choose from fp32, fp16, bf16"),
+        ({"format": "huggingface", "part": "tokenizer"}, "comes with the encoder"),
+        ({"format": "huggingface", "opset": 20}, "--format onnx"),
         ({"format": "torch-export", "opset": 20}, "--format onnx"),
         ({"format": "safetensors", "part": "encoder"}, "--part"),
         ({"format": "safetensors", "data": "x"}, "--data"),
@@ -176,7 +214,7 @@ def test_an_output_that_exists(tmp_path: Path, exported: Callable[[str], Exporte
         api.export(one.run, format="onnx", out=tmp_path, overwrite=True)
     out = tmp_path / "again"
     api.export(one.run, format="safetensors", out=out)
-    monkeypatch.setattr(onnx, "write", lambda program, part, example, path, **_: path.touch())
+    monkeypatch.setattr(onnx, "write", lambda program, example, path, **_: path.touch())
     monkeypatch.setattr(onnx, "opened", lambda path: right(one.model, path.stem))
     assert api.export(one.run, format="onnx", out=out, overwrite=True)["files"] == FILES
 
@@ -223,7 +261,7 @@ def test_programs_that_differ_leave_nothing(
 ) -> None:
     model = small("image")
     run = saved(model, tmp_path / "run")
-    monkeypatch.setattr(onnx, "write", lambda program, part, example, path, **_: path.touch())
+    monkeypatch.setattr(onnx, "write", lambda program, example, path, **_: path.touch())
     monkeypatch.setattr(onnx, "opened", lambda path: spoilt(model, path.stem))
     with pytest.raises(NumericalError, match=said):
         api.export(run, format="onnx", out=tmp_path / "out", part=part, data=MEDIA / "image")
@@ -231,7 +269,7 @@ def test_programs_that_differ_leave_nothing(
 
 
 def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(program: Any, part: str, example: Any, path: Path, **_: Any) -> None:
+    def full(program: Any, example: Any, path: Path, **_: Any) -> None:
         path.write_bytes(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -243,20 +281,22 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_what_is_compared_on(tmp_path: Path) -> None:
-    """The shards of the run, if they are there; else noise, and that is told."""
-    model, told = small("image"), list[str]()
-    model.source = str(tmp_path / "run" / "checkpoints" / "step-00000001")
-    (tmp_path / "run").mkdir()
-    state: dict[str, Any] = {"status": "running", "preset": "", "limits": dict.fromkeys(["steps", "epochs"])}
+    """The shards of the run, if they are there; else noise, and that is told. A run that was stopped is told, too."""
+    told = list[str]()
+    run = tmp_path / "run"
+    saved(small("image"), run / "checkpoints" / "step-00000001")
+    state: dict[str, Any] = {"status": "interrupted", "preset": "", "limits": dict.fromkeys(["steps", "epochs"])}
     state["limits"]["max_minutes"] = None
     for shards, origin in ((MEDIA / "image", str(MEDIA / "image")), (tmp_path / "gone", "noise")):
-        (tmp_path / "run" / "state.json").write_text(json.dumps({**state, "shards": [str(shards)]}))
-        found = parity.material(model, None, told.append)
+        (run / "state.json").write_text(json.dumps({**state, "shards": [str(shards)]}))
+        subject = open_subject(run, told.append)
+        assert "not finished (interrupted)" in told.pop()
+        found = parity.material(subject, None, told.append)
         assert found.origin == origin
     assert len(told) == 1
     assert "--data" in told[0]
-    model.source = "exported"
-    assert parity.material(model, None, told.append).origin == "noise"
+    exported = open_subject(saved(small("image"), tmp_path / "exported"), told.append)
+    assert parity.material(exported, None, told.append).origin == "noise"
 
 
 def test_a_tie_that_float32_cannot_decide_is_no_difference() -> None:
@@ -287,7 +327,7 @@ def test_a_tie_that_float32_cannot_decide_is_no_difference() -> None:
 def test_large_weights_go_beside_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnx, "_ONE_FILE", 1000)
     model, path = small("image"), tmp_path / "tokenizer.onnx"
-    onnx.write(program_of(model, "tokenizer"), "tokenizer", example_of(model), path, opset=None, half=False, int8=False)
+    onnx.write(program_of(model, "tokenizer"), example_of(model), path, opset=None, dtype="fp32")
     assert (tmp_path / "tokenizer.onnx.data").exists()
     batch = model.patcher([view for view, _ in model.patcher.windows(clip_of("image"))])
     assert torch.equal(onnx.opened(path)(batch)[0], model.tokenize(batch))
@@ -295,7 +335,7 @@ def test_large_weights_go_beside_the_file(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_progress_is_told_as_notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[Any] = []
-    monkeypatch.setattr(onnx, "write", lambda program, part, example, path, **_: path.touch())
+    monkeypatch.setattr(onnx, "write", lambda program, example, path, **_: path.touch())
     model = small("image")
     monkeypatch.setattr(onnx, "opened", lambda path: right(model, path.stem))
     run = saved(model, tmp_path / "run")

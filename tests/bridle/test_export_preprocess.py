@@ -11,7 +11,7 @@ from exports import MEDIA, as_array, clip_of, preprocessing
 from standins import PATCHES, SMALL, STATISTICS, small
 
 from bridle.config.sections import Config
-from bridle.export import preprocess_numpy
+from bridle.export.standalone import preprocess
 from bridle.model import Bridle
 
 
@@ -38,7 +38,7 @@ def test_preprocessing_without_pytorch_makes_the_same_patches(
         if modality == "audio":  # several windows, of which the last is short
             clip.data = clip.data.repeat(4)
         batch = model.patcher([view for view, _ in model.patcher.windows(clip)])
-        found = preprocess_numpy.inputs(as_array(clip), folder)
+        found = preprocess.inputs(as_array(clip), folder)
         assert [value.dtype for value in found.values()] == [np.float32, np.int64, bool]
         assert found["patches"].shape == tuple(batch.x_BNP.shape)
         assert np.abs(found["patches"] - batch.x_BNP.numpy()).max() < 1e-4
@@ -59,7 +59,7 @@ def test_preprocessing_without_pytorch_makes_the_same_patches(
 def test_preprocessing_says_what_it_wants(tmp_path: Path, modality: str, media: Any, said: str) -> None:
     folder = preprocessing(small(modality), tmp_path)
     with pytest.raises(ValueError, match=said):
-        preprocess_numpy.inputs(media, folder)
+        preprocess.inputs(media, folder)
 
 
 def test_short_clips_have_one_padded_patch(tmp_path: Path) -> None:
@@ -69,5 +69,5 @@ def test_short_clips_have_one_padded_patch(tmp_path: Path) -> None:
         clip = clip_of("audio")
         clip.data = clip.data[2000 : 2000 + samples]
         batch = model.patcher([view for view, _ in model.patcher.windows(clip)])
-        found = preprocess_numpy.inputs(as_array(clip), folder)
+        found = preprocess.inputs(as_array(clip), folder)
         assert np.abs(found["patches"] - batch.x_BNP.numpy()).max() < 1e-4

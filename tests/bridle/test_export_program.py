@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from exports import MEDIA, Exported, clip_of, expected, learned, put_clip, run_readme, saved
+from exports import MEDIA, Exported, clip_of, expected, learned, put_clip, run_readme, saved, tuned
 from standins import small
 
 from bridle import api
@@ -27,21 +27,30 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.mark.parametrize("modality", list(MODELS))
 def test_a_program_computes_the_same_without_this_library(tmp_path: Path, modality: str) -> None:
-    model, out = MODELS[modality](), tmp_path / "out"
-    result = api.export(saved(model, tmp_path / "run"), format="torch-export", out=out, data=MEDIA / modality)
+    model, out, head = MODELS[modality](), tmp_path / "out", None
+    if modality == "video":  # one with a classifier
+        run, head = tuned(model, tmp_path / "run", multi=True)
+        model.encoder.load_state_dict(head.classifier.encoder.state_dict())
+    else:
+        run = saved(model, tmp_path / "run")
+    result = api.export(run, format="torch-export", out=out, data=MEDIA / modality)
     assert result.keys() == {"format", "out", "files", "parity"}
-    assert result["files"] == FILES
+    assert result["files"] == sorted([*FILES, *(["classes.json"] if head else [])])
     assert result["parity"]["features"] < 1e-5
     assert result["parity"]["codes"] == 1.0
     for path in out.glob("*.pt2"):
         assert b"bridle/" not in path.read_bytes()  # no paths of this machine
 
-    wanted = expected(model, put_clip(modality, out))
+    wanted = expected(model, put_clip(modality, out), head)
     found = run_readme(out, {"bridle"})
     assert found.keys() == wanted.keys()
     assert np.array_equal(found["codes"], wanted["codes"])
     for name in ("features", "class_token", "mean"):
         assert np.abs(found[name] - wanted[name]).max() < 2e-4
+    if head:
+        assert result["parity"]["logits"] < 1e-5
+        assert np.abs(found["logits"] - wanted["logits"]).max() < 2e-3
+        assert "the sigmoid of each" in (out / "README.md").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +61,18 @@ def half(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     run = saved(model, folder / "run")
     result = api.export(run, format="torch-export", dtype="fp16", out=folder / "out", data=MEDIA / "audio")
     return Exported(model, run, folder / "out", result)
+
+
+def test_bf16_is_kept_and_computed_as_float32(tmp_path: Path) -> None:
+    run, _ = tuned(small("audio"), tmp_path / "run")
+    out = tmp_path / "out"
+    result = api.export(run, format="torch-export", dtype="bf16", part="encoder", out=out, data=MEDIA / "audio")
+    figures = result["parity"]
+    assert 1e-4 < figures["features"] < 0.2
+    assert 1e-4 < figures["logits"] < 0.5
+    assert figures["tolerance"] == {"cosine": 0.99}
+    program = torch.export.load(out / "encoder.pt2")
+    assert {value.dtype for value in program.state_dict.values() if value.dim() > 1} == {torch.bfloat16}
 
 
 def test_half_the_bytes_of_the_encoder_and_the_same_codes(half: Exported) -> None:

@@ -2,6 +2,7 @@
 
     inputs = preprocess.inputs(media)          # one clip of any length: {patches, coords, valid} of its windows
     inputs = preprocess.batch([view, view])    # windows of several clips, from `preprocess.windows`
+    inputs = preprocess.rows([media, media])   # several clips, a row for each
 
 Media are float32 mono at 16 kHz `(S,)` in [-1, 1] for audio, uint8 RGB `(H, W, 3)` for an image and uint8 RGB
 `(T, H, W, 3)` for video, of any size: the central square is cut out and resized. The numbers are BRIDLE's own:
@@ -22,28 +23,39 @@ from typing import Any
 import numpy as np
 
 Array = np.ndarray[Any, Any]
+Settings = str | dict[str, Any] | None  # a folder with `preprocessing.json`, what it holds, or None: beside this file
 
 
-def inputs(media: Array, folder: str | None = None) -> dict[str, Array]:
-    """One clip -> the model's inputs, a row for each of the windows that cover it one after the other.
-
-    Args:
-        media: see above.
-        folder: that holds `preprocessing.json`; the one of this file.
-    """
-    return batch(windows(media, folder), folder)
+def inputs(media: Array, settings: Settings = None) -> dict[str, Array]:
+    """One clip -> the model's inputs, a row for each of the windows that cover it one after the other."""
+    return batch(windows(media, settings), settings)
 
 
-def windows(media: Array, folder: str | None = None) -> list[Array]:
+def windows(media: Array, settings: Settings = None) -> list[Array]:
     """Consecutive pieces that cover the whole clip; the last may be shorter. An image is one."""
-    kind, settings = _load(folder)
+    kind, settings = _opened(settings)
     return kind.windows(np.asarray(media), settings["patches"])
 
 
-def batch(views: list[Array], folder: str | None = None) -> dict[str, Array]:
+def rows(clips: list[Array], settings: Settings = None, which: str = "first", full: bool = False) -> dict[str, Array]:
+    """Several clips -> the model's inputs, padded to the longest.
+
+    Args:
+        which: "first": a row for each clip, of its first window; "all": a row for each window.
+        full: padded to the patches of a full window instead.
+    """
+    if which not in ("first", "all"):
+        raise ValueError(f'windows are "first" or "all", not {which!r}')
+    found = [windows(clip, settings) for clip in clips]
+    made = batch([view for views in found for view in (views if which == "all" else views[:1])], settings)
+    missing = math.prod(_opened(settings)[1]["grid"]) - made["valid"].shape[1] if full else 0
+    return {name: np.pad(x, [(0, 0), (0, missing), (0, 0)][: x.ndim]) for name, x in made.items()}
+
+
+def batch(views: list[Array], settings: Settings = None) -> dict[str, Array]:
     """Windows -> `patches` float32 `(B, N, P)`, `coords` int64 `(B, N, 3)` (time, row, column), `valid` bool `(B, N)`,
     which is False where a window is shorter than the longest."""
-    kind, settings = _load(folder)
+    kind, settings = _opened(settings)
     x_BCTHW, steps = kind.blocks(views, settings["patches"], settings["statistics"])
     patch, grid = settings["patch"], settings["grid"]
     x_BNP = _cut(x_BCTHW, patch)
@@ -219,8 +231,13 @@ def _resampler(side: int, size: int) -> tuple[Array, int]:
     return np.floor(0.5 + weight_OI * (1 << bits)), bits
 
 
+def _opened(settings: Settings) -> tuple[Any, dict[str, Any]]:
+    found = settings if isinstance(settings, dict) else _load(settings)
+    return {"audio": _Audio, "image": _Image, "video": _Video}[found["patches"]["modality"]], found
+
+
 @cache
-def _load(folder: str | None) -> tuple[Any, dict[str, Any]]:
+def _load(folder: str | None) -> dict[str, Any]:
     path = Path(folder) / "preprocessing.json" if folder else Path(__file__).with_name("preprocessing.json")
-    settings = json.loads(path.read_text(encoding="utf-8"))
-    return {"audio": _Audio, "image": _Image, "video": _Video}[settings["patches"]["modality"]], settings
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found

@@ -1,0 +1,87 @@
+"""What is exported: the model of a run, and the head of a classifier where it was fine-tuned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bridle.checkpoint import Head, find_checkpoint, load_model, read_about, read_classifier, read_state, run_of
+from bridle.errors import BridleError, UsageError
+from bridle.model import Bridle, Classifier
+from bridle.storage import Location, locate
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A model in evaluation mode.
+
+    Attributes:
+        about: `model.json`.
+        run: the run that pretrained it, where that can be told.
+    """
+
+    model: Bridle
+    head: Head | None
+    about: dict[str, Any]
+    run: Path | None
+
+    @property
+    def classifier(self) -> Classifier | None:
+        return self.head.classifier if self.head else None
+
+    def parts(self, part: str) -> tuple[str, ...]:
+        """ "encoder", "tokenizer", or what "both" stands for.
+
+        Raises:
+            UsageError: the tokenizer is asked for and was never fitted.
+        """
+        if part != "encoder" and not self.model.ready:
+            raise UsageError(
+                f"{self.model.source} has no codes: its codebooks were never fitted",
+                "add --part encoder, or train on: bridle pretrain",
+            )
+        return ("encoder", "tokenizer") if part == "both" else (part,)
+
+    def state(self) -> dict[str, Any]:
+        """`state.json` of the run; {} where there is none."""
+        with suppress(BridleError):
+            return read_state(self.run) if self.run else {}
+        return {}
+
+    def shards(self) -> list[Location]:
+        """What the run was trained on, where all of it can be found."""
+        places = [locate(place) for place in self.state().get("shards", [])]
+        with suppress(BridleError, OSError):
+            return places if all(place.exists() for place in places) else []
+        return []
+
+
+def open_subject(run: Path, tell: Callable[[str], None]) -> Subject:
+    """The newest checkpoint of a run, a checkpoint, an export, or what fine-tuning kept.
+
+    Args:
+        tell: told if the run has not come to its end.
+
+    Raises:
+        DataError: there is no model that can be used.
+    """
+    folder = find_checkpoint(run)
+    about = read_about(folder)
+    head = None
+    if "classifier" in about:
+        model, head = read_classifier(folder)
+    else:
+        model = load_model(folder)
+    subject = Subject(model.eval().requires_grad_(False), head, about, _pretrained_by(folder, about))
+    status = subject.state().get("status", "complete")
+    if status != "complete" and not head:
+        tell(f"{subject.run} is not finished ({status}): what is exported is {folder.name}")
+    return subject
+
+
+def _pretrained_by(folder: Path, about: dict[str, Any]) -> Path | None:
+    tuned = about.get("finetuned")
+    return run_of(str(tuned.get("checkpoint", ""))) if isinstance(tuned, dict) else run_of(str(folder))
