@@ -222,11 +222,11 @@ def _row(one: dict[str, Any]) -> tuple[str, ...] | None:
         return "" if not isinstance(x, int | float) else f"{100 * x:.1f} %" if share else f"{x:.4g}"
 
     low, high = ends if isinstance(ends, list) and len(ends) == 2 else (None, None)
-    pool, checkpoint = one.get("pool"), str(one.get("checkpoint", ""))
+    checkpoint = str(one.get("checkpoint", ""))
     return (
         str(one.get("task", "")),
         PurePosixPath(str(one.get("data", ""))).name,
-        f"{one.get('protocol', '')}{f', {pool}' if pool else ''}",
+        _judged_by(one),
         str(one.get("metric", "")),
         show(value),
         f"{show(low)} to {show(high)}" if low is not None else "",
@@ -234,6 +234,19 @@ def _row(one: dict[str, Any]) -> tuple[str, ...] | None:
         str(one.get("n_test", "")),
         "untrained" if checkpoint == "random" else PurePosixPath(checkpoint).name,
     )
+
+
+def _judged_by(one: dict[str, Any]) -> str:
+    """The protocol, and what else tells one row from the next."""
+    protocol, pool, recipe = str(one.get("protocol", "")), one.get("pool"), one.get("recipe")
+    said = [protocol, *([str(pool)] if pool and pool != protocol else [])]
+    if isinstance(recipe, dict):
+        said += [
+            f"{key} {recipe[key]:g}" for key in ("epochs", "lr", "mixup", "cutmix", "mask_time") if recipe.get(key)
+        ]
+    if one.get("views"):
+        said.append(f"views {one['views']}")
+    return ", ".join(said)
 
 
 def _table(columns: Sequence[str], rows: Any) -> str:
