@@ -205,7 +205,9 @@ def command(
         return
     console.result({key: result[key] for key in _SHOWN if result.get(key) not in (None, {}, [])})
     if result["skipped"]:
-        console.note(f"files that could not be read: {len(result['skipped'])}; --json lists them")
+        console.note(f"files that could not be read: {len(result['skipped'])}; --verbose and --json list them")
+        for one in result["skipped"]:
+            console.detail(f"skipped {one['file']}: {one['reason']}")
     if "per_level" in result:
         levels = result["per_level"]
         console.table(list(levels[0]), [list(level.values()) for level in levels])
