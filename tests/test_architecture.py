@@ -21,7 +21,7 @@ LAYERS = (
     ("checkpoint",),
     ("train", "infer"),
     ("evaluate", "export"),
-    ("report", "doctor"),
+    ("report", "doctor", "starter"),
     ("api",),
 )
 LEVEL = {package: level for level, packages in enumerate(LAYERS) for package in packages}
