@@ -19,7 +19,8 @@ import click
 from click.shell_completion import shell_complete
 
 from bridle import __version__
-from bridle.errors import BridleError, ConfigError, Interrupted, UsageError, nearest
+from bridle.errors import BridleError, ConfigError, Interrupted, UsageError
+from bridle_cli import options
 from bridle_cli.console import Console
 
 COMMANDS = (
@@ -41,7 +42,7 @@ _INTERRUPTED = 130
 _ENVIRONMENT = 5
 
 
-class _Commands(click.Group):
+class _Commands(options.Group):
     """Imports a command's file when the command is asked for; the files import no torch."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -52,13 +53,6 @@ class _Commands(click.Group):
             return None
         command: click.Command = importlib.import_module(f"bridle_cli.commands.{cmd_name}").command
         return command
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
-            raise click.UsageError(f"No such command '{args[0]}'; {nearest(args[0], COMMANDS)}", ctx)
-        return super().resolve_command(ctx, args)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

@@ -10,9 +10,22 @@ from typing import Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
+from bridle.errors import nearest
 from bridle_cli.console import Console
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+class Group(click.Group):
+    """Names the nearest of its commands for one that it does not have."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        known = self.list_commands(ctx)
+        if args and not args[0].startswith("-") and args[0] not in known:
+            raise click.UsageError(f"No such command '{args[0]}'; {nearest(args[0], known)}", ctx)
+        return super().resolve_command(ctx, args)
 
 
 class _Place(click.Path):

@@ -27,7 +27,7 @@ LAYERS = (
 LEVEL = {package: level for level, packages in enumerate(LAYERS) for package in packages}
 # The nouns and the errors are spoken by everybody, `config` included: they may be used inside the lowest layer too.
 WORDS = ("schema", "errors")
-CLI_MAY_IMPORT = ("bridle.api", "bridle.errors", "bridle.config")
+CLI_MAY_IMPORT = ("bridle.api", "bridle.errors", "bridle.config", "bridle.__version__")
 
 # Where code may look at which modality it has, and why.
 MODALITY_PLACES = {

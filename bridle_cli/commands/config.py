@@ -13,7 +13,7 @@ from bridle_cli.console import Console
 from bridle_cli.progress import Progress
 
 
-@click.group(name="config")
+@click.group(name="config", cls=options.Group)
 def command() -> None:
     """Look at configurations, check and compare them.
 

@@ -102,7 +102,7 @@ def test_a_file_name_cannot_move_the_cursor(failing, capsys) -> None:
         (["pretrain", "--steps", "5", "--epochs", "2"], "exclude each other"),
         (["pretrain", "--resume", "runs/x", "--steps", "5"], "--steps"),
         (["config", "show"], "--preset"),
-        (["config", "shwo"], "show"),
+        (["config", "shwo"], "did you mean 'show'"),
         (["config", "validate"], "FILE"),
         (["config", "diff", "audio-tiny"], "'B'"),
         (["config", "show", "--preset", "audio-tiny", "--quiet", "--verbose"], "exclude each other"),
