@@ -81,14 +81,15 @@ def config_validate(
         ConfigError: every mistake of every file.
         DataError: no shards that fit.
     """
-    found, failed = [], list[ConfigError]()
+    found, failed = [], list[tuple[str | Path, ConfigError]]()
     for file in files:
         try:
             found.append(_validate(Path(file), preset, sets, shards, on_event or silent))
         except ConfigError as error:
-            failed.append(error)
+            failed.append((file, error))
     if failed:
-        raise ConfigError("\n".join(error.message for error in failed), failed[0].hint)
+        told = [why.message if str(file) in why.message else f"{file}: {why.message}" for file, why in failed]
+        raise ConfigError("\n".join(told), failed[0][1].hint)
     return found
 
 

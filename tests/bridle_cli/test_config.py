@@ -51,7 +51,8 @@ def test_validate_reports_all_mistakes_of_all_files(tmp_path: Path, capsys) -> N
     one = write(tmp_path / "one.yaml", "extends: audio-tiny\noptim:\n  lr: fast\nmaks:\n  ratio: 0.5\n")
     two = write(tmp_path / "two.yaml", "extends: audio-tny\n")
     good = write(tmp_path / "good.yaml", "extends: image-tiny\n")
-    assert main(["config", "validate", one, good, two, str(tmp_path / "three.yaml")]) == 3
+    bare = write(tmp_path / "bare.yaml", "optim: {lr: 0.1}\n")
+    assert main(["config", "validate", one, good, two, str(tmp_path / "three.yaml"), bare]) == 3
     out, err = capsys.readouterr()
     assert out == ""
     for said in (
@@ -59,6 +60,7 @@ def test_validate_reports_all_mistakes_of_all_files(tmp_path: Path, capsys) -> N
         f"maks.ratio ({one}:5): unknown key; did you mean 'mask.ratio'",
         f"extends ({two}:1): there is no preset 'audio-tny'; did you mean 'audio-tiny'",
         "three.yaml: No such file",
+        f"{bare}: The configuration names no modality",
     ):
         assert said in err
     assert "good.yaml" not in err and "Traceback" not in err
