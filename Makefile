@@ -5,13 +5,26 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 BENCH_READY := $(VENV)/.bench-ready
 
-.PHONY: demo test lint docs bench clean
+.PHONY: demo test test-minimal test-latest lint docs bench clean
 
 demo: $(READY)
 	$(BIN)/python benchmarks/demo.py
 
 test: $(READY)
 	$(BIN)/python -m pytest
+
+# The same tests with the lowest versions that setup.cfg allows, and with the newest, each in an environment of its own
+# (5 GB, made anew: the newest are others tomorrow). By hand before a release and after a change of the ranges.
+test-minimal:
+	$(PYTHON) -m venv --clear $(VENV)-minimal
+	$(VENV)-minimal/bin/python -m pip install --quiet --disable-pip-version-check \
+		--constraint constraints-minimal.txt --editable '.[test]'
+	$(VENV)-minimal/bin/python -m pytest
+
+test-latest:
+	$(PYTHON) -m venv --clear $(VENV)-latest
+	$(VENV)-latest/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	$(VENV)-latest/bin/python -m pytest
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -34,7 +47,7 @@ $(BENCH_READY): $(READY)
 	touch $(BENCH_READY)
 
 clean:
-	rm -rf $(VENV) build site *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-minimal $(VENV)-latest build site *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
 $(READY): setup.cfg pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -20,8 +20,17 @@ from bridle.errors import BridleError
 from bridle.storage.cache import cache_folder
 
 Status = Literal["ok", "note", "warning", "fault"]
-_EXTRAS = {"s3": "s3fs", "onnx": "onnxruntime", "huggingface": "transformers", "parquet": "pyarrow"}
-_EXTRAS |= {"search": "faiss-cpu", "ray": "ray", "tensorboard": "tensorboard", "plots": "matplotlib"}
+_EXTRAS = {
+    "s3": "s3fs",
+    "onnx": "onnxruntime",
+    "huggingface": "transformers",
+    "parquet": "pyarrow",
+    "search": "faiss-cpu",
+    "ray": "ray",
+    "tensorboard": "tensorboard",
+    "wandb": "wandb",
+    "plots": "matplotlib",
+}
 _GIGABYTE = 10**9
 _LEAST_DISK_GB = 5
 _LEAST_SHARED_GB = 1

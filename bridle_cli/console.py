@@ -1,12 +1,15 @@
 """What the user sees: results on stdout, everything else on stderr.
 
-rich is imported at the first line that is printed, and paints only terminals (it honours `NO_COLOR`).
+rich is imported at the first line that is printed, and paints only terminals. `NO_COLOR` takes the colours away,
+`FORCE_COLOR` paints pipes too. What moves the cursor (bars) is for a terminal alone, and neither for a dumb one nor for
+a notebook, whose cells keep what was overwritten.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
@@ -19,11 +22,12 @@ _PIPE_WIDTH = 200  # columns of a table that is not on a terminal: names are wor
 
 
 class Console:
-    """One for each run of the command line; the shared options set its three switches.
+    """One for each run of the command line; the shared options set its four switches.
 
     Attributes:
         json: results are JSON objects instead of tables.
         quiet: no progress and no notes; warnings and errors stay.
+        verbose: every step of the progress, every skipped file, where settings come from, how long what took.
         debug: a failure shows its traceback.
         arguments: of the command line, for commands that start others like themselves.
     """
@@ -32,6 +36,7 @@ class Console:
         self.arguments = list(arguments)
         self.json = False
         self.quiet = False
+        self.verbose = False
         self.debug = False
 
     @cached_property
@@ -41,6 +46,16 @@ class Console:
     @cached_property
     def err(self) -> RichConsole:
         return _rich(sys.stderr)
+
+    @property
+    def animated(self) -> bool:
+        """Whether stderr can be drawn on: a terminal, and not one of a notebook's cells."""
+        return sys.stderr.isatty() and not self.err.is_dumb_terminal and not _in_notebook()
+
+    def detail(self, text: str) -> None:
+        """Something for who asked for --verbose, on stderr."""
+        if self.verbose:
+            self.note(text)
 
     def note(self, text: str) -> None:
         """Something good to know, on stderr."""
@@ -114,8 +129,19 @@ def _rich(stream: TextIO) -> RichConsole:
     from rich.console import Console as RichConsole
 
     return RichConsole(
-        file=stream, width=None if stream.isatty() else _PIPE_WIDTH, markup=False, highlight=False, emoji=False
+        file=stream,
+        width=None if stream.isatty() else _PIPE_WIDTH,
+        markup=False,
+        highlight=False,
+        emoji=False,
+        force_terminal=False if _in_notebook() else None,
+        force_jupyter=False,
     )
+
+
+def _in_notebook() -> bool:
+    """Whether a Jupyter kernel runs this or started it: `!bridle` has a terminal there, with FORCE_COLOR set."""
+    return "JPY_PARENT_PID" in os.environ
 
 
 def _cell(value: Any) -> str:

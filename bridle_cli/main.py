@@ -10,17 +10,22 @@ import errno
 import importlib
 import os
 import sys
+import time
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 
 import click
 from click.shell_completion import shell_complete
 
-from bridle.errors import BridleError, ConfigError, Interrupted, UsageError, nearest
+from bridle import __version__
+from bridle.errors import BridleError, ConfigError, Interrupted, UsageError
+from bridle_cli import options
 from bridle_cli.console import Console
 
 COMMANDS = (
     "shard",
+    "init",
     "pretrain",
     "tokenize",
     "embed",
@@ -39,7 +44,7 @@ _INTERRUPTED = 130
 _ENVIRONMENT = 5
 
 
-class _Commands(click.Group):
+class _Commands(options.Group):
     """Imports a command's file when the command is asked for; the files import no torch."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -51,25 +56,20 @@ class _Commands(click.Group):
         command: click.Command = importlib.import_module(f"bridle_cli.commands.{cmd_name}").command
         return command
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
-            raise click.UsageError(f"No such command '{args[0]}'; {nearest(args[0], COMMANDS)}", ctx)
-        return super().resolve_command(ctx, args)
-
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(None, "--version", package_name="bridle")
+@click.version_option(__version__, "--version", prog_name="bridle")
 def commands() -> None:
     """Raw audio, images or video in; a pretrained encoder and discrete tokens out.
 
     \b
-    bridle shard RAW --modality audio --labels folder     media -> tar shards in shards/RAW
-    bridle pretrain --shards shards/RAW                   shards -> a run in runs/
-    bridle tokenize clip.wav                              files -> discrete codes
-    bridle eval --task folder --data shards/RAW           how good are the features?
-    bridle export runs/NAME --format safetensors --out encoder/
+    Examples:
+      bridle shard RAW --modality audio --labels folder     # media -> tar shards in shards/RAW
+      bridle init --shards shards/RAW                       # shards -> a commented configuration
+      bridle pretrain --shards shards/RAW                   # shards -> a run in runs/
+      bridle tokenize clip.wav                              # files -> discrete codes
+      bridle eval --task folder --data shards/RAW           # how good are the features?
+      bridle export runs/NAME --format safetensors --out encoder/
     """
 
 
@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments without the program's name; `None` takes the process's own.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    console = Console(arguments)
+    console, began = Console(arguments), time.monotonic()
     try:
         if argv is None and (asked := os.environ.get(COMPLETE)):
             return shell_complete(commands, {"obj": console}, "bridle", COMPLETE, asked)
@@ -96,6 +96,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         if console.debug:
             traceback.print_exception(error, file=sys.stderr)
         return _report(error, console)
+    finally:
+        if console.verbose:
+            with suppress(OSError):
+                console.detail(_used(time.monotonic() - began))
+
+
+def _used(seconds: float) -> str:
+    """Versions, time and memory: what a report of a problem should say. Loads nothing that is not loaded."""
+    import platform
+    from importlib.metadata import version
+
+    names = [
+        name for name in ("torch", "torchaudio", "torchvision", "numpy", "av", "onnxruntime") if name in sys.modules
+    ]
+    libraries = [f"{name} {version(name)}" for name in names]
+    parts = [f"bridle {__version__}", f"Python {platform.python_version()}", *libraries, f"{seconds:.2f} s"]
+    with suppress(ImportError):  # Windows has none
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        parts.append(f"{peak / (1e6 if sys.platform == 'darwin' else 1e3):.0f} MB at most")
+    return ", ".join(parts)
 
 
 def _report(error: BaseException, console: Console) -> int:

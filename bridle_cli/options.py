@@ -10,9 +10,22 @@ from typing import Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
+from bridle.errors import nearest
 from bridle_cli.console import Console
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+class Group(click.Group):
+    """Names the nearest of its commands for one that it does not have."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        known = self.list_commands(ctx)
+        if args and not args[0].startswith("-") and args[0] not in known:
+            raise click.UsageError(f"No such command '{args[0]}'; {nearest(args[0], known)}", ctx)
+        return super().resolve_command(ctx, args)
 
 
 class _Place(click.Path):
@@ -77,16 +90,20 @@ def _switch(name: str, help_text: str) -> Callable[[_Command], _Command]:
     """A flag that sets the console's attribute of the same name as soon as it is read."""
 
     def turn_on(context: click.Context, _: click.Parameter, value: bool) -> None:
-        if value:
-            setattr(context.find_object(Console), name, True)
+        console = context.find_object(Console)
+        if value and console:
+            setattr(console, name, True)
+            if console.quiet and console.verbose:
+                raise click.UsageError("--quiet and --verbose exclude each other.", context)
 
     return click.option(f"--{name}", is_flag=True, is_eager=True, expose_value=False, callback=turn_on, help=help_text)
 
 
 def shared(command: _Command) -> _Command:
-    """`--json`, `--quiet` and `--debug`: every command has them."""
+    """`--json`, `--quiet`, `--verbose` and `--debug`: every command has them."""
     for switch in (
         _switch("debug", "Show the traceback of a failure."),
+        _switch("verbose", "Every step and skipped file, where settings come from, how long what took, versions."),
         _switch("quiet", "No progress and notes; warnings and errors stay."),
         _switch("json", "Print the result as JSON."),
     ):

@@ -1,4 +1,5 @@
-"""Progress of long commands on stderr: bars on a terminal, a plain line every ten seconds elsewhere.
+"""Progress of long commands on stderr: bars on a terminal, a plain line every ten seconds elsewhere. With --verbose
+every event is a line, on terminals too, and at the end stands how long each stage took.
 
 The library reports events, `on_event(kind, **fields)`; the classes here turn them into bars and lines.
 """
@@ -29,11 +30,12 @@ class Progress:
         self._console = console
         self._bars: RichProgress | None = None
         self._task: Any = None
-        self._spoke = time.monotonic()
+        self._began = self._spoke = time.monotonic()
+        self._stages: dict[str, float] = {}  # name -> when it was first heard of
         self.done = 0  # of what is under way
 
     def __enter__(self) -> Self:
-        if not self._console.quiet and self._console.err.is_terminal:
+        if self._console.animated and not self._console.quiet and not self._console.verbose:
             from rich.progress import BarColumn, TextColumn
 
             self._bars = _bars_above_more()(
@@ -51,6 +53,9 @@ class Progress:
     ) -> None:
         if self._bars:
             self._bars.stop()
+        starts, names = [self._began, *self._stages.values(), time.monotonic()], ["before that", *self._stages]
+        for name, began, end in zip(names, starts, starts[1:]) if self._stages else ():
+            self._console.detail(f"{name}: {end - began:.2f} s")
 
     def __call__(self, kind: str, **fields: Any) -> None:
         """One event; kinds that a class does not know are not shown."""
@@ -68,6 +73,9 @@ class Progress:
     def _note(self, message: str, **_: Any) -> None:
         self._console.note(message)
 
+    def _detail(self, message: str, **_: Any) -> None:
+        self._console.detail(message)
+
     def _begin(self, name: str, total: float | None) -> None:
         """A new bar; the one before stays above it."""
         if self._bars:
@@ -76,11 +84,12 @@ class Progress:
     def _advance(self, name: str, done: float, total: float | None, count: str, details: str) -> None:
         if self._console.quiet:
             return
+        self._stages.setdefault(name, time.monotonic())
         if self._bars:
             if self._task is None:
                 self._begin(name, total)
             self._bars.update(self._task, description=name, completed=done, total=total, count=count, details=details)
-        elif time.monotonic() - self._spoke >= _PLAIN_EVERY_S or (total and done >= total):
+        elif self._console.verbose or time.monotonic() - self._spoke >= _PLAIN_EVERY_S or (total and done >= total):
             self._spoke = time.monotonic()
             self._console.note(f"{name} {count}  {details}".rstrip())
 

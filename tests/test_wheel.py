@@ -1,53 +1,159 @@
-"""What is installed holds what is needed: a wheel, unpacked elsewhere, finds its own data."""
+"""What is released holds what is needed: sdist, the wheel made of it, and that installed where nothing else is ours.
+
+A full installation would fetch 5 GB of libraries. Here a new environment looks them up where the tests run, by a `.pth`
+that carries no editable bridle; so this says nothing on whether pip can resolve the ranges of setup.cfg: that is what
+`make test-minimal` and `make test-latest` do.
+"""
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import sysconfig
+import tarfile
 import zipfile
+from dataclasses import dataclass
+from importlib.metadata import distributions
 from pathlib import Path
+from typing import Any
+
+import pytest
+from standins import SMALL_RUN
 
 import bridle
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = (".yaml", ".html", ".css", ".js", ".typed")
+BUILD = "from setuptools import build_meta; import sys; build_meta.build_sdist(sys.argv[1])"
 ASK = """
-import bridle
+import bridle, sys
 from bridle.config import presets
 from bridle.evaluate.finetune.recipe import load_recipe, recipe_names
 from bridle.report.page import render
 from bridle.tasks import load_task, task_names
-assert bridle.__file__.startswith({place!r}), bridle.__file__
+assert bridle.__file__.startswith(sys.prefix), bridle.__file__
 assert len(presets()) >= 15 and len([load_task(name) for name in task_names()]) >= 9
 assert len([load_recipe(name, "", "audio") for name in recipe_names()]) >= 8
 """
+SCRIPT = """
+import bridle
+from bridle import api
+
+plan = api.pretrain("shards/photos", recipe=api.Recipe(preset="image-tiny"), dry_run=True)
+version: str = bridle.__version__
+reveal_type(plan)
+api.pretrain("shards/photos", recipe="image-tiny")
+"""
 
 
-def test_a_wheel_holds_all_that_the_tree_holds(tmp_path: Path) -> None:
-    source = tmp_path / "source"
-    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".*", "build", "*.egg-info", "runs", "tests"))
-    (tmp_path / "wheels").mkdir()
-    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir"]
-    subprocess.run([*pip, str(tmp_path / "wheels"), str(source)], check=True, timeout=240)
-    (wheel,) = (tmp_path / "wheels").glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        names = {*archive.namelist()}
-        archive.extractall(tmp_path / "installed")
-    wanted = {
-        path.relative_to(ROOT).as_posix()
-        for package in ("bridle", "bridle_cli")
-        for path in (ROOT / package).rglob("*")
-        if path.suffix in (".py", *DATA) and "__pycache__" not in path.parts
-    }
-    assert wanted - names == set()
-    place = str(tmp_path / "installed")
-    environment = {**os.environ, "PYTHONPATH": place}
-    subprocess.run(
-        [sys.executable, "-c", ASK.format(place=place)], cwd=tmp_path, env=environment, check=True, timeout=240
+@dataclass(frozen=True, slots=True)
+class Released:
+    sdist: Path
+    wheel: Path
+    prefix: Path
+
+    def run(self, *words: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        """A program of the new environment, away from the checkout."""
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
+        program = [str(self.prefix / "bin" / words[0]), *words[1:]]
+        return subprocess.run(program, env=clean, capture_output=True, text=True, timeout=240, **options)
+
+    def must(self, *words: str, **options: Any) -> str:
+        done = self.run(*words, **options)
+        assert done.returncode == 0, f"{' '.join(words)}: {done.stdout[-1000:]} {done.stderr[-2000:]}"
+        return done.stdout
+
+
+@pytest.fixture(scope="module")
+def released(tmp_path_factory: pytest.TempPathFactory) -> Released:
+    work = tmp_path_factory.mktemp("release")
+    prefix, dist = work / "clean", work / "dist"
+    subprocess.run([sys.executable, "-m", "venv", str(prefix)], check=True, timeout=120)
+    # The backend that pyproject.toml asks for; everything after works without the registry.
+    fetch = [str(prefix / "bin/python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*fetch, "setuptools>=77", "wheel"], check=True, timeout=120)
+    clean = Released(dist, dist, prefix)
+    source = work / "source"
+    shutil.copytree(
+        ROOT, source, ignore=shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "runs", "__pycache__")
     )
+    dist.mkdir()
+    clean.must("python", "-c", BUILD, str(dist), cwd=source)
+    (sdist,) = dist.glob("*.tar.gz")
+    offline = ("--no-deps", "--no-index", "--no-build-isolation", "--quiet", "--disable-pip-version-check")
+    clean.must("python", "-m", "pip", "wheel", *offline, "--wheel-dir", str(dist), str(sdist))
+    (wheel,) = dist.glob("*.whl")
+    clean.must("python", "-m", "pip", "install", *offline, str(wheel))
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    site = prefix / "lib" / version / "site-packages"
+    # A path in a .pth comes without the .pth files that lie there, such as the one of an editable bridle.
+    (site / "libraries-of-the-tests.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return Released(sdist, wheel, prefix)
 
 
-def test_the_citation_is_of_this_version() -> None:
+def names_below(*folders: str, suffixes: tuple[str, ...]) -> set[str]:
+    return {
+        path.relative_to(ROOT).as_posix()
+        for folder in folders
+        for path in (ROOT / folder).rglob("*")
+        if path.suffix in suffixes and "__pycache__" not in path.parts
+    }
+
+
+def test_the_wheel_holds_the_packages_and_nothing_else(released: Released) -> None:
+    with zipfile.ZipFile(released.wheel) as archive:
+        names = {*archive.namelist()}
+    assert names_below("bridle", "bridle_cli", suffixes=(".py", *DATA)) - names == set()
+    assert {name.split("/")[0] for name in names} == {"bridle", "bridle_cli", f"bridle-{bridle.__version__}.dist-info"}
+
+
+def test_the_sdist_holds_the_tests_and_what_they_read(released: Released) -> None:
+    with tarfile.open(released.sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    wanted = names_below("bridle", "bridle_cli", "tests", suffixes=(".py", *DATA, ".wav", ".jpg", ".mp4"))
+    wanted |= {"setup.cfg", "pyproject.toml", "README.md", "LICENSE", "constraints.txt", "constraints-minimal.txt"}
+    assert wanted - names == set()
+    assert released.sdist.stat().st_size < 8_000_000
+
+
+def test_one_version_everywhere(released: Released) -> None:
     assert f"version: {bridle.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+    assert released.wheel.name == f"bridle-{bridle.__version__}-py3-none-any.whl"
+    assert released.must("bridle", "--version") == f"bridle, version {bridle.__version__}\n"
+    asked = "from importlib.metadata import version; print(version('bridle'))"
+    assert released.must("python", "-c", asked).strip() == bridle.__version__
+
+
+def test_the_installed_package_runs_without_the_checkout(released: Released, sample: Path, tmp_path: Path) -> None:
+    released.must("python", "-c", ASK, cwd=tmp_path)
+    assert "Examples:" in released.must("bridle", "--help", cwd=tmp_path)
+    checks = json.loads(released.must("bridle", "doctor", "--json", cwd=tmp_path))["findings"]
+    assert [one for one in checks if one["status"] == "fault"] == []
+    released.must("bridle", "shard", str(sample / "image"), "--out", "photos", "--workers", "1", cwd=tmp_path)
+    small = [word for one in SMALL_RUN for word in ("--set", one)]
+    train = ["pretrain", "--shards", "photos", "--preset", "image-tiny", "--steps", "2", "--device", "cpu", "--json"]
+    assert json.loads(released.must("bridle", *train, *small, cwd=tmp_path))["steps"] == 2
+
+
+def test_its_dependencies_are_there(released: Released) -> None:
+    """`pip check` also looks at packages that are none of ours."""
+    told = released.run("python", "-m", "pip", "check", "--disable-pip-version-check").stdout
+    assert [line for line in told.splitlines() if line.startswith("bridle ")] == []
+
+
+def test_types_reach_who_imports_it(released: Released, tmp_path: Path) -> None:
+    """`py.typed`: a checker believes the annotations of the installed package; without it all would be Any."""
+    if not any(one.name == "mypy" for one in distributions()):
+        pytest.skip("needs mypy")
+    (tmp_path / "script.py").write_text(SCRIPT)
+    (tmp_path / "mypy.ini").write_text("[mypy]\n[mypy-torch.*,numpy.*]\nfollow_imports = skip\n")
+    check = [sys.executable, "-m", "mypy", "--python-executable", str(released.prefix / "bin/python"), "script.py"]
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    told = subprocess.run(check, cwd=tmp_path, env=clean, capture_output=True, text=True, timeout=240).stdout
+    assert re.search(r'script.py:7: note: Revealed type is ".*dict\[.*str, Any\]"', told), told
+    assert 'script.py:8: error: Argument "recipe" to "pretrain" has incompatible type "str"' in told, told
+    assert "Found 1 error" in told, told

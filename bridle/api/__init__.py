@@ -8,6 +8,7 @@ Raw media and shards may lie in object storage: `s3://bucket/folder`, as text. I
 function imports what it needs.
 """
 
+from bridle.api.configuration import config_diff, config_validate, init
 from bridle.api.data import shard, shard_info, shard_verify
 from bridle.api.evaluation import compare, evaluate, tasks
 from bridle.api.machine import doctor
@@ -21,10 +22,13 @@ from bridle.config.recipe import Recipe
 __all__ = [
     "Recipe",
     "compare",
+    "config_diff",
+    "config_validate",
     "doctor",
     "embed",
     "evaluate",
     "export",
+    "init",
     "launch",
     "load",
     "pick_device",

@@ -48,7 +48,7 @@ def pretrain(
     from bridle.train import pretrain as run
 
     with distributed.group(picked := pick_device(device)):
-        config, preset, manifests = distributed.together(lambda: _prepare(locate(shards), recipe or Recipe()))
+        config, preset, manifests = distributed.together(lambda: prepare(locate(shards), recipe or Recipe()))
         name = f"{_set_name(manifests, locate(shards))}-{preset or 'custom'}"
         root = Path(out) if out else RUNS
         begun = distributed.first_decides(
@@ -59,6 +59,8 @@ def pretrain(
         folder = distributed.first_decides(lambda: Path(out) if out else _free_run(name))
         report = _report(on_event)
         report("run", path=str(folder))
+        for message in _read(config, preset, manifests):
+            report("detail", message=message)
         return run(
             config,
             manifests,
@@ -134,7 +136,7 @@ def runs(root: str | Path = RUNS) -> list[dict[str, Any]]:
     return list_runs(Path(root))
 
 
-def _prepare(shards: Location, recipe: Recipe | Config) -> tuple[Config, str, list[Manifest]]:
+def prepare(shards: Location, recipe: Recipe | Config) -> tuple[Config, str, list[Manifest]]:
     """Configuration, its preset and the sets of its modality; a recipe adapts to them, a configuration stays."""
     from bridle.config import extends
     from bridle.schema import Modality
@@ -148,6 +150,18 @@ def _prepare(shards: Location, recipe: Recipe | Config) -> tuple[Config, str, li
     manifests = find_sets(shards, Modality(modality) if modality else None)
     config, preset = recipe.load(f"{manifests[0].modality}-tiny", merge_extent(manifests))
     return config, preset, manifests
+
+
+def _read(config: Config, preset: str, manifests: Sequence[Manifest]) -> list[str]:
+    """Which sets, and what is not as in the preset."""
+    from bridle.config import differences, load
+
+    told = [
+        f"reads {one.place}: {one.samples} clips, {one.bytes / 1e6:.1f} MB, tars: {len(one.shards)}"
+        for one in manifests
+    ]
+    changed = [f"{row['key']} {row.get('b')}" for row in differences(load(preset), config)] if preset else []
+    return [*told, f"not as in the preset {preset}: {', '.join(changed) or 'nothing'}"]
 
 
 def _found(folder: Path, shards: str | Path | None, sets: Sequence[str]) -> tuple[Config, list[Manifest], str]:

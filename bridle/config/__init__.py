@@ -10,13 +10,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bridle.config.compare import differences
     from bridle.config.loading import dump, extends, load, presets
     from bridle.config.sections import Config
 
-__all__ = ["Config", "dump", "extends", "load", "presets"]
+__all__ = ["Config", "differences", "dump", "extends", "load", "presets"]
 
 _HOME = {
     "Config": "sections",
+    "differences": "compare",
     "dump": "loading",
     "extends": "loading",
     "load": "loading",

@@ -57,7 +57,7 @@ def load(
 
     Args:
         preset: a name of `presets()`; `None` takes the one that the file extends.
-        file: YAML with the same sections as a preset; it may say `extends: PRESET`.
+        file: YAML with the same sections as a preset; it may say `extends: PRESET`. A run stands for its `config.yaml`.
         sets: `section.key=value`, values as YAML.
         flags: values of command-line flags by dotted key; `None` values are left out.
         extent: of the corpus; the preset's sizes shrink to it where nobody set them by hand (see `adapt.py`).
@@ -136,6 +136,9 @@ def _read_preset(name: str, below: tuple[str, ...] = ()) -> Settings:
 
 
 def _read_file(path: Path) -> tuple[Settings, str | None]:
+    """Of a file, or of the run (or export) in a folder."""
+    if path.is_dir():
+        path = path / "config.yaml"
     try:
         text = path.read_text("utf-8")
     except UnicodeDecodeError:
@@ -158,6 +161,11 @@ def _read_yaml(text: str, origin: str, *, lines: bool) -> tuple[Settings, str | 
     parent = settings.pop("extends", None)
     if parent is not None and not isinstance(parent.value, str):
         raise ConfigError(f"extends ({parent.origin}): wanted the name of a preset, got {_show(parent.value)}.")
+    if parent is not None and parent.value not in presets():
+        raise ConfigError(
+            f"extends ({parent.origin}): there is no preset '{parent.value}'; {nearest(parent.value, presets())}",
+            "Presets: " + ", ".join(presets()),
+        )
     return settings, parent.value if parent else None
 
 

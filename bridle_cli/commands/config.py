@@ -1,4 +1,4 @@
-"""`bridle config show`: the configuration that a command would run with."""
+"""`bridle config`: the configuration that a command would run with, whether it is sound, and how two differ."""
 
 from __future__ import annotations
 
@@ -6,15 +6,23 @@ from pathlib import Path
 
 import click
 
-from bridle import config
+from bridle import api, config
 from bridle.errors import UsageError
 from bridle_cli import options
 from bridle_cli.console import Console
+from bridle_cli.progress import Progress
 
 
-@click.group(name="config")
+@click.group(name="config", cls=options.Group)
 def command() -> None:
-    """Look at configurations."""
+    """Look at configurations, check and compare them.
+
+    \b
+    Examples:
+      bridle config show --preset audio-tiny > mine.yaml
+      bridle config validate mine.yaml
+      bridle config diff audio-tiny mine.yaml
+    """
 
 
 @command.command()
@@ -31,6 +39,7 @@ def show(console: Console, preset: str | None, config_file: Path | None, sets: t
       bridle config show --preset audio-tiny
       bridle config show --preset audio-tiny --set optim.lr=3e-4 > mine.yaml
       bridle config show --config mine.yaml --json
+      bridle config show --config runs/recordings-audio-tiny
     """
     if preset is None and config_file is None:
         raise UsageError(
@@ -41,3 +50,70 @@ def show(console: Console, preset: str | None, config_file: Path | None, sets: t
         console.record(result.model_dump(mode="json"))
     else:
         console.text(config.dump(result))
+
+
+@command.command()
+@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=options.PATH)
+@options.preset
+@options.sets
+@click.option("--shards", type=options.LOCATION, default=None, help="Look whether it fits these, too.")
+@options.shared
+@click.pass_obj
+def validate(
+    console: Console, files: tuple[Path, ...], preset: str | None, sets: tuple[str, ...], shards: str | Path | None
+) -> None:
+    """Load each FILE as bridle pretrain would; say what it comes to, or every mistake at once, with its line.
+
+    Exit code 3 if there are mistakes.
+
+    \b
+    Examples:
+      bridle config validate mine.yaml
+      bridle config validate configs/a.yaml configs/b.yaml
+      bridle config validate bridle.yaml --shards shards/recordings
+      bridle config validate mine.yaml --preset audio-small --set optim.batch_size=256 --json
+    """
+    with Progress(console) as progress:
+        found = api.config_validate(files, preset=preset, sets=sets, shards=shards, on_event=progress)
+    for one in found:
+        if console.json:
+            console.record(one)
+        else:
+            more = f"; {one['samples']} clips, {one['batch_size']} a step, {one['memory_mb']} MB" if shards else ""
+            millions, steps = one["parameters"] / 1e6, f", {one['steps']} steps" if one.get("steps") else ""
+            name = one["preset"] or "no preset"
+            console.text(f"{one['file']}: ok, {name} ({one['modality']}), {millions:.1f} M parameters{more}{steps}\n")
+
+
+@command.command()
+@click.argument("a")
+@click.argument("b")
+@options.shared
+@click.pass_obj
+def diff(console: Console, a: str, b: str) -> None:
+    """Print the keys in which A and B differ; each is a preset, a YAML file, a run or an export.
+
+    Exit code 0 whether they differ or not: a difference is the answer, not a failure.
+
+    \b
+    Examples:
+      bridle config diff audio-tiny audio-small
+      bridle config diff audio-tiny bridle.yaml
+      bridle config diff runs/recordings-audio-tiny runs/recordings-audio-tiny-2 --json
+    """
+    rows = api.config_diff(a, b)
+    if console.json:
+        console.record({"a": a, "b": b, "differences": rows})
+    elif rows:
+        shown = [(row["key"], *(_value(row, side) for side in ("a", "b"))) for row in rows]
+        console.table(("key", a, b), shown)
+    else:
+        console.note("no differences")
+
+
+def _value(row: dict[str, object], side: str) -> str:
+    """As in YAML; empty where the configuration has no such key."""
+    if side not in row:
+        return ""
+    value = row[side]
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

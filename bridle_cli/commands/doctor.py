@@ -20,6 +20,7 @@ def command(console: Console) -> None:
 
     \b
     Examples:
+      bridle doctor
       bridle doctor --json
     """
     found = api.doctor()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -19,16 +18,14 @@ _SHOWN = (
 )  # fmt: skip
 
 
-class _Views(click.ParamType[tuple[int, int]]):
+def _views(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, int] | None:
     """`5x3` -> (5, 3)."""
-
-    name = "CLIPSxCROPS"
-
-    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> tuple[int, int]:
-        match = re.fullmatch(r"([1-9]\d{0,3})x([1-9]\d{0,3})", str(value))
-        if not match:
-            self.fail(f"'{value}' is not something like 5x3.", parameter, context)
-        return int(match[1]), int(match[2])
+    if value is None:
+        return None
+    match = re.fullmatch(r"([1-9]\d{0,3})x([1-9]\d{0,3})", value)
+    if not match:
+        raise click.BadParameter(f"'{value}' is not something like 5x3.", context, parameter)
+    return int(match[1]), int(match[2])
 
 
 def _list(context: click.Context, parameter: click.Parameter, value: bool) -> None:
@@ -111,8 +108,9 @@ def _list(context: click.Context, parameter: click.Parameter, value: bool) -> No
 )
 @click.option(
     "--views",
-    type=_Views(),
+    metavar="CLIPSxCROPS",
     default=None,
+    callback=_views,
     help="Test averages over 5 clips in time, 3 crops of each: 5x3.  [default: the task's, else all of the file]",
 )
 @click.option(
@@ -205,7 +203,9 @@ def command(
         return
     console.result({key: result[key] for key in _SHOWN if result.get(key) not in (None, {}, [])})
     if result["skipped"]:
-        console.note(f"files that could not be read: {len(result['skipped'])}; --json lists them")
+        console.note(f"files that could not be read: {len(result['skipped'])}; --verbose and --json list them")
+        for one in result["skipped"]:
+            console.detail(f"skipped {one['file']}: {one['reason']}")
     if "per_level" in result:
         levels = result["per_level"]
         console.table(list(levels[0]), [list(level.values()) for level in levels])

@@ -24,6 +24,7 @@ def command(console: Console, root: Path) -> None:
 
     \b
     Examples:
+      bridle runs
       bridle runs /data/runs
       bridle runs --json
     """

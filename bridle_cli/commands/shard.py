@@ -21,10 +21,14 @@ _SHOWN_LABELS = 30
 class _Shard(click.Command):
     """`bridle shard RAW`, and beside it `bridle shard info DIR` and `bridle shard verify DIR`."""
 
+    @staticmethod
+    def others() -> dict[str, click.Command]:
+        return {"info": info, "verify": verify}
+
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
     ) -> click.Context:
-        other = {"info": info, "verify": verify}.get(args[0]) if args else None
+        other = self.others().get(args[0]) if args else None
         if other is not None:
             return other.make_context(f"{info_name} {args[0]}", args[1:], parent, **extra)
         return super().make_context(info_name, args, parent, **extra)
@@ -151,10 +155,11 @@ def command(
             on_event=progress,
         )
     rejects = result["rejects"]
-    for reject in rejects[:_SHOWN_REJECTS]:
+    shown = len(rejects) if console.verbose else _SHOWN_REJECTS
+    for reject in rejects[:shown]:
         console.warn(f"skipped {reject['file']}: {reject['reason']}")
-    if len(rejects) > _SHOWN_REJECTS:
-        console.warn(f"... and {len(rejects) - _SHOWN_REJECTS} more; all are listed in {result['out']}/manifest.json")
+    if len(rejects) > shown:
+        console.warn(f"... and {len(rejects) - shown} more; all are listed in {result['out']}/manifest.json")
     if result["unmatched"]:
         console.warn(f"{result['unmatched']} rows of {labels} name no file that was found")
     if result["absent"] and result["absent"] + result["added"] == result["samples"]:
@@ -169,12 +174,12 @@ def command(
     if console.json:
         console.record(result)
     else:
-        shown = {
+        told = {
             key: value
             for key, value in result.items()
             if key not in ("rejects", "unmatched", "ungrouped", "absent", "splits")
         }
-        console.result(shown | {"labels": len(result["labels"])} | _by_part(result))
+        console.result(told | {"labels": len(result["labels"])} | _by_part(result))
 
 
 @contextlib.contextmanager
@@ -208,8 +213,9 @@ def info(console: Console, shards: str | Path) -> None:
             console.record(found)
         else:
             labels = list(found["labels"].items())
-            shown = ", ".join(f"{label} {count}" for label, count in labels[:_SHOWN_LABELS])
-            more = f", ... {len(labels)} in all" if len(labels) > _SHOWN_LABELS else ""
+            most = len(labels) if console.verbose else _SHOWN_LABELS
+            shown = ", ".join(f"{label} {count}" for label, count in labels[:most])
+            more = f", ... {len(labels)} in all" if len(labels) > most else ""
             console.result(found | {"labels": shown + more or "none"})
 
 

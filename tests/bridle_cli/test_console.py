@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import pty
+import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +15,7 @@ import pytest
 
 from bridle_cli import progress as progress_module
 from bridle_cli.console import Console, duration, printable
+from bridle_cli.main import main
 from bridle_cli.progress import PretrainProgress, Progress
 
 
@@ -105,6 +110,7 @@ def test_pretraining_shows_phase_loss_speed_usage_and_time(capsys) -> None:
 def test_progress_draws_bars_on_a_terminal(monkeypatch) -> None:
     monkeypatch.setattr(sys, "stderr", Terminal())
     monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("JPY_PARENT_PID", raising=False)
     with Progress(Console()) as progress:
         progress("progress", done=3, total=4, what="files")
     shown = sys.stderr.getvalue()
@@ -127,3 +133,94 @@ def test_durations(seconds, text) -> None:
 
 def test_printable_keeps_letters_of_all_languages() -> None:
     assert printable("größe 音\t\x07") == "größe 音\\t\\x07"
+
+
+def test_verbose_shows_every_event_details_and_how_long_each_stage_took(monkeypatch, capsys) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(progress_module.time, "monotonic", lambda: clock[0])
+    for verbose in (False, True):
+        console = Console()
+        console.verbose, clock[0] = verbose, 0.0
+        with Progress(console) as progress:
+            progress("detail", message="reads a set")
+            for done in (1, 2, 3):
+                clock[0] += 1.0
+                progress("progress", done=done, total=None, what="files")
+            progress("progress", done=1, total=None, what="tars")
+            clock[0] += 2.0
+    assert capsys.readouterr().err.splitlines() == [
+        "reads a set", "files 1/?", "files 2/?", "files 3/?", "tars 1/?",
+        "before that: 1.00 s", "files: 2.00 s", "tars: 2.00 s",
+    ]  # fmt: skip
+
+
+def test_verbose_changes_every_command_and_says_with_what(capsys) -> None:
+    assert main(["config", "show", "--preset", "audio-tiny"]) == 0
+    plain = capsys.readouterr()
+    assert main(["config", "show", "--preset", "audio-tiny", "--verbose"]) == 0
+    told = capsys.readouterr()
+    assert told.out == plain.out and plain.err == ""
+    assert re.search(r"^bridle \S+, Python 3\.\S+, .*\d\.\d\d s, \d+ MB at most$", told.err, re.MULTILINE)
+    assert main(["config", "show", "--preset", "audio-tny", "--verbose"]) == 3  # and when something goes wrong
+    assert "Python 3." in capsys.readouterr().err
+
+
+SHOW = """
+import sys
+from bridle_cli.console import Console
+from bridle_cli.progress import Progress
+console = Console()
+console.warn("look here")
+console.table(["file"], [["a.wav"]])
+with Progress(console) as progress:
+    for done in range(1, 4):
+        progress("progress", done=done, total=3, what="files")
+"""
+MOVES = re.compile(r"\x1b\[[0-9;?]*[A-HJKSThl]|\r(?!\n)")  # of the cursor; colours end in m
+LINES = ["warning: look here", "file", "a.wav", "files 3/3"]
+
+
+def seen(where: str, **environment: str) -> str:
+    """What a child writes to a terminal (80 columns wide) or a pipe."""
+    names = ("NO_COLOR", "FORCE_COLOR", "TERM", "JPY_PARENT_PID", "COLORTERM", "CI")
+    env = {name: value for name, value in os.environ.items() if name not in names} | environment
+    child = [sys.executable, "-c", SHOW]
+    if where == "pipe":
+        return subprocess.run(child, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True).stdout
+    ours, its = pty.openpty()
+    with subprocess.Popen(child, env=env, stdout=its, stderr=its, stdin=its):
+        os.close(its)
+        parts = []
+        while True:
+            try:
+                parts.append(os.read(ours, 4096))
+            except OSError:  # so a terminal's end is said on Linux
+                break
+            if not parts[-1]:
+                break
+    os.close(ours)
+    return b"".join(parts).decode()
+
+
+@pytest.mark.parametrize(
+    ("where", "environment", "coloured", "moves"),
+    [
+        ("terminal", {"TERM": "xterm-256color"}, True, True),
+        ("terminal", {"TERM": "xterm-256color", "NO_COLOR": "1"}, False, True),
+        ("terminal", {"TERM": "dumb"}, False, False),
+        ("terminal", {"TERM": "xterm-color", "FORCE_COLOR": "1", "JPY_PARENT_PID": "1"}, False, False),  # !bridle
+        ("pipe", {"TERM": "xterm-256color"}, False, False),
+        ("pipe", {"CI": "true"}, False, False),
+        ("pipe", {"TERM": "xterm-256color", "FORCE_COLOR": "1"}, True, False),
+        ("pipe", {"TERM": "xterm-256color", "FORCE_COLOR": "1", "NO_COLOR": "1"}, False, False),
+    ],
+)
+def test_what_terminals_pipes_and_notebooks_get(where, environment, coloured, moves) -> None:
+    text = seen(where, **environment)
+    assert bool(re.search(r"\x1b\[(\d+;)*3\dm", text)) is coloured
+    assert bool(MOVES.search(text)) is moves
+    if not moves:
+        bare = re.sub(r"\x1b\[[\d;]*m", "", text).replace("─", "").splitlines()
+        assert [line.strip() for line in bare if line.strip()] == LINES
+    if environment.get("NO_COLOR") != "1" and not coloured:
+        assert "\x1b" not in text

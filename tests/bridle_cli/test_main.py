@@ -12,8 +12,9 @@ from pathlib import Path
 import click
 import pytest
 
+import bridle
 from bridle import api, errors
-from bridle_cli.main import COMMANDS, main
+from bridle_cli.main import main
 
 
 @pytest.fixture
@@ -101,7 +102,10 @@ def test_a_file_name_cannot_move_the_cursor(failing, capsys) -> None:
         (["pretrain", "--steps", "5", "--epochs", "2"], "exclude each other"),
         (["pretrain", "--resume", "runs/x", "--steps", "5"], "--steps"),
         (["config", "show"], "--preset"),
-        (["config", "shwo"], "show"),
+        (["config", "shwo"], "did you mean 'show'"),
+        (["config", "validate"], "FILE"),
+        (["config", "diff", "audio-tiny"], "'B'"),
+        (["config", "show", "--preset", "audio-tiny", "--quiet", "--verbose"], "exclude each other"),
     ],
 )
 def test_usage_errors_name_what_is_there(capsys, arguments, said) -> None:
@@ -116,23 +120,9 @@ def test_no_arguments_print_help_and_fail(capsys) -> None:
     assert "Usage: bridle" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_has_help_and_examples(capsys, name) -> None:
-    assert main([name, "--help"]) == 0
-    out = capsys.readouterr().out
-    if name == "config":
-        assert main([name, "show", "--help"]) == 0
-        out = capsys.readouterr().out
-    assert f"Examples:\n    bridle {name} " in out
-    for option in ("--json", "--quiet", "--debug"):
-        assert option in out
-
-
 def test_version(capsys) -> None:
-    import bridle
-
     assert main(["--version"]) == 0
-    assert bridle.__version__ in capsys.readouterr().out
+    assert capsys.readouterr().out == f"bridle, version {bridle.__version__}\n"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,165 @@
+"""Configurations: begin one for given shards, check some, compare two."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bridle.api.session import OnEvent, pick_device, silent
+from bridle.config.recipe import Recipe
+from bridle.errors import ConfigError, UsageError
+
+if TYPE_CHECKING:
+    from bridle.config import Config
+
+
+def init(
+    shards: str | Path = "shards",
+    *,
+    out: str | Path = "bridle.yaml",
+    modality: str | None = None,
+    preset: str | None = None,
+    minutes: float | None = None,
+    device: str = "auto",
+    overwrite: bool = False,
+    on_event: OnEvent | None = None,
+) -> dict[str, Any]:
+    """Write a commented configuration for the sets below `shards`; see `bridle.starter`.
+
+    Args:
+        minutes: how long a run may take; some steps are timed for it.
+
+    Returns:
+        `{config, modality, preset, samples, steps, memory_mb, step_ms}`.
+
+    Raises:
+        UsageError: `out` exists.
+    """
+    from bridle.checkpoint import write_atomically
+    from bridle.schema import Modality
+    from bridle.sharding import find_sets
+    from bridle.starter import make_starter
+    from bridle.storage import locate
+
+    out = Path(out)
+    if out.is_dir() or (out.exists() and not overwrite):
+        what = "is a folder" if out.is_dir() else "exists already"
+        raise UsageError(f"{out} {what}.", "Choose another --out" + ("." if out.is_dir() else ", or --overwrite."))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    manifests = find_sets(locate(shards), Modality(modality) if modality else None)
+    (on_event or silent)("detail", message=f"times steps for {minutes} minutes" if minutes else "times no steps")
+    made = make_starter(manifests, str(shards), preset=preset, minutes=minutes, device=pick_device(device))
+    write_atomically(out, made.text)
+    return {
+        "config": str(out),
+        "modality": str(manifests[0].modality),
+        "preset": made.preset,
+        "samples": made.samples,
+        "steps": made.steps,
+        "memory_mb": made.memory_mb,
+        "step_ms": made.step_ms,
+    }
+
+
+def config_validate(
+    files: Sequence[str | Path],
+    *,
+    preset: str | None = None,
+    sets: Sequence[str] = (),
+    shards: str | Path | None = None,
+    on_event: OnEvent | None = None,
+) -> list[dict[str, Any]]:
+    """Load configurations as `pretrain` would, with shards as its `dry_run` does.
+
+    Returns:
+        `{file, preset, modality, parameters}` of each; with `shards` also `samples`, `batch_size`, `steps`,
+        `memory_mb`. What fits the shards badly is told as warnings.
+
+    Raises:
+        ConfigError: every mistake of every file.
+        DataError: no shards that fit.
+    """
+    found, failed = [], list[tuple[str | Path, ConfigError]]()
+    for file in files:
+        try:
+            found.append(_validate(Path(file), preset, sets, shards, on_event or silent))
+        except ConfigError as error:
+            failed.append((file, error))
+    if failed:
+        told = [why.message if str(file) in why.message else f"{file}: {why.message}" for file, why in failed]
+        raise ConfigError("\n".join(told), failed[0][1].hint)
+    return found
+
+
+def _validate(
+    file: Path, preset: str | None, sets: Sequence[str], shards: str | Path | None, on_event: OnEvent
+) -> dict[str, Any]:
+    from bridle.api.training import pretrain
+
+    recipe = Recipe(preset=preset, file=file, sets=sets)
+    if shards is None:
+        config, name = recipe.load()
+        return {
+            "file": str(file),
+            "preset": name,
+            "modality": config.patches.modality,
+            "parameters": _parameters(config),
+        }
+    _compare_with(recipe, shards, lambda message: on_event("warning", message=f"{file}: {message}"))
+    plan = pretrain(shards, recipe=recipe, dry_run=True, on_event=on_event)
+    kept = ("samples", "batch_size", "steps", "memory_mb")
+    parameters = sum(plan["parameters"].values())
+    about = {"file": str(file), "preset": plan["preset"], "modality": plan["modality"], "parameters": parameters}
+    return about | {name: plan[name] for name in kept}
+
+
+def _parameters(config: Config) -> int:
+    """What `bridle pretrain` would train, by the shapes alone: nothing is computed."""
+    import torch
+
+    from bridle.model import Bridle
+
+    none = {"fbank_mean": 0.0, "fbank_std": 1.0, "pixel_mean": [0.0] * 3, "pixel_std": [1.0] * 3}
+    with torch.device("meta"):
+        return sum(math.prod(one.shape) for one in Bridle(config, none).parameters())
+
+
+def _compare_with(recipe: Recipe, shards: str | Path, warn: Any) -> None:
+    """Says where sizes set by hand are larger than the clips: a preset alone would have shrunk."""
+    from bridle.api.training import prepare
+    from bridle.config.adapt import adapt_patches
+    from bridle.sharding import merge_extent
+    from bridle.storage import locate
+
+    config, _, manifests = prepare(locate(shards), recipe)
+    extent, patches = merge_extent(manifests), config.patches.model_dump()
+    changes = {name: value for name, value in adapt_patches(patches, extent).items() if value != patches[name]}
+    if changes:
+        now = ", ".join(f"patches.{name} {patches[name]}" for name in changes)
+        better = " ".join(f"patches.{name}={value}" for name, value in changes.items())
+        sizes = ", ".join(f"{name} {values[0]:g} to {values[2]:g}" for name, values in extent.items())
+        warn(f"{now}: more than the clips have ({sizes}); a preset would take {better}")
+
+
+def config_diff(a: str | Path, b: str | Path) -> list[dict[str, Any]]:
+    """`{key, a, b}` for each key in which two configurations differ.
+
+    Args:
+        a, b: a preset, a YAML file, a run or an export.
+    """
+    from bridle.config import differences
+
+    return differences(_named(a), _named(b))
+
+
+def _named(name: str | Path) -> Config:
+    from bridle import config
+
+    if str(name) in config.presets():
+        return config.load(str(name))
+    if not Path(name).exists():
+        close = config.presets()
+        raise ConfigError(f"{name} is neither a preset nor a file or run.", "Presets: " + ", ".join(close))
+    return config.load(file=Path(name))

@@ -1,0 +1,177 @@
+"""`bridle config validate`, `bridle config diff` and `bridle init`, as somebody types them."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import Inline
+
+from bridle import api, config, starter
+from bridle.sharding import find_sets, merge_extent
+from bridle_cli.main import main
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A set of each kind, of a dozen clips."""
+    root = tmp_path_factory.mktemp("sets")
+    media = Path(__file__).parents[1] / "media"
+    for modality in ("audio", "image", "video"):
+        files = sorted(path for path in (media / modality).rglob("*.*") if path.is_file())
+        for number, path in enumerate(files[:: len(files) // 12][:12]):
+            target = root / "raw" / modality / path.parent.name / f"{number}{path.suffix}"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, target)
+    with pytest.MonkeyPatch.context() as patch:  # in this process
+        patch.setattr(importlib.import_module("bridle.sharding.build"), "Workers", Inline)
+        for modality in ("audio", "image", "video"):
+            api.shard(root / "raw" / modality, modality=modality, out=root / modality)
+    return root
+
+
+def write(path: Path, text: str) -> str:
+    path.write_text(text, "utf-8")
+    return str(path)
+
+
+def test_validate_says_in_a_line_what_a_file_comes_to(tmp_path: Path, capsys) -> None:
+    good = write(tmp_path / "good.yaml", "extends: audio-tiny\noptim: {lr: 1e-4}\n")
+    assert main(["config", "validate", good, "--set", "mask.ratio=0.5"]) == 0
+    assert capsys.readouterr() == (f"{good}: ok, audio-tiny (audio), 2.1 M parameters\n", "")
+    assert main(["config", "validate", good, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found == {"file": good, "preset": "audio-tiny", "modality": "audio", "parameters": 2103952}
+
+
+def test_validate_reports_all_mistakes_of_all_files(tmp_path: Path, capsys) -> None:
+    one = write(tmp_path / "one.yaml", "extends: audio-tiny\noptim:\n  lr: fast\nmaks:\n  ratio: 0.5\n")
+    two = write(tmp_path / "two.yaml", "extends: audio-tny\n")
+    good = write(tmp_path / "good.yaml", "extends: image-tiny\n")
+    bare = write(tmp_path / "bare.yaml", "optim: {lr: 0.1}\n")
+    assert main(["config", "validate", one, good, two, str(tmp_path / "three.yaml"), bare]) == 3
+    out, err = capsys.readouterr()
+    assert out == ""
+    for said in (
+        f"optim.lr ({one}:3): wanted a number",
+        f"maks.ratio ({one}:5): unknown key; did you mean 'mask.ratio'",
+        f"extends ({two}:1): there is no preset 'audio-tny'; did you mean 'audio-tiny'",
+        "three.yaml: No such file",
+        f"{bare}: The configuration names no modality",
+    ):
+        assert said in err
+    assert "good.yaml" not in err and "Traceback" not in err
+
+
+def test_validate_looks_at_the_shards(sets: Path, tmp_path: Path, capsys) -> None:
+    file = write(tmp_path / "long.yaml", "extends: audio-tiny\npatches: {frames: 640}\n")
+    assert main(["config", "validate", file, "--shards", str(sets / "audio")]) == 0
+    out, err = capsys.readouterr()
+    assert "12 clips, 12 a step" in out and "steps" in out
+    assert "patches.frames 640: more than the clips have" in err
+    assert "a step takes 12 clips, not 64" in err
+    assert main(["config", "validate", file, "--shards", str(sets / "image")]) == 4
+    assert main(["config", "validate", file, "--shards", str(tmp_path / "none")]) == 4
+    assert list(tmp_path.iterdir()) == [Path(file)]
+
+
+def test_diff_of_presets_files_and_runs(tmp_path: Path, capsys) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    write(run / "config.yaml", config.dump(config.load("audio-tiny", sets=["optim.lr=0.5", "tokenizer.depth=null"])))
+    assert main(["config", "diff", "audio-tiny", str(run), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["differences"] == [
+        {"key": "tokenizer.depth", "a": 2, "b": None},
+        {"key": "optim.lr", "a": 0.001, "b": 0.5},
+    ]
+    assert main(["config", "diff", str(run), str(run / "config.yaml")]) == 0
+    assert capsys.readouterr() == ("", "no differences\n")
+    assert main(["config", "diff", "audio-tiny", "image-tiny"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["patches.modality", "audio", "image"] in rows and ["patches.rate_hz", "16000"] in rows
+    for wrong in ("audio-tny", str(tmp_path / "nothing.yaml"), str(tmp_path)):
+        assert main(["config", "diff", "audio-tiny", wrong]) == 3
+        assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_a_run_stands_for_its_configuration(tmp_path: Path, capsys) -> None:
+    write(tmp_path / "config.yaml", config.dump(config.load("image-tiny", sets=["optim.lr=0.5"])))
+    assert main(["config", "show", "--config", str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["optim"]["lr"] == 0.5
+
+
+@pytest.mark.parametrize("modality", ["audio", "image", "video"])
+def test_init_writes_what_validates_and_keeps_what_the_preset_would_do(
+    sets: Path, modality: str, tmp_path: Path, capsys
+) -> None:
+    file, shards = tmp_path / "new" / "bridle.yaml", str(sets / modality)
+    assert main(["init", "--shards", shards, "--out", str(file), "--device", "cpu", "--json"]) == 0
+    out, err = capsys.readouterr()
+    told = json.loads(out)
+    assert told["preset"] == f"{modality}-tiny" and told["samples"] == 12 and told["step_ms"] == {}
+    assert f"bridle pretrain --config {file} --shards {shards}" in err
+    loaded = config.load(file=file)
+    adapted = config.load(f"{modality}-tiny", extent=merge_extent(find_sets(sets / modality)))
+    assert config.differences(adapted, loaded) == [
+        {"key": "optim.batch_size", "a": adapted.optim.batch_size, "b": 2}  # of 12 clips
+    ]
+    lines = file.read_text().splitlines()
+    assert "12 clips" in lines[2] and max(map(len, lines)) <= 120
+    assert sum(line.lstrip().startswith("#") for line in lines) > 10
+    assert main(["config", "validate", str(file), "--shards", shards]) == 0
+    out, err = capsys.readouterr()
+    assert f"{modality}-tiny" in out and f"{told['steps']} steps" in out and err == ""
+
+
+def test_init_fits_the_schedule_to_a_time_and_the_file_trains(sets: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(starter, "_TIMED_MINUTES", 0.01)
+    monkeypatch.chdir(tmp_path)
+    begin = ["init", "--shards", str(sets / "image"), "--minutes", "3", "--device", "cpu"]
+    assert main([*begin, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    plan = api.pretrain(sets / "image", recipe=api.Recipe(file=Path("bridle.yaml")), device="cpu", dry_run=True)
+    assert told["step_ms"].keys() == {"cold", "tokenizer"} and plan["steps"] == told["steps"]
+    seconds = sum(phase["steps"] * told["step_ms"][phase["name"]] for phase in plan["phases"]) / 1000
+    assert seconds == pytest.approx(180, rel=0.05)
+    assert [path.name for path in tmp_path.iterdir()] == ["bridle.yaml"]
+
+    before = Path("bridle.yaml").read_bytes()
+    assert main(begin) == 2
+    assert "bridle.yaml exists already" in capsys.readouterr().err
+    assert Path("bridle.yaml").read_bytes() == before
+    assert main(["pretrain", "--config", "bridle.yaml", "--shards", str(sets / "image"), "--steps", "2", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["steps"] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["--shards", "nowhere"], 4),
+        (["--shards", "SETS"], 4),  # of several modalities
+        (["--shards", "SETS/audio", "--preset", "image-tiny"], 3),
+        (["--shards", "SETS/audio", "--preset", "audio-tny"], 3),
+        (["--shards", "SETS/audio", "--out", "."], 2),
+        (["--shards", "SETS/audio", "--out", "/proc/bridle.yaml"], 5),
+        (["--shards", "SETS/audio", "--minutes", "0"], 2),
+    ],
+)
+def test_init_refuses_and_leaves_nothing(arguments, code, sets: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["init", *(word.replace("SETS", str(sets)) for word in arguments)]) == code
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("error: ") and "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_gpu_and_more_clips_choose_a_larger_preset() -> None:
+    import torch
+
+    gpu = torch.device("cuda")
+    chosen = [starter._choose("video", samples, gpu)[0] for samples in (9_999, 10_000, 199_999, 200_000)]
+    assert chosen == ["video-tiny", "video-small", "video-small", "video-base"]
+    assert starter._choose("video", 200_000, torch.device("cpu"))[0] == "video-tiny"
+    assert [starter._batch_size(64, samples) for samples in (1, 3, 12, 63, 64, 1000)] == [1, 1, 2, 8, 64, 64]
