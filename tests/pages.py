@@ -13,8 +13,6 @@ from types import ModuleType
 
 import click
 
-from bridle_cli.console import Console
-
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted(
     path.relative_to(ROOT).as_posix()
@@ -110,18 +108,6 @@ def unknown_options(command: str) -> list[str]:
         "-h",
     }
     return [word for word in words if word.startswith("--") and word.split("=")[0] not in known]
-
-
-def parse(command: str) -> None:
-    """Raises click's own error where a command cannot be read: unknown options, missing values, other choices."""
-    path, words = split(command)
-    own = every_command()[path]
-    context = click.Context(own, info_name=path, obj=Console())
-    values, _, _ = own.make_parser(context).parse_args(list(words))
-    for parameter in own.params:
-        said = values.get(parameter.name or "")
-        if isinstance(parameter.type, click.Choice) and isinstance(said, str):
-            parameter.type.convert(said, parameter, context)
 
 
 def mentioned(page: str) -> Iterator[str]:

@@ -21,6 +21,7 @@ from urllib.parse import unquote, urlsplit
 import pages
 import pytest
 from pages import ROOT, Block
+from typed import parse
 
 from bridle_cli.main import commands, main
 
@@ -133,7 +134,7 @@ def test_commands_that_are_shown_can_be_read() -> None:
         for block in pages.blocks(page):
             for command in block.commands:
                 if command.startswith("bridle ") and placeholder.search(command.split("#")[0].split("'")[0]) is None:
-                    pages.parse(command)
+                    parse(command)
         for command in pages.mentioned(page):
             if command.split()[1] in pages.every_command():
                 assert pages.unknown_options(command) == [], f"{page}: {command}"

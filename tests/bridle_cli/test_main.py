@@ -96,7 +96,10 @@ def test_a_file_name_cannot_move_the_cursor(failing, capsys) -> None:
         (["eval", "--task", "k40", "--data", "x"], "did you mean 'k400'"),
         (["eval", "--task", "folder", "--data", "x", "--folds", "3", "--test-share", "0.2"], "--test-share"),
         (["eval", "--task", "folder", "--data", "x", "--checkpoint", "runs/x", "--set", "mask.ratio=1"], "--set"),
-        (["export", "runs/x", "--format", "onxx", "--out", "y"], "'safetensors', 'onnx', 'torch-export'"),
+        (
+            ["export", "runs/x", "--format", "onxx", "--out", "y"],
+            "'safetensors', 'huggingface', 'onnx', 'torch",
+        ),
         (["export", "runs/x", "--format", "onnx", "--opset", "17", "--out", "y"], "from 18 to 22"),
         (["pretrain", "--steps", "0"], "--steps"),
         (["pretrain", "--steps", "5", "--epochs", "2"], "exclude each other"),
