@@ -2,6 +2,7 @@
 
 model = bridle.load("runs/voices")
 vector_D = model.embed("clip.wav")
+codes = bridle.read_codes("clips.codes")
 """
 
 from __future__ import annotations
@@ -9,17 +10,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bridle.api import load
+    from bridle.api import load, read_codes
 
-__all__ = ["__version__", "load"]
+__all__ = ["__version__", "load", "read_codes"]
 
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """`bridle.load`, imported when it is asked for."""
-    if name != "load":
+    """`bridle.load` and so on, imported when they are asked for."""
+    if name.startswith("_") or name not in __all__:
         raise AttributeError(f"module 'bridle' has no attribute '{name}'")
-    from bridle.api import load
+    from bridle import api
 
-    return load
+    return getattr(api, name)

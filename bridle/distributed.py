@@ -19,11 +19,6 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.nn.functional import all_reduce as functional_all_reduce
-from torch.distributed.tensor import DTensor, distribute_tensor
-from torch.distributed.tensor.experimental import implicit_replication
 from torch.nn.parallel import DistributedDataParallel
 
 from bridle.errors import BridleError, EnvironmentFault
@@ -263,6 +258,9 @@ def shard_weights(parts: Iterable[nn.Module], unit: type[nn.Module]) -> None:
         parts: modules that are called as a whole.
         unit: what is fetched at once inside of them.
     """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
     mesh = init_device_mesh(_device().type, (world(),))
     for part in parts:
         for module in part.modules():
@@ -273,35 +271,49 @@ def shard_weights(parts: Iterable[nn.Module], unit: type[nn.Module]) -> None:
 
 def are_dealt(parameters: Iterable[Tensor]) -> bool:
     """Whether some of them are parts of larger ones, see `shard_weights`."""
-    return any(isinstance(parameter, DTensor) for parameter in parameters)
+    return any(map(_is_dealt, parameters))
 
 
-def whole(x: Tensor) -> Tensor:
+def _is_dealt(x: Any) -> bool:
+    """Without an import that takes a fifth of a second: who dealt it has made that."""
+    kinds = sys.modules.get("torch.distributed.tensor")
+    return kinds is not None and isinstance(x, kinds.DTensor)
+
+
+def whole(x: Any) -> Tensor:
     """All of a tensor that may be dealt to the ranks; then every rank must call it."""
-    return x.full_tensor() if isinstance(x, DTensor) else x
+    return x.full_tensor() if _is_dealt(x) else x
 
 
-def local(x: Tensor) -> Tensor:
+def local(x: Any) -> Tensor:
     """This rank's part of it."""
-    return x.to_local() if isinstance(x, DTensor) else x
+    return x.to_local() if _is_dealt(x) else x
 
 
-def dealt_like(x: Tensor, other: Tensor) -> Tensor:
+def dealt_like(x: Tensor, other: Any) -> Tensor:
     """A whole tensor dealt as the other is."""
-    if not isinstance(other, DTensor):
+    if not _is_dealt(other):
         return x
+    from torch.distributed.tensor import distribute_tensor
+
     return distribute_tensor(x.to(other.device), other.device_mesh, other.placements)
 
 
 def beside_dealt(wanted: bool) -> AbstractContextManager[None]:
     """Plain tensors in it are taken for the same on all ranks, beside those that are dealt."""
-    return implicit_replication() if wanted else contextlib.nullcontext()
+    if not wanted:
+        return contextlib.nullcontext()
+    from torch.distributed.tensor.experimental import implicit_replication
+
+    replication: AbstractContextManager[None] = implicit_replication()
+    return replication
 
 
 @contextmanager
 def without_joining(module: nn.Module, wanted: bool) -> Iterator[None]:
     """Backward passes in it only add up: the last one of a step joins for all."""
-    dealt = [one for one in module.modules() if isinstance(one, FSDPModule)]
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    dealt = [one for one in module.modules() if fsdp and isinstance(one, fsdp.FSDPModule)]
     for one in dealt:
         one.set_requires_gradient_sync(not wanted, recurse=False)
     with module.no_sync() if wanted and isinstance(module, DistributedDataParallel) else contextlib.nullcontext():
@@ -317,7 +329,12 @@ def sum_over_ranks(x: Tensor) -> Tensor:
 
 def differentiable_sum(x: Tensor) -> Tensor:
     """The sum of `x` over all ranks; its gradient is summed over them too."""
-    return functional_all_reduce(x) if _active() else x
+    if not _active():
+        return x
+    from torch.distributed.nn.functional import all_reduce
+
+    summed: Tensor = all_reduce(x)
+    return summed
 
 
 def least(x: int) -> int:

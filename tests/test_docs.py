@@ -37,6 +37,7 @@ RUN = {
         "docs/howto/own-data.md",
         "docs/howto/long-audio.md",
         "docs/howto/embeddings.md",
+        "docs/codes.md",
         "docs/howto/fine-tuning.md",
     ],
     "photos": ["docs/tutorials/image.md"],
@@ -57,6 +58,7 @@ NOT_RUN = {
     "docs/results.md": "benchmarks",
     "docs/scaling.md": "several devices; tests/bridle/test_train_ranks.py has two processes",
     "README.md: git clone": "CI begins with it",
+    "docs/codes.md: from compact": "a file that is copied; tests/bridle/test_codes_file.py runs it alone",
     "docs/howto/fine-tuning.md: bridle eval --task esc50": "needs the release of ESC-50",
 }
 

@@ -14,7 +14,7 @@ from bridle.api.evaluation import compare, evaluate, tasks
 from bridle.api.machine import doctor
 from bridle.api.report import report
 from bridle.api.session import pick_device
-from bridle.api.tokens import export, load, tokenize, write_codes
+from bridle.api.tokens import export, load, read_codes, tokenize, write_codes
 from bridle.api.training import launch, pretrain, resume, runs
 from bridle.api.vectors import embed, search
 from bridle.config.recipe import Recipe
@@ -33,6 +33,7 @@ __all__ = [
     "load",
     "pick_device",
     "pretrain",
+    "read_codes",
     "report",
     "resume",
     "runs",

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from bridle.api.session import OnEvent, open_model, silent
+from bridle.api.session import OnEvent, open_model, pick_device, silent
 from bridle.errors import UsageError
 from bridle.storage import locate
 
@@ -54,6 +54,7 @@ def tokenize(
     inputs: Sequence[str | Path],
     *,
     checkpoint: str | Path | None = None,
+    levels: int | None = None,
     workers: int = 0,
     engine: Engine = "local",
     device: str = "auto",
@@ -65,9 +66,16 @@ def tokenize(
     seconds.
 
     Args:
-        workers: threads that decode ahead; with `engine="ray"` (a Ray cluster), processes with the model.
+        levels: the first so many; default: all.
+        workers: processes that decode ahead; with `engine="ray"` (a Ray cluster), processes with the model.
     """
-    for codes in _codes(inputs, checkpoint, workers, engine, device, on_event)[0]:
+    from bridle.infer import tokenize_inputs
+
+    model = open_model(checkpoint, device if engine == "local" else "cpu")
+    places = [locate(item) for item in inputs]
+    for codes in tokenize_inputs(
+        model, places, levels=levels, workers=workers, engine=engine, device=device, on_event=on_event
+    ):
         yield {
             "file": codes.file,
             "levels": codes.levels,
@@ -82,18 +90,51 @@ def write_codes(
     out: str | Path,
     *,
     checkpoint: str | Path | None = None,
-    workers: int = 0,
+    levels: int | None = None,
+    workers: int | None = None,
     engine: Engine = "local",
     device: str = "auto",
+    resume: bool = False,
     overwrite: bool = False,
     on_event: OnEvent | None = None,
 ) -> dict[str, Any]:
-    """As `tokenize`, into one `.npz` or `.safetensors` file; its layout is in `bridle.infer.codes_file`."""
-    from bridle import infer
+    """As `tokenize`, into `out`: `.codes`, `.parquet`, `.npz` or `.safetensors`, or (without an ending) a copy of the
+    shards with their codes beside the media. The forms are described in docs/codes.md, `read_codes` reads them all.
 
-    infer.check_output(Path(out), overwrite=overwrite)  # before anything is loaded
-    codes, source = _codes(inputs, checkpoint, workers, engine, device, on_event)
-    return infer.write_codes(Path(out), codes, source=source, overwrite=overwrite)
+    The work is done in parts that are kept beside `out`; processes that `torchrun` started share them.
+
+    Args:
+        workers: None: as many as the machine has cores to spare.
+        resume: go on with what an earlier call with the same inputs, checkpoint and options left.
+
+    Returns:
+        `{out, files, levels, patches, bytes, skipped, seconds, failures}`; `{}` from processes but the first.
+    """
+    from bridle import distributed
+    from bridle.checkpoint import weights_hash
+    from bridle.infer.tokenize import How, check_output, write_tokens
+
+    places, target, local = [locate(item) for item in inputs], locate(out), engine == "local"
+    with distributed.group(picked := pick_device(device if local else "cpu")):
+        # Before anything is loaded.
+        distributed.first_decides(lambda: check_output(target, places, resume=resume, overwrite=overwrite))
+        model = open_model(checkpoint, picked if local else "cpu")
+        first = distributed.rank() == 0
+        how = How(workers=workers, engine=engine, device=device, on_event=on_event if first else None)
+        weights = weights_hash(Path(model.source))
+        result = write_tokens(model, weights, places, target, how, levels=levels, resume=resume, overwrite=overwrite)
+        return result or {}
+
+
+def read_codes(path: str | Path, *, levels: int | None = None) -> list[Codes]:
+    """The codes of every file in what `write_codes` wrote, in order.
+
+    Args:
+        levels: the first so many of each: the codes are residual, so they are a coarser tokenization of their own.
+    """
+    from bridle.infer import read_codes as read
+
+    return read(Path(path), levels)
 
 
 def export(
@@ -136,20 +177,3 @@ def export(
         overwrite=overwrite,
         tell=lambda message: report("note", message=message),
     )
-
-
-def _codes(
-    inputs: Sequence[str | Path],
-    checkpoint: str | Path | None,
-    workers: int,
-    engine: Engine,
-    device: str,
-    on_event: OnEvent | None,
-) -> tuple[Iterator[Codes], str]:
-    """Codes as they come, and the checkpoint that they are of."""
-    from bridle.infer import tokenize_inputs
-
-    model = open_model(checkpoint, device if engine == "local" else "cpu")
-    places = [locate(item) for item in inputs]
-    codes = tokenize_inputs(model, places, workers=workers, engine=engine, device=device, on_event=on_event)
-    return codes, str(model.source)

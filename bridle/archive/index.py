@@ -179,7 +179,8 @@ def rows_of(path: Location, shard: Shard, number: int) -> np.ndarray:
                 if not member.isfile() or member.offset_data + member.size > shard.bytes:
                     continue
                 key, _, suffix = member.name.partition(".")
-                (meta if suffix == "json" else media)[os.fsencode(key)] = member.offset_data, member.size
+                # The media come first; what else stands beside them (codes) is somebody else's.
+                (meta if suffix == "json" else media).setdefault(os.fsencode(key), (member.offset_data, member.size))
     except OSError as error:
         raise damaged(path, f"it cannot be read ({error.strerror or error})") from error
     except (tarfile.TarError, ValueError, OverflowError) as error:

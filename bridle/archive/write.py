@@ -8,11 +8,12 @@ import json
 import os
 import tarfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any
 
 import numpy as np
@@ -68,10 +69,18 @@ class TarWriter:
         self._rows: list[tuple[Any, ...]] = []
         self._hash, self._at = hashlib.sha256(), 0
 
-    def add(self, key: str, suffix: str, content: bytes, meta: dict[str, Any]) -> None:
-        """Append `KEY.suffix` and `KEY.json`."""
+    def add(
+        self,
+        key: str,
+        suffix: str,
+        content: bytes,
+        meta: dict[str, Any],
+        more: Mapping[str, bytes] = MappingProxyType({}),
+    ) -> None:
+        """Append `KEY.suffix`, `KEY.json` and, of `more`, what the index does not know: `KEY.NAME`."""
         text = json.dumps(meta, ensure_ascii=True).encode("ascii")  # escapes names that are no valid Unicode too
-        grown = sum(_padded(len(part)) + tarfile.BLOCKSIZE for part in (content, text)) + tarfile.RECORDSIZE
+        members = {suffix: content, "json": text, **more}
+        grown = sum(_padded(len(part)) + tarfile.BLOCKSIZE for part in members.values()) + tarfile.RECORDSIZE
         if self._file is not None and self._at + grown > self._max_bytes:
             self.close()
         if self._file is None:
@@ -79,9 +88,9 @@ class TarWriter:
             self._hash, self._at = hashlib.sha256(), 0
         rows = []
         parts: list[bytes] = []
-        for name, part in ((f"{key}.{suffix}", content), (f"{key}.json", text)):
-            parts += [_header(name, len(part)), part, b"\0" * (_padded(len(part)) - len(part))]
-            rows += [self._at + tarfile.BLOCKSIZE, len(part), zlib.crc32(part)]
+        for name, part in members.items():
+            parts += [_header(f"{key}.{name}", len(part)), part, b"\0" * (_padded(len(part)) - len(part))]
+            rows += [self._at + tarfile.BLOCKSIZE, len(part), zlib.crc32(part)] if name not in more else []
             self._at += tarfile.BLOCKSIZE + _padded(len(part))
         for piece in [b"".join(parts)] if len(content) < _JOINED_BYTES else parts:
             self._write(piece)

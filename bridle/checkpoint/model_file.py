@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -68,11 +67,9 @@ def read_model(folder: Path, device: str = "cpu") -> Bridle:
         weights = load_file(folder / WEIGHTS)
         if about["version"] == 1:  # counted what nobody reads
             weights = {name: value for name, value in weights.items() if not name.endswith(".num_batches_tracked")}
-        with torch.device("meta"):
-            names = set(Bridle(config, about["statistics"]).state_dict())
-        if names != set(weights):
-            raise KeyError(f"{len(names ^ set(weights))} weights are missing or unknown")
         model = Bridle(config, about["statistics"])
+        if wrong := set(model.state_dict()) ^ set(weights):
+            raise KeyError(f"{len(wrong)} weights are missing or unknown")
         model.load_state_dict(weights)
     except (OSError, SafetensorError, ValidationError, LookupError, TypeError, AttributeError, RuntimeError) as error:
         lines = f"{type(error).__name__}: {error}".splitlines()
@@ -82,6 +79,11 @@ def read_model(folder: Path, device: str = "cpu") -> Bridle:
         ) from error
     model.source = str(folder)
     return model.eval().to(device)
+
+
+def weights_hash(folder: Path) -> str:
+    """SHA-256 of the weights: what tells codes and vectors of one model from those of another."""
+    return read_about(folder).get("sha256", {}).get(WEIGHTS) or digest_of(folder / WEIGHTS)
 
 
 def read_about(folder: Path) -> dict[str, Any]:

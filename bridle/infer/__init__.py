@@ -1,35 +1,53 @@
 """A trained model at work: files of any length -> features, embeddings, codes."""
 
-from bridle.infer.codes_file import check_output, read_codes, write_codes
+from bridle.infer.codes import CodesFile, each_codes, read_codes, write_codes
 from bridle.infer.corpus import fit_cold_codes, measure
 from bridle.infer.embed import Embedded, Per, embed_inputs
-from bridle.infer.encode import Encoded, Failures, decoded_as, encode
+from bridle.infer.encode import Encoded, Failures, decoded_as, encode, encode_listed
+from bridle.infer.listing import Listing, find_sources, spread_sources
+from bridle.infer.parts import check_free, in_parts
 from bridle.infer.pooling import Pool, pool
 from bridle.infer.pretrained import Pretrained, pool_encoded
 from bridle.infer.search import Hit, Index
-from bridle.infer.sources import Member, Several, Source, find_sources, spread_sources, training_view
-from bridle.infer.tokenize import nothing_read, require_codes, tokenize_inputs
+from bridle.infer.sources import Member, Several, Source, training_view
+from bridle.infer.tokenize import (
+    How,
+    check_output,
+    default_workers,
+    nothing_read,
+    require_codes,
+    tokenize_inputs,
+    write_tokens,
+)
 from bridle.infer.vectors_file import check_vectors_output, read_vectors, write_vectors
 
 __all__ = [
+    "CodesFile",
     "Embedded",
     "Encoded",
     "Failures",
     "Hit",
+    "How",
     "Index",
+    "Listing",
     "Member",
     "Per",
     "Pool",
     "Pretrained",
     "Several",
     "Source",
+    "check_free",
     "check_output",
     "check_vectors_output",
     "decoded_as",
+    "default_workers",
+    "each_codes",
     "embed_inputs",
     "encode",
+    "encode_listed",
     "find_sources",
     "fit_cold_codes",
+    "in_parts",
     "measure",
     "nothing_read",
     "pool",
@@ -41,5 +59,6 @@ __all__ = [
     "tokenize_inputs",
     "training_view",
     "write_codes",
+    "write_tokens",
     "write_vectors",
 ]

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from bridle.errors import DataError, MediaError
 from bridle.infer.encode import decoded_as
-from bridle.infer.sources import spread_sources, windows_of
+from bridle.infer.listing import spread_sources
+from bridle.infer.sources import windows_of
 from bridle.media import decode, probe
 from bridle.model import Bridle
 from bridle.patches.statistics import corpus_statistics

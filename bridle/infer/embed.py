@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from bridle.infer.encode import BATCH_SIZE, Encoded, Failures, encode
+from bridle.infer.listing import find_sources
 from bridle.infer.pooling import Pool
 from bridle.infer.pretrained import pool_encoded
-from bridle.infer.sources import find_sources
 from bridle.infer.tokenize import nothing_read
 from bridle.model import Bridle
 from bridle.schema import Modality

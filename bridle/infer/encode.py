@@ -10,22 +10,24 @@ Shapes: B windows of a batch, N valid patches of a file.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import chain, islice
+from functools import partial
+from itertools import chain, groupby, islice
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from bridle.errors import MediaError
+from bridle.infer.decoders import Decoders, Opened
+from bridle.infer.listing import Listing
 from bridle.infer.sources import Several, Source, View, windows_of
 from bridle.model import Bridle
 from bridle.schema import Modality, PatchBatch
 
 Forward = Callable[[PatchBatch], tuple[Tensor, ...]]  # `(B, N, ...)` of each patch, or `(B, 1, ...)` of each window
-Opened = tuple[Source, Callable[[], Iterator[View]]]  # a source with a function that yields its windows
 Outputs = tuple[list[Tensor], Tensor, Tensor]  # of a batch, on the CPU: what `forward` said, valid_BN, coords_BN3
 BATCH_SIZE = 32  # windows
 
@@ -96,11 +98,29 @@ def encode(
             in time.
     """
     model.eval()
+    return join(_open_ahead(model, sources, workers, several), partial(_run, model, forward), failures, batch_size)
 
-    def run(batches: Iterator[list[Any]]) -> Iterator[Outputs]:
-        return (run_batch(model, views, forward) for views in batches)
 
-    return join(_open_ahead(model, sources, workers, several), run, failures, batch_size)
+def encode_listed(
+    model: Bridle,
+    listing: Listing,
+    numbers: Iterable[int],
+    forward: Forward,
+    *,
+    failures: Failures,
+    batch_size: int = BATCH_SIZE,
+    together: int = 0,
+    workers: int = 0,
+) -> Generator[Encoded]:
+    """As `encode`, of files by their numbers in a listing.
+
+    Args:
+        together: see `join`.
+        workers: processes that decode ahead; 0 decodes between batches.
+    """
+    model.eval()
+    with Decoders(listing, model.patcher, *decoded_as(model), workers) as decoders:
+        yield from join(decoders.opened(numbers), partial(_run, model, forward), failures, batch_size, together)
 
 
 def join(
@@ -108,20 +128,23 @@ def join(
     run: Callable[[Iterator[list[Any]]], Iterator[Outputs]],
     failures: Failures,
     batch_size: int,
+    together: int = 0,
 ) -> Iterator[Encoded]:
     """Windows -> batches -> files.
 
     Args:
         run: answers to batches of `View.view`, in their order.
+        together: so many files, by their numbers in the listing, share batches among themselves alone; 0: all do.
     """
     files: deque[_File] = deque()
     under_way: deque[list[tuple[_File, View]]] = deque()
 
     def batches() -> Iterator[list[Any]]:
         windows = _all_windows(opened, files, failures)
-        while batch := list(islice(windows, batch_size)):
-            under_way.append(batch)
-            yield [view.view for _, view in batch]
+        for _, some in groupby(windows, lambda window: together and window[0].source.number // together):
+            while batch := list(islice(some, batch_size)):
+                under_way.append(batch)
+                yield [view.view for _, view in batch]
 
     for outputs in run(batches()):
         _take(under_way.popleft(), outputs)
@@ -174,6 +197,10 @@ def _open_ahead(model: Bridle, sources: Iterable[Source], workers: int, several:
                 return
             source, future = ahead.popleft()
             yield source, lambda future=future: chain(*future.result())  # type: ignore[misc]
+
+
+def _run(model: Bridle, forward: Forward, batches: Iterator[list[Any]]) -> Iterator[Outputs]:
+    return (run_batch(model, views, forward) for views in batches)
 
 
 @torch.inference_mode()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -21,30 +21,14 @@ import torch
 
 from bridle.cluster import Cluster, node, unseen
 from bridle.errors import EnvironmentFault, MediaError
-from bridle.infer.encode import BATCH_SIZE, Encoded, Failures, Opened, Outputs, decoded_as, join, run_batch
-from bridle.infer.sources import Source, View, fetched, info_of, piece_of
+from bridle.infer.decoders import Opened, Piece, decode_piece
+from bridle.infer.encode import BATCH_SIZE, Encoded, Failures, Outputs, decoded_as, join, run_batch
+from bridle.infer.sources import Source, View
 from bridle.model import Bridle
 from bridle.patches.patcher import Patcher
 from bridle.schema import Modality
 
 _AHEAD = 2  # pieces of media in the making, for each processor of the cluster
-
-
-@dataclass(slots=True)
-class Piece:
-    """What the driver is told of a decoded piece; the windows themselves stay where they are.
-
-    Attributes:
-        starts_s: start and step along time of each window.
-        next_s: where the next piece begins; None: there is none.
-        failure: why the file cannot be read.
-        unseen_by: the node on which there is no such file.
-    """
-
-    starts_s: list[tuple[float, float]] = field(default_factory=list)
-    next_s: float | None = None
-    failure: str = ""
-    unseen_by: str = ""
 
 
 def tokenize_on(
@@ -54,6 +38,7 @@ def tokenize_on(
     *,
     failures: Failures,
     batch_size: int = BATCH_SIZE,
+    together: int = 0,
     workers: int = 0,
     device: str = "auto",
 ) -> Generator[Encoded]:
@@ -61,6 +46,7 @@ def tokenize_on(
 
     Args:
         model: on the CPU; each actor gets a copy.
+        together: see `join`.
         workers: actors with the model; 0: one for each GPU, or for as many processors as the model would use here.
         device: "cpu", "cuda" (a GPU for each actor), or "auto": GPUs if the cluster has any.
 
@@ -78,7 +64,7 @@ def tokenize_on(
         def run(batches: Iterator[list[Any]]) -> Iterator[Outputs]:
             return pool.map(map(_by_reference, batches))
 
-        yield from join(_opened(cluster, model, sources, threads), run, failures, batch_size)
+        yield from join(_opened(cluster, model, sources, threads), run, failures, batch_size, together)
 
 
 class Tokenizing:
@@ -146,9 +132,7 @@ def _decode(
     """One piece of a file, on whatever node."""
     torch.set_num_threads(threads)
     try:
-        here = fetched(source)
-        views, next_s = piece_of(here, info_of(here, modality), patcher, rate_hz, start_s)
+        return decode_piece(source, patcher, modality, rate_hz, start_s)
     except MediaError as error:
         absent = isinstance(source.data, Path) and not source.data.exists()
         return [], Piece(failure=error.message, unseen_by=node() if absent else "")
-    return [view.view.numpy() for view in views], Piece([(view.start_s, view.step_s) for view in views], next_s)

@@ -1,30 +1,25 @@
-"""Files, folders and shards -> one stream of sources, each the bytes of one file and what is known about it.
+"""One file: its bytes, wherever they are, and what is known about it.
 
-inputs --find_sources--> Source --windows_of--> views the patcher understands, with their times
+inputs --Listing--> Source --windows_of--> views the patcher understands, with their times
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bridle.errors import DataError, MediaError, UsageError
-from bridle.media import decode, detect, probe
+from bridle.errors import DataError, MediaError
+from bridle.media import decode, probe
 from bridle.patches.patcher import Patcher
 from bridle.schema import Clip, MediaInfo, Modality
-from bridle.sharding import Manifest, find_sets
-from bridle.sharding.discover import media_below
-from bridle.sharding.manifest import is_sharded
 from bridle.storage import Location, Remote
 from bridle.stream import SampleReader
-from bridle.stream.read import media_info
 
 _READING = threading.Lock()  # of tars: a reader is no business of two threads at once
 Several = tuple[int, int]  # clips in time, crops of each
@@ -57,6 +52,7 @@ class Source:
         part: what it is for (train, test ...), where something says so.
         span_s: the piece of the file that is meant, from and to; None: all of it.
         checked: it was decoded from beginning to end when it was sharded, in a process that might be lost.
+        number: in its listing.
     """
 
     path: str
@@ -66,6 +62,7 @@ class Source:
     part: str = ""
     span_s: tuple[float, float] | None = None
     checked: bool = False
+    number: int = 0
 
 
 @dataclass(slots=True)
@@ -77,85 +74,6 @@ class View:
     step_s: float
 
 
-def find_sources(inputs: Sequence[Location], modality: Modality, *, read: bool = True) -> tuple[Iterator[Source], int]:
-    """Everything that `inputs` name, in order, and how many that is.
-
-    Args:
-        inputs: media files, folders of media (labels: the folder that holds the file), sets of shards or folders of
-            such sets.
-        modality: what the checkpoint was trained on.
-        read: files in shards come with their bytes; without, each can be read in any order (`fetched`).
-
-    Raises:
-        DataError: an input that does not exist, holds nothing, or is of another modality (naming both).
-    """
-    if not inputs:
-        raise UsageError("nothing to read", "name a file, a folder or a set of shards")
-    found = [_find(path, modality, read) for path in inputs]
-    if len(inputs) > 1:  # equal names below two folders stay apart
-        found = [(_below(path, part), count) for path, (part, count) in zip(inputs, found, strict=True)]
-    return (source for part, _ in found for source in part), sum(count for _, count in found)
-
-
-def spread_sources(inputs: Sequence[Location], modality: Modality, most: int) -> tuple[list[Callable[[], Source]], int]:
-    """At most that many of the sources that `find_sources` finds, evenly spread, each opened when it is called; and how
-    many there are.
-
-    Raises:
-        DataError: as `find_sources`.
-    """
-    parts: list[tuple[int, Callable[[int], Source]]] = []
-    for place in inputs:
-        if place.exists() and is_sharded(place):
-            for one in _sets_of(place, modality):
-                parts.append((one.samples, partial(_shard_source, SampleReader([one]), _part_of(one, place))))
-        else:
-            found = list(_find(place, modality, True)[0])
-            parts.append((len(found), found.__getitem__))
-    total = sum(count for count, _ in parts)
-    chosen, first = list[Callable[[], Source]](), 0
-    wanted = [number * total // min(most, total) for number in range(min(most, total))]
-    for count, opened in parts:
-        chosen += [partial(opened, number - first) for number in wanted if first <= number < first + count]
-        first += count
-    return chosen, total
-
-
-def _below(place: Location, sources: Iterator[Source]) -> Iterator[Source]:
-    """The same sources, called by the input they came with."""
-    for source in sources:
-        yield source if source.path == str(place) else replace(source, path=str(place / source.path))
-
-
-def _find(path: Location, modality: Modality, read: bool) -> tuple[Iterator[Source], int]:
-    if not path.exists():
-        raise DataError(f"{path} does not exist", "Name a file, a folder of media, or a set of shards.")
-    if is_sharded(path):
-        sets = _sets_of(path, modality)
-        return _shard_sources(sets, path, read), sum(found.samples for found in sets)
-    if path.is_file():
-        kind = detect(path.name)
-        if kind is not None:
-            check_modality({kind}, modality, path)
-        return iter([Source(str(path), path)]), 1
-    files = _media_below(path, modality)
-    return (Source(file, path / file, labels=_folder_label(file)) for file in files), len(files)
-
-
-def _sets_of(path: Location, modality: Modality) -> list[Manifest]:
-    """The sets of that modality; where there are none, the error names both."""
-    try:
-        return find_sets(path, modality)
-    except DataError:
-        check_modality({found.modality for found in find_sets(path)}, modality, path)
-        raise
-
-
-def _folder_label(file: str) -> tuple[str, ...]:
-    name = PurePosixPath(file).parent.name
-    return (name,) if name else ()
-
-
 def check_modality(found: set[Modality], wanted: Modality, where: Location | str) -> None:
     """Raises DataError naming both when data are not what the checkpoint was trained on."""
     if wanted not in found:
@@ -164,46 +82,6 @@ def check_modality(found: set[Modality], wanted: Modality, where: Location | str
             f"{where} holds {kinds}, but the checkpoint was trained on {wanted}",
             f"choose a checkpoint for {kinds} with --checkpoint, or other data",
         )
-
-
-def _media_below(folder: Location, modality: Modality) -> list[str]:
-    try:
-        return media_below(folder, modality)
-    except DataError as error:
-        raise DataError(
-            f"the checkpoint was trained on {modality}, but there are {error.message}", error.hint
-        ) from None
-
-
-def _shard_sources(sets: list[Manifest], below: Location, read: bool) -> Iterator[Source]:
-    """Sample by sample, each with the name of its set's folder below the one that was asked for as its part."""
-    for manifest in sets:
-        reader, part = SampleReader([manifest]), _part_of(manifest, below)
-        yield from (_shard_source(reader, part, sample, read) for sample in range(len(reader)))
-
-
-def _part_of(manifest: Manifest, below: Location) -> str:
-    return str(manifest.folder).removeprefix(str(below)).strip("/").partition("/")[0]
-
-
-def _shard_source(reader: SampleReader, part: str, sample: int, read: bool = True) -> Source:
-    """One sample; what cannot be read comes along as the reason."""
-    path = reader.index.key(sample)
-    try:
-        meta = reader.meta(sample)
-        path = meta["path"]
-        content = reader.content(sample) if read else Member(reader, sample)
-    except MediaError as error:
-        return Source(path, error)
-    labels = meta.get("labels") or ([meta["label"]] if meta.get("label") is not None else [])
-    return Source(
-        path,
-        content,
-        media_info(meta),
-        labels=tuple(map(str, labels)),
-        part=part,
-        checked=reader.index.checked(sample),
-    )
 
 
 def windows_of(

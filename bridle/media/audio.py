@@ -11,17 +11,20 @@ from dataclasses import replace
 from fractions import Fraction
 from functools import lru_cache
 from itertools import chain
+from typing import TYPE_CHECKING
 
-import av
 import numpy as np
 import soundfile
 import torch
-import torchaudio.transforms
 from torch import Tensor
 
 from bridle.errors import MediaError
 from bridle.media.limits import refuse_giant
 from bridle.schema import MediaInfo, Modality
+
+if TYPE_CHECKING:  # these take as long to import as decoding a hundred clips, and most sound needs neither
+    import av
+    import torchaudio.transforms
 
 _SOUNDFILE_SUFFIX = {
     "WAV": "wav", "WAVEX": "wav", "RF64": "wav", "FLAC": "flac", "OGG": "ogg", "MP3": "mp3", "MPEG": "mp3",
@@ -52,6 +55,8 @@ def probe_headerless(raw: bytes, hint: str) -> MediaInfo | None:
     """Formats without a header, on the word of their name."""
     if hint not in _HEADERLESS:
         return None
+    import av
+
     try:
         with av.open(io.BytesIO(raw), "r", format=hint) as container:
             stream = container.streams.audio[0]
@@ -107,6 +112,8 @@ def resample(wave_S: Tensor, from_hz: int, to_hz: int) -> Tensor:
 def _resampler(from_hz: int, to_hz: int) -> torchaudio.transforms.Resample:
     """Keeps the filter bank: making it takes longer than resampling a second. With this dtype the numbers are those of
     `torchaudio.functional.resample`."""
+    import torchaudio.transforms
+
     return torchaudio.transforms.Resample(from_hz, to_hz, dtype=torch.float32)
 
 
@@ -157,6 +164,8 @@ def _go_to(file: soundfile.SoundFile, start: int) -> None:
 def _ffmpeg_blocks(
     raw: bytes, info: MediaInfo, start_s: float, length_s: float | None
 ) -> Iterator[tuple[np.ndarray, int]]:
+    import av
+
     with av.open(io.BytesIO(raw), "r", format=info.suffix if info.suffix in _HEADERLESS else None) as container:
         if not container.streams.audio:
             raise MediaError("holds no sound")
@@ -178,6 +187,8 @@ def _ffmpeg_blocks(
 
 def _frames_before(container: av.container.InputContainer, start_s: float) -> tuple[Iterator[av.AudioFrame], int]:
     """Decoded frames from somewhere before `start_s`, and how many samples into the file the first one lies."""
+    import av
+
     stream = container.streams.audio[0]
     if start_s > _SEEK_S:
         zero_s = _zero_s(container, stream)

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 from bridle.errors import MediaError
-from bridle.media import audio, image, video
+from bridle.media import audio, image
 from bridle.media.limits import MAX_PIXELS, refuse_giant
 from bridle.media.probe import read_bytes, reason
 from bridle.schema import Clip, MediaInfo, Modality
@@ -54,6 +54,8 @@ def decode(
             return Clip(key, Modality.AUDIO, audio.decode(raw, info, rate_hz, window), rate_hz, _start(window), source)
         if info.modality is Modality.IMAGE:
             return Clip(key, Modality.IMAGE, image.decode(raw, info, max_pixels), source=source)
+        from bridle.media import video  # and its two decoders, for those who need them
+
         frames, fps, start_s = video.decode(raw, info, window, with_decord=checked)
         return Clip(key, Modality.VIDEO, frames, fps, start_s, source)
     except MediaError:
@@ -64,8 +66,13 @@ def decode(
 
 def preload(modality: Modality) -> None:
     """Load what decoding would load at the first file, for processes that are forked from this one."""
-    if modality is Modality.IMAGE:
+    if modality is Modality.AUDIO:
+        import av  # noqa: F401
+        import torchaudio.transforms  # noqa: F401
+    elif modality is Modality.IMAGE:
         import torchvision.io  # noqa: F401
+    else:
+        import bridle.media.video  # noqa: F401
 
 
 def decoded_bytes(info: MediaInfo) -> int:

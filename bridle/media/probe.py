@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 
 from bridle.errors import MediaError
-from bridle.media import audio, image, video
+from bridle.media import audio, image
 from bridle.media.limits import MAX_BYTES, refuse_absurd
 from bridle.schema import MediaInfo, Modality
 
@@ -53,8 +53,11 @@ def probe(data: bytes | Path, name: str, wanted: Modality | None = None) -> Medi
     raw = read_bytes(data)
     hint = _suffix(name)
     try:
-        info = image.probe(raw) or audio.probe(raw) or video.probe(raw, hint, wanted)
-        info = info or audio.probe_headerless(raw, hint)
+        info = image.probe(raw) or audio.probe(raw)
+        if info is None:
+            from bridle.media import video
+
+            info = video.probe(raw, hint, wanted) or audio.probe_headerless(raw, hint)
     except MediaError:
         raise
     except Exception as error:  # third-party decoders raise whatever they like on damaged files
@@ -78,6 +81,8 @@ def check(data: bytes | Path, name: str, wanted: Modality | None = None) -> Medi
     """
     raw = read_bytes(data)
     info = probe(raw, name, wanted)
+    from bridle.media import video
+
     measures = {Modality.AUDIO: audio.measure, Modality.IMAGE: image.measure, Modality.VIDEO: video.measure}
     try:
         measured = measures[info.modality](raw, info)

@@ -14,7 +14,6 @@ from functools import cached_property
 
 import torch
 from torch import Tensor, nn
-from torchaudio.compliance.kaldi import get_mel_banks
 
 FRAME_S = 0.010  # hop; the window is 25 ms (Kaldi's defaults, and AudioMAE's, BEATs' and the paper's)
 WINDOW_S = 0.025
@@ -22,6 +21,18 @@ _PREEMPHASIS = 0.97
 _LOG_FLOOR = float(torch.finfo(torch.float32).eps)
 _GROUP = 32  # bands that are summed together: a band is a few neighbouring bins, and the others would be times zero
 _BLOCK = 256  # frames that a CPU works on at once: half a megabyte, so that every step finds them in the cache
+
+
+def mel_banks(bins: int, fft: int, rate_hz: int, high_hz: float = 0.0) -> Tensor:
+    """Kaldi's triangles, evenly spaced in mel from 20 Hz up, `(M, F)`; bit for bit what torchaudio's `get_mel_banks`
+    gives, without the import of torchaudio."""
+    low, high = (1127.0 * math.log(1.0 + hz / 700.0) for hz in (20.0, high_hz or 0.5 * rate_hz))
+    width = (high - low) / (bins + 1)
+    bin_M1 = torch.arange(bins).unsqueeze(1)
+    left_M1, centre_M1, right_M1 = low + bin_M1 * width, low + (bin_M1 + 1.0) * width, low + (bin_M1 + 2.0) * width
+    mel_1F = 1127.0 * (1.0 + (rate_hz / fft * torch.arange(fft / 2)).unsqueeze(0) / 700.0).log()
+    up_MF, down_MF = (mel_1F - left_M1) / (centre_M1 - left_M1), (right_M1 - mel_1F) / (right_M1 - centre_M1)
+    return torch.max(torch.zeros(1), torch.min(up_MF, down_MF))
 
 
 class MelFilterbank(nn.Module):
@@ -41,8 +52,7 @@ class MelFilterbank(nn.Module):
         self.hop = round(rate_hz * FRAME_S)
         self.window = round(rate_hz * WINDOW_S)
         self.fft = 2 ** math.ceil(math.log2(self.window))
-        banks_MF, _ = get_mel_banks(mel_bins, self.fft, float(rate_hz), 20.0, high_hz, 100.0, -500.0, 1.0)
-        banks_MF = nn.functional.pad(banks_MF, (0, 1))  # Kaldi ignores the Nyquist bin
+        banks_MF = nn.functional.pad(mel_banks(mel_bins, self.fft, rate_hz, high_hz), (0, 1))  # not the Nyquist bin
         self.register_buffer("window_W", torch.hann_window(self.window, periodic=False), persistent=False)
         self.register_buffer("mel_FM", banks_MF.T.contiguous(), persistent=False)
 

@@ -25,7 +25,6 @@ from bridle import media
 from bridle.errors import MediaError
 from bridle.patches.statistics import Moments, clip_moments, typical_window
 from bridle.schema import MediaInfo, Modality
-from bridle.sharding.transcode import transcode
 
 _TIMEOUT_S = 60.0  # for a file, and ...
 _TIMEOUT_S_PER_MB = 2.0  # ... for each megabyte of it
@@ -97,6 +96,8 @@ def work(task: Task) -> Report | Failure:
             return Failure(f"holds {info.modality}, not {task.modality}")
         content = None
         if task.transcode:
+            from bridle.sharding.transcode import transcode
+
             info, content = transcode(raw, info)
         moments = None
         if task.measure:

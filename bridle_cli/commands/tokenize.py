@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, Literal
 
 import click
 
 from bridle import api
+from bridle.errors import UsageError
 from bridle_cli import options
 from bridle_cli.console import Console
 from bridle_cli.progress import Progress
@@ -15,55 +17,112 @@ from bridle_cli.progress import Progress
 _SHOWN_CODES = 16
 
 
+class _Progress(Progress):
+    """Knows where the parts are kept that an interrupted command goes on from."""
+
+    parts = ""
+
+    def _parts(self, folder: str) -> None:
+        self.parts = folder
+
+
 @click.command(name="tokenize")
 @click.argument("inputs", metavar="FILE|DIR|SHARDS...", nargs=-1, required=True, type=options.LOCATION)
 @options.checkpoint
-@options.out("Write the codes to this .npz or .safetensors file instead of printing them.")
+@options.out(
+    "Write the codes instead of printing them: NAME.codes, .parquet, .npz or .safetensors; a name without an ending "
+    "is a folder for the shards again with the codes beside their media.",
+    kind=options.LOCATION,
+)
+@click.option(
+    "--levels", type=click.IntRange(min=1), default=None, help="The first so many levels; they are coarser codes."
+)
 @options.workers
 @options.engine
 @options.device
+@click.option(
+    "--devices",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Share the work among that many GPUs of this machine (without any: processes). More machines: torchrun.",
+)
+@click.option("--restarted", is_flag=True, hidden=True)  # said by whoever started the processes, to the next ones
+@click.option("--resume", is_flag=True, help="Go on with what an interrupted command has left.")
 @options.overwrite
 @options.shared
 @click.pass_obj
 def command(
     console: Console,
-    inputs: tuple[Path, ...],
+    inputs: tuple[str | Path, ...],
     checkpoint: str | None,
-    out: Path | None,
+    out: str | Path | None,
+    levels: int | None,
     workers: int | None,
     engine: Literal["local", "ray"],
     device: str,
+    devices: int,
+    restarted: bool,
+    resume: bool,
     overwrite: bool,
 ) -> None:
     """Turn files, folders or shards of any length into codes: levels x grid (time, rows, columns).
 
-    Prints a table, or with --json one object a file and line; long audio and video go through in windows.
+    Prints a table, or with --json one object a file and line; long audio and video go through in windows. Into a file
+    it works in parts: interrupted, it goes on with --resume and ends with the same bytes. The forms of --out and how to
+    read them: docs/codes.md.
 
     \b
     Examples:
       bridle tokenize clip.wav
-      bridle tokenize recordings/ --checkpoint runs/recordings-audio-tiny --out codes.npz
-      bridle tokenize shards/photos --out codes.safetensors
+      bridle tokenize recordings/ --checkpoint runs/recordings-audio-tiny --out recordings.codes
+      bridle tokenize shards/photos --out photos.parquet --levels 2
+      bridle tokenize shards/photos --out shards/photos-with-codes
+      bridle tokenize s3://media/raw --out raw.codes --devices 8
+      bridle tokenize recordings/ --out recordings.codes --resume
       bridle tokenize clip.mp4 --json
       bridle tokenize /shared/recordings --engine ray --out codes.npz
     """
-    with Progress(console) as progress:
+    beside = "RANK" in os.environ
+    if out is None and (resume or overwrite or devices > 1 or beside):
+        what = "--resume" if resume else "--overwrite" if overwrite else "--devices"
+        raise UsageError(f"{what} is for codes that are written, not printed.", "Name a file with --out.")
+    if engine == "ray" and (devices > 1 or beside):
+        raise UsageError("--engine ray shares the work itself.", "Leave out --devices or torchrun.")
+    if devices > 1 and not beside:
+        raise click.exceptions.Exit(api.launch(console.arguments, devices, on_event=Progress(console)))
+    console.quiet = console.quiet or os.environ.get("RANK", "0") != "0"
+    with _Progress(console) as progress:
         if out is not None:
-            result = api.write_codes(
-                inputs,
-                out,
-                checkpoint=checkpoint,
-                device=device,
-                workers=workers or 0,
-                engine=engine,
-                overwrite=overwrite,
-                on_event=progress,
-            )
-            console.result(result)
+            try:
+                result = api.write_codes(
+                    inputs,
+                    out,
+                    checkpoint=checkpoint,
+                    levels=levels,
+                    device=device,
+                    workers=workers,
+                    engine=engine,
+                    resume=resume or restarted or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0",
+                    overwrite=overwrite,
+                    on_event=progress,
+                )
+            except KeyboardInterrupt:
+                if progress.parts and Path(progress.parts).exists():
+                    console.warn("what is done is kept; go on with the same command and --resume")
+                raise
+            if result:  # the first process speaks for all
+                console.result(result, hide=["failures"])
             return
         rows = []
         for record in api.tokenize(
-            inputs, checkpoint=checkpoint, device=device, workers=workers or 0, engine=engine, on_event=progress
+            inputs,
+            checkpoint=checkpoint,
+            levels=levels,
+            device=device,
+            workers=workers or 0,
+            engine=engine,
+            on_event=progress,
         ):
             if console.json:
                 console.record(record)

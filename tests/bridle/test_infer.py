@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +11,13 @@ import pytest
 import soundfile
 import torch
 from PIL import Image
-from safetensors.numpy import load_file
 from standins import small
 
 from bridle.errors import DataError, MediaError, UsageError
-from bridle.infer import Pretrained, read_codes, sources, tokenize_inputs, write_codes
+from bridle.infer import Pretrained, sources, tokenize_inputs
 from bridle.media import decode, probe
 from bridle.model import Bridle
-from bridle.schema import Clip, Codes, Modality
+from bridle.schema import Clip, Modality
 from bridle.sharding import Options, shard
 
 RATE_HZ = 16000
@@ -315,91 +312,3 @@ def test_what_cannot_be_such_media_is_refused(modality: str, array: Any, rate_hz
         Pretrained(small(modality)).embed(array, rate_hz=rate_hz)
     with pytest.raises(UsageError, match="array 1: "):
         Pretrained(small(modality)).embed([Clip("k", Modality(modality), torch.zeros(1)), array], rate_hz=rate_hz)
-
-
-# --- codes file --------------------------------------------------------------------------------------------------
-
-
-def some_codes() -> list[Codes]:
-    generator = torch.Generator().manual_seed(0)
-    return [
-        Codes(name, torch.randint(0, 8, (*grid, 3), generator=generator).short(), [0.1 * i for i in range(grid[0])])
-        for name, grid in {"ü b.c\n.wav": (3, 2, 1), "x/\udcff.wav": (1, 4, 4), "z": (5, 1, 1)}.items()
-    ]
-
-
-@pytest.mark.parametrize("suffix", ["npz", "safetensors"])
-def test_codes_come_back(tmp_path: Path, suffix: str) -> None:
-    path = tmp_path / "new" / f"codes.{suffix}"
-    summary = write_codes(path, iter(some_codes()), source="runs/x")
-    assert (summary["out"], summary["files"], summary["levels"], summary["patches"]) == (str(path), 3, 3, 27)
-    back = read_codes(path)
-    for codes, original in zip(back, some_codes(), strict=True):
-        assert codes.file == original.file
-        assert codes.grid == original.grid
-        assert codes.times_T == original.times_T
-        assert codes.codes_THWQ.dtype == torch.int16
-        assert (codes.codes_THWQ == original.codes_THWQ).all()
-    assert [entry.name for entry in path.parent.iterdir()] == [path.name]  # no temporary left
-
-
-def test_codes_files_are_readable_without_bridle(tmp_path: Path) -> None:
-    write_codes(tmp_path / "c.npz", some_codes())
-    write_codes(tmp_path / "c.safetensors", some_codes())
-    with np.load(tmp_path / "c.npz", allow_pickle=False) as content:
-        assert json.loads(content["header"].tobytes())["format"] == "bridle-codes"
-        assert content["codes"].dtype == np.int16
-        assert (content["codes"] == load_file(tmp_path / "c.safetensors")["codes"]).all()
-
-
-def test_codes_files_are_not_overwritten(tmp_path: Path) -> None:
-    path = tmp_path / "c.npz"
-    write_codes(path, some_codes())
-    before = path.read_bytes()
-
-    def never() -> Any:
-        raise AssertionError("the output is checked before the work begins")
-        yield
-
-    with pytest.raises(UsageError, match="--overwrite"):
-        write_codes(path, never())
-    with pytest.raises(UsageError, match=r"neither \.npz nor"):
-        write_codes(tmp_path / "c.txt", never())
-
-    def fails() -> Any:
-        yield some_codes()[0]
-        raise DataError("half way")
-
-    with pytest.raises(DataError, match="half way"):
-        write_codes(path, fails(), overwrite=True)
-    assert path.read_bytes() == before
-    write_codes(path, some_codes()[:1], overwrite=True)
-    assert len(read_codes(path)) == 1
-
-
-def _truncated(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def _pickled(path: Path) -> None:
-    np.savez(path, codes=np.array([{}], dtype=object), times=np.zeros(1), grids=np.zeros(1), header=np.zeros(1))
-
-
-def _foreign(path: Path) -> None:
-    header = np.frombuffer(b'{"format": "other"}', dtype=np.uint8)
-    np.savez(path, codes=np.zeros((1, 1)), times=np.zeros(1), grids=np.ones((1, 3)), header=header)
-
-
-def _inconsistent(path: Path) -> None:
-    header = np.frombuffer(b'{"format": "bridle-codes", "version": 1, "files": ["a"]}', dtype=np.uint8)
-    grids = np.array([[2, 2, 2]], dtype=np.int32)
-    np.savez(path, codes=np.zeros((1, 1)), times=np.zeros(1), grids=grids, header=header)
-
-
-@pytest.mark.parametrize("damage", [_truncated, _pickled, _foreign, _inconsistent])
-def test_damaged_codes_files_are_refused(tmp_path: Path, damage: Callable[[Path], None]) -> None:
-    path = tmp_path / "c.npz"
-    write_codes(path, some_codes())
-    damage(path)
-    with pytest.raises(DataError, match=r"c\.npz"):
-        read_codes(path)

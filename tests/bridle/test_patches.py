@@ -5,12 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 import torchaudio
+import torchaudio.compliance.kaldi as kaldi
+import torchvision.transforms.v2.functional as vision
 
 from bridle.config.sections import AudioPatches, ImagePatches, VideoPatches
 from bridle.draws import Draws
 from bridle.patches import build_patcher
 from bridle.patches.cut import coordinates, cut
-from bridle.patches.spectrogram import MelFilterbank
+from bridle.patches.image import resize
+from bridle.patches.spectrogram import MelFilterbank, mel_banks
 from bridle.schema import Clip, Modality, PatchBatch
 
 STATISTICS = {"fbank_mean": -4.0, "fbank_std": 4.0, "pixel_mean": [0.5] * 3, "pixel_std": [0.25] * 3, "rate_hz": 10.0}
@@ -163,3 +166,18 @@ def test_the_same_generator_gives_the_same_view() -> None:
     ):
         first, second = (patcher.prepare(clip, torch.Generator().manual_seed(5)) for _ in range(2))
         assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("shape", [(3, 40, 30), (3, 640, 480), (5, 3, 100, 100), (2, 4, 3, 33, 21)])
+def test_resizing_is_torchvisions_to_the_bit(shape: tuple[int, ...]) -> None:
+    x = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    channels_last = x.movedim(-3, -1).contiguous().movedim(-1, -3)
+    for view in (x, x[..., 3:-2, 5:], channels_last):
+        for size in (16, 32, 224):
+            assert torch.equal(resize(view, size), vision.resize(view, [size, size], antialias=True))
+
+
+@pytest.mark.parametrize(("bins", "fft", "rate_hz", "high_hz"), [(128, 512, 16000, 0.0), (80, 1024, 32000, 7600.0)])
+def test_mel_banks_are_torchaudios_to_the_bit(bins: int, fft: int, rate_hz: int, high_hz: float) -> None:
+    theirs, _ = kaldi.get_mel_banks(bins, fft, float(rate_hz), 20.0, high_hz, 100.0, -500.0, 1.0)
+    assert torch.equal(mel_banks(bins, fft, rate_hz, high_hz), theirs)

@@ -20,6 +20,7 @@ from standins import content_of, same, small, stream_of, take, told, write_sound
 
 from bridle import api
 from bridle.archive import Place, TarReader, load_index, tar_of
+from bridle.checkpoint import save_model, snapshot
 from bridle.errors import DataError, EnvironmentFault, UsageError
 from bridle.infer import tokenize_inputs
 from bridle.sharding import Options, find_sets, shard, verify
@@ -574,3 +575,17 @@ def test_files_there_have_the_codes_of_files_here(raw: Path, bucket: Remote) -> 
     assert all((a.codes_THWQ == b.codes_THWQ).all() for a, b in zip(here, there, strict=True))
     (one,) = tokenize_inputs(model, [bucket / "raw" / "class1" / "1.wav"])
     assert one.file == "s3://media/raw/class1/1.wav"
+
+
+@pytest.mark.usefixtures("inline")
+def test_codes_of_files_there_are_written_there(raw: Path, bucket: Remote, tmp_path: Path) -> None:
+    put(raw, bucket / "raw")
+    save_model(snapshot(small("audio")), tmp_path)
+    outs = str(tmp_path / "here.codes"), "s3://media/codes/there.codes"
+    for out, workers in zip(outs, (0, 2), strict=True):
+        result = api.write_codes(["s3://media/raw"], out, checkpoint=tmp_path, workers=workers)
+        assert (result["files"], result["out"], result["bytes"]) == (30, out, (tmp_path / "here.codes").stat().st_size)
+    assert (bucket / "codes" / "there.codes").read_bytes() == (tmp_path / "here.codes").read_bytes()
+    assert not list(cache.cache_folder().glob("building/*"))
+    with pytest.raises(UsageError, match="exists"):
+        api.write_codes(["s3://media/raw"], outs[1], checkpoint=tmp_path)

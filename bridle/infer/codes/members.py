@@ -1,0 +1,183 @@
+"""Codes beside the media: shards again, with one more member a sample.
+
+    KEY.SUFFIX      the media, as they were
+    KEY.json        as it was, and "codes": {"grid": [T, H, W], "times": [T starts in seconds]}
+    KEY.codes.npy   (Q, T, H, W), uint8 (uint16 beyond 256 codes)
+
+Every set keeps its name, its keys and their order, tar by tar. Samples without codes are left out and listed among the
+rejects of the manifest, whose options say which model the codes are of.
+
+Shapes: Q levels, T H W grid.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import tarfile
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import bridle
+from bridle.archive import ROW, Shard, TarWriter, damaged, parse_description, save_index, write_durably
+from bridle.errors import DataError, UsageError
+from bridle.infer.codes.arrays import as_codes, check_levels, check_range
+from bridle.infer.codes.compact import Record
+from bridle.schema import Codes, Modality
+from bridle.sharding import Manifest, find_sets
+from bridle.sharding.manifest import FILE, is_index, is_sharded
+from bridle.storage import Location, opened
+from bridle.stream import SampleReader
+
+MEMBER = "codes.npy"
+_NOT_FULL = 1 << 62  # bytes: tars end where those of the input do
+
+
+def check_places(inputs: list[Location], out: Location) -> None:
+    """Whether the codes of these inputs can stand beside their media at `out`.
+
+    Raises:
+        UsageError: they are no shards, several, or in the way of the output. DataError: there is nothing.
+    """
+    if not isinstance(out, Path):
+        raise UsageError(
+            f"{out} is in object storage, where shards with codes are not written",
+            "Write them here and copy them, or write one file: an --out that ends with .codes, .parquet or .npz.",
+        )
+    if len(inputs) != 1:
+        raise UsageError("codes beside the media of several inputs", f"One set, or a folder of sets, goes to {out}.")
+    (place,) = inputs
+    if not place.exists():
+        raise DataError(f"{place} does not exist", "Name a set of shards, or a folder of such sets.")
+    if not place.is_dir() or not is_sharded(place):
+        raise UsageError(
+            f"{out} has no ending, so that codes would go beside the media of shards, and {place} is no set of shards",
+            f"Make shards first: bridle shard {place}. Or give --out an ending: .codes, .parquet, .npz, .safetensors.",
+        )
+    if isinstance(place, Path):
+        there, here = place.resolve(), out.resolve()
+        if there == here or here in there.parents or there in here.parents:
+            raise UsageError(f"{out} and {place} lie in each other", "Choose another --out.")
+    if out.exists() and not _ours(out):
+        raise UsageError(f"{out} holds files that are no shards", "Choose another --out, or remove them.")
+
+
+def _ours(folder: Path) -> bool:
+    """Whether nothing is lost with it but sets of shards."""
+    files = [path for path in folder.rglob("*") if not path.is_dir()] if folder.is_dir() else [folder]
+    return all(path.suffix == ".tar" or path.name == FILE or is_index(path.name) for path in files)
+
+
+def write(
+    path: Path,
+    records: Iterator[tuple[int, Record]],
+    header: dict[str, Any],
+    skipped: Mapping[int, dict[str, str]],
+    place: Location,
+    modality: Modality,
+) -> None:
+    """All sets below `place` again, below `path`.
+
+    Args:
+        records: with the numbers of their samples in the listing of `place`, in order.
+        skipped: file and reason of the samples that have none.
+    """
+    said = {name: header[name] for name in ("checkpoint", "model", "codes", "levels")}
+    first, waiting = 0, _Waiting(records)
+    for manifest in find_sets(place, modality):
+        folder = path / str(manifest.folder).removeprefix(str(place)).strip("/")
+        folder.mkdir(parents=True, exist_ok=True)
+        shards, rows_N = _copy(manifest, folder, first, waiting)
+        numbers = range(first, first + manifest.samples)
+        first += manifest.samples
+        copy = replace(
+            manifest,
+            shards=shards,
+            samples=len(rows_N),
+            bytes=sum(shard.bytes for shard in shards),
+            rejects=[*manifest.rejects, *(skipped[number] for number in numbers if number in skipped)],
+            options={**manifest.options, "codes": said},
+            created_by=f"bridle {bridle.__version__}",
+        )
+        save_index(folder, shards, rows_N)
+        with write_durably(folder / FILE) as file:
+            file.write(copy.to_json().encode())
+
+
+class _Waiting:
+    """Records, each given out when its number is asked for; numbers are asked for in order."""
+
+    def __init__(self, records: Iterator[tuple[int, Record]]) -> None:
+        self._records, self._next = records, next(records, None)
+
+    def take(self, number: int) -> Record | None:
+        if self._next is None or self._next[0] != number:
+            return None
+        found, self._next = self._next[1], next(self._records, None)
+        return found
+
+
+def _copy(manifest: Manifest, folder: Path, first: int, waiting: _Waiting) -> tuple[list[Shard], np.ndarray]:
+    """The tars of one set with codes, and their index."""
+    reader, parts = SampleReader([manifest]), [np.empty(0, ROW)]
+    writer = TarWriter(folder, manifest.name, _NOT_FULL, on_close=lambda shard, rows_N: parts.append(rows_N))
+    try:
+        for _, samples in itertools.groupby(range(len(reader)), lambda sample: reader.index.media(sample).tar):
+            for sample in samples:
+                record = waiting.take(first + sample)
+                if record is not None:
+                    meta, codes = reader.meta(sample), io.BytesIO()
+                    about = {"grid": list(record.codes_QTHW.shape[1:]), "times": record.times_T.tolist()}
+                    np.save(codes, record.codes_QTHW, allow_pickle=False)
+                    more = {MEMBER: codes.getvalue()}
+                    key, suffix = reader.index.key(sample), meta["suffix"]
+                    writer.add(key, suffix, reader.content(sample), {**meta, "codes": about}, more)
+            writer.close()
+    finally:
+        writer.abandon()
+    return writer.shards, np.concatenate(parts)
+
+
+def read(folder: Location, levels: int | None = None) -> Iterator[Codes]:
+    """The codes of every sample of the sets below a folder, in order.
+
+    Raises:
+        DataError: no sets, sets without codes, or damaged ones.
+    """
+    for manifest in find_sets(folder):
+        said = manifest.options.get("codes")
+        if not isinstance(said, dict):
+            raise DataError(
+                f"{manifest.folder} is a set of shards without codes", "bridle tokenize SHARDS --out FOLDER makes one"
+            )
+        kept = check_levels(levels, said["levels"], manifest.folder)
+        for shard in manifest.shards:
+            place = manifest.folder / shard.file
+            try:
+                yield from _read_tar(place, said["codes"], said["levels"], kept)
+            except (OSError, tarfile.TarError, LookupError, TypeError, ValueError) as error:
+                raise damaged(place, f"its codes cannot be read ({error})") from error
+
+
+def _read_tar(place: Location, most: int, levels: int, kept: int) -> Iterator[Codes]:
+    metas: dict[str, dict[str, Any]] = {}
+    with opened(place) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+        for member in tar:
+            key, _, suffix = member.name.partition(".")
+            if suffix not in ("json", MEMBER):
+                continue
+            content = tar.extractfile(member)
+            assert content is not None
+            if suffix == "json":
+                metas[key] = parse_description(content.read())
+                continue
+            codes_QTHW, meta = np.load(io.BytesIO(content.read()), allow_pickle=False), metas.pop(key)
+            times = meta["codes"]["times"]
+            if codes_QTHW.ndim != 4 or len(codes_QTHW) != levels or len(times) != codes_QTHW.shape[1]:
+                raise ValueError(f"{member.name} has the shape {codes_QTHW.shape}")
+            check_range(codes_QTHW, most, place)
+            yield as_codes(meta["path"], codes_QTHW[:kept], times, most)

@@ -1,0 +1,205 @@
+"""What inputs name -> a listing: each file under its number, so that any part of them can be read by anybody.
+
+files, folders, shards --Listing--> Source
+"""
+
+from __future__ import annotations
+
+import hashlib
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import accumulate
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from bridle.errors import DataError, MediaError, UsageError
+from bridle.infer.sources import Member, Source, check_modality
+from bridle.media import detect
+from bridle.schema import Modality
+from bridle.sharding import Manifest, find_sets
+from bridle.sharding.discover import media_below
+from bridle.sharding.manifest import is_sharded
+from bridle.storage import Location
+from bridle.stream import SampleReader
+from bridle.stream.read import media_info
+
+
+class Listing:
+    """Everything that some inputs name, each file under its number, in the order of the inputs.
+
+    Args:
+        inputs: media files, folders of media (labels: the folder that holds the file), sets of shards or folders of
+            such sets.
+        modality: what the checkpoint was trained on.
+
+    Raises:
+        DataError: an input that does not exist, holds nothing, or is of another modality (naming both).
+    """
+
+    def __init__(self, inputs: Sequence[Location], modality: Modality) -> None:
+        if not inputs:
+            raise UsageError("nothing to read", "name a file, a folder or a set of shards")
+        self._parts: list[_File | _Files | _Samples] = []
+        for place in inputs:
+            below = place if len(inputs) > 1 else None  # equal names below two folders stay apart
+            self._parts += _find(place, modality, below)
+        self._first = list(accumulate((len(part) for part in self._parts), initial=0))
+
+    def __len__(self) -> int:
+        return self._first[-1]
+
+    def source(self, number: int, *, read: bool = False) -> Source:
+        """One file; of shards with its bytes if they are to be `read`, else `fetched` when they are needed."""
+        which = bisect_right(self._first, number) - 1
+        return replace(self._parts[which].source(number - self._first[which], read), number=number)
+
+    def fingerprint(self) -> str:
+        """Other files, or files that were changed, have another one (in object storage: other names)."""
+        digest = hashlib.sha256()
+        for part in self._parts:
+            for said in part.marks():
+                digest.update(repr(said).encode())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class _Files:
+    """Media files below one folder, or a single one (then it is called by its whole path)."""
+
+    folder: Location
+    names: list[str]
+    called: Location | None  # by what input; None: by their paths below the folder
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def source(self, number: int, read: bool) -> Source:
+        name = self.names[number]
+        path = name if self.called is None else str(self.called / name)
+        return Source(path, self.folder / name, labels=_folder_label(name))
+
+    def marks(self) -> Iterator[Any]:
+        for name in self.names:
+            place = self.folder / name
+            try:
+                status = place.stat() if isinstance(place, Path) else None
+                yield name, status and (status.st_size, status.st_mtime_ns)
+            except OSError as error:
+                yield name, error.errno
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A media file that is an input itself."""
+
+    place: Location
+
+    def __len__(self) -> int:
+        return 1
+
+    def source(self, number: int, read: bool) -> Source:
+        return Source(str(self.place), self.place)
+
+    def marks(self) -> Iterator[Any]:
+        return _Files(self.place.parent, [self.place.name], None).marks()
+
+
+@dataclass(frozen=True, slots=True)
+class _Samples:
+    """One set of shards."""
+
+    manifest: Manifest
+    reader: SampleReader
+    part: str
+    called: Location | None
+
+    def __len__(self) -> int:
+        return len(self.reader)
+
+    def source(self, number: int, read: bool) -> Source:
+        source = _shard_source(self.reader, self.part, number, read)
+        return source if self.called is None else replace(source, path=str(self.called / source.path))
+
+    def marks(self) -> Iterator[Any]:
+        return ((shard.file, shard.samples, shard.sha256) for shard in self.manifest.shards)
+
+
+def _find(place: Location, modality: Modality, called: Location | None) -> Sequence[_File | _Files | _Samples]:
+    if not place.exists():
+        raise DataError(f"{place} does not exist", "Name a file, a folder of media, or a set of shards.")
+    if is_sharded(place):
+        return [_Samples(one, SampleReader([one]), _part_of(one, place), called) for one in _sets_of(place, modality)]
+    if place.is_file():
+        kind = detect(place.name)
+        if kind is not None:
+            check_modality({kind}, modality, place)
+        return [_File(place)]
+    return [_Files(place, _media_below(place, modality), called)]
+
+
+def find_sources(inputs: Sequence[Location], modality: Modality, *, read: bool = True) -> tuple[Iterator[Source], int]:
+    """Everything that `inputs` name, in order, and how many that is; see `Listing`.
+
+    Args:
+        read: files in shards come with their bytes; without, each can be read in any order (`fetched`).
+    """
+    listing = Listing(inputs, modality)
+    return (listing.source(number, read=read) for number in range(len(listing))), len(listing)
+
+
+def spread_sources(inputs: Sequence[Location], modality: Modality, most: int) -> tuple[list[Callable[[], Source]], int]:
+    """At most that many of the files of a `Listing`, evenly spread, each opened when it is called; and how many there
+    are."""
+    listing = Listing(inputs, modality)
+    chosen = min(most, len(listing))
+    numbers = [number * len(listing) // chosen for number in range(chosen)]
+    return [partial(listing.source, number, read=True) for number in numbers], len(listing)
+
+
+def _sets_of(path: Location, modality: Modality) -> list[Manifest]:
+    """The sets of that modality; where there are none, the error names both."""
+    try:
+        return find_sets(path, modality)
+    except DataError:
+        check_modality({found.modality for found in find_sets(path)}, modality, path)
+        raise
+
+
+def _folder_label(file: str) -> tuple[str, ...]:
+    name = PurePosixPath(file).parent.name
+    return (name,) if name else ()
+
+
+def _media_below(folder: Location, modality: Modality) -> list[str]:
+    try:
+        return media_below(folder, modality)
+    except DataError as error:
+        raise DataError(
+            f"the checkpoint was trained on {modality}, but there are {error.message}", error.hint
+        ) from None
+
+
+def _part_of(manifest: Manifest, below: Location) -> str:
+    return str(manifest.folder).removeprefix(str(below)).strip("/").partition("/")[0]
+
+
+def _shard_source(reader: SampleReader, part: str, sample: int, read: bool = True) -> Source:
+    """One sample; what cannot be read comes along as the reason."""
+    path = reader.index.key(sample)
+    try:
+        meta = reader.meta(sample)
+        path = meta["path"]
+        content = reader.content(sample) if read else Member(reader, sample)
+    except MediaError as error:
+        return Source(path, error)
+    labels = meta.get("labels") or ([meta["label"]] if meta.get("label") is not None else [])
+    return Source(
+        path,
+        content,
+        media_info(meta),
+        labels=tuple(map(str, labels)),
+        part=part,
+        checked=reader.index.checked(sample),
+    )
