@@ -28,7 +28,7 @@ from PIL import Image
 
 from bridle import api
 from bridle import config as configs
-from bridle.checkpoint import save_model, snapshot, weights_hash
+from bridle.checkpoint import save_model, snapshot
 from bridle.infer import Failures, How, Listing, decoded_as, encode, encode_listed, write_tokens
 from bridle.infer.encode import BATCH_SIZE
 from bridle.infer.sources import Source, windows_of
@@ -72,7 +72,7 @@ def batch(preset: str, folder: Path, arguments: argparse.Namespace) -> None:
     def to_file() -> None:
         how = How(workers=arguments.workers)
         inputs = [folder / "media"]
-        write_tokens(model, weights_hash(folder / "model"), inputs, folder / "c.codes", how, overwrite=True)
+        write_tokens(model, inputs, folder / "c.codes", how, overwrite=True)
 
     medians = race(
         {

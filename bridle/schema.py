@@ -1,6 +1,6 @@
 """The nouns that flow through BRIDLE, from bytes to codes.
 
-    raw media --media--> Clip --patches--> PatchBatch --model--> features, Codes
+    raw media --media--> Clip --patches--> PatchBatch --model--> features, Embedded, Codes
 
 Shape suffixes: B clips, N patches, P values in a patch, Q levels, C channels, T H W time, height, width,
 S audio samples.
@@ -110,6 +110,23 @@ class PatchBatch:
             spans = [torch.arange(n) + clip * patches for clip, n in enumerate(self.lengths)]
             self._row_R = torch.cat(spans).to(self.x_BNP.device, non_blocking=True)
         return self._row_R
+
+
+@dataclass(slots=True)
+class Embedded:
+    """Vectors of one whole file.
+
+    Attributes:
+        file: original path or key.
+        vectors_RD: float32, R of them: one, one a step of time, or one a patch.
+        times_R: where each begins in seconds.
+        coords_R3: (time, row, column) of each in the file's grid; of one vector a file all zero.
+    """
+
+    file: str
+    vectors_RD: Tensor
+    times_R: list[float]
+    coords_R3: Tensor
 
 
 @dataclass(slots=True)

@@ -12,6 +12,8 @@ import pytest
 from exports import learned, saved
 from standins import SMALL_RUN
 
+from bridle import api
+
 # Package names of each extra as imported; `plots`, `bench`, `docs` and `dev` are for this repository's own scripts.
 EXTRAS = {
     "huggingface": ("transformers",),
@@ -28,16 +30,21 @@ SMALL = [word for one in SMALL_RUN for word in ("--set", one)]
 # One row for each way to meet an extra.
 NEEDS = [
     ("onnx", ["export", "RUN", "--format", "onnx", "--out", "encoder"]),
+    ("huggingface", ["export", "RUN", "--format", "huggingface", "--out", "encoder"]),
+    ("parquet", ["tokenize", "MEDIA", "--checkpoint", "RUN", "--out", "codes.parquet"]),
+    ("parquet", ["embed", "MEDIA", "--checkpoint", "RUN", "--out", "vectors.parquet"]),
     ("ray", ["shard", "MEDIA", "--modality", "image", "--engine", "ray", "--out", "set"]),
     ("ray", ["tokenize", "MEDIA", "--checkpoint", "RUN", "--engine", "ray", "--out", "codes.npz"]),
     ("s3", ["shard", "s3://bucket/raw", "--modality", "image", "--out", "set"]),
     ("s3", ["pretrain", "--shards", "s3://bucket/set"]),
+    ("search", ["search", "PHOTO", "--index", "INDEX"]),
     ("tensorboard", [*TRAIN, *SMALL, "--set", "train.tracker=tensorboard", "--out", "run"]),
     ("wandb", [*TRAIN, *SMALL, "--set", "train.tracker=wandb", "--out", "run"]),
 ]
 WITHOUT = [
     [*TRAIN, *SMALL, "--out", "run", "--quiet"],
     ["tokenize", "PHOTO", "--checkpoint", "RUN", "--json"],
+    ["embed", "MEDIA", "--checkpoint", "RUN", "--out", "vectors.npz"],
     ["export", "RUN", "--format", "safetensors", "--out", "encoder"],
 ]
 CHILD = """
@@ -72,7 +79,9 @@ def told(tmp_path_factory: pytest.TempPathFactory, shards: Path, sample: Path) -
     """What a process without any extra makes of all rows, one after the other; at the end which of them it imported."""
     run = saved(learned("image"), tmp_path_factory.mktemp("model") / "run")
     photo = sorted((sample / "image").rglob("*.jpg"))[0]
-    places = {"RUN": run, "SHARDS": shards, "MEDIA": sample / "image", "PHOTO": photo}
+    index = tmp_path_factory.mktemp("index") / "vectors.npz"
+    api.embed([photo], index, checkpoint=run)
+    places = {"RUN": run, "SHARDS": shards, "MEDIA": sample / "image", "PHOTO": photo, "INDEX": index}
     rows = [[str(places.get(word, word)) for word in row] for row in [*(words for _, words in NEEDS), *WITHOUT]]
     absent = [name for names in EXTRAS.values() for name in names]
     done = subprocess.run(

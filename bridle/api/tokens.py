@@ -111,7 +111,6 @@ def write_codes(
         `{out, files, levels, patches, bytes, skipped, seconds, failures}`; `{}` from processes but the first.
     """
     from bridle import distributed
-    from bridle.checkpoint import weights_hash
     from bridle.infer.tokenize import How, check_output, write_tokens
 
     places, target, local = [locate(item) for item in inputs], locate(out), engine == "local"
@@ -121,8 +120,7 @@ def write_codes(
         model = open_model(checkpoint, picked if local else "cpu")
         first = distributed.rank() == 0
         how = How(workers=workers, engine=engine, device=device, on_event=on_event if first else None)
-        weights = weights_hash(Path(model.source))
-        result = write_tokens(model, weights, places, target, how, levels=levels, resume=resume, overwrite=overwrite)
+        result = write_tokens(model, places, target, how, levels=levels, resume=resume, overwrite=overwrite)
         return result or {}
 
 

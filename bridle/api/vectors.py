@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bridle.api.session import OnEvent, open_model
+from bridle.api.session import OnEvent, open_model, pick_device
 from bridle.errors import DataError, UsageError
 from bridle.storage import locate
 
@@ -23,39 +23,39 @@ def embed(
     per: Per = "file",
     pool: Pool = "mean",
     half: bool = False,
-    workers: int = 0,
+    workers: int | None = None,
     device: str = "auto",
+    resume: bool = False,
     overwrite: bool = False,
     on_event: OnEvent | None = None,
 ) -> dict[str, Any]:
     """Vectors of files, folders and sets of shards in one file; its layout is in `bridle.infer.vectors_file`.
+
+    The work is done in parts that are kept beside `out`; processes that `torchrun` started share them.
 
     Args:
         out: `.npz`, `.safetensors` or `.parquet`.
         per: one vector a "file", a "step" of time or a "patch".
         pool: how a file becomes one vector: "mean", "segments" or "class".
         half: as float16.
+        workers: processes that decode ahead; None: as many as the machine has cores to spare.
+        resume: go on with what an earlier call with the same inputs, checkpoint and options left.
 
     Returns:
-        `{out, files, skipped, vectors, width, bytes}`.
+        `{out, files, vectors, width, bytes, skipped, seconds, failures}`; `{}` from processes but the first.
     """
-    from bridle import infer
+    from bridle import distributed, infer
 
     if per != "file" and pool != "mean":
         raise UsageError(f"--pool {pool} makes one vector a file", f"Leave it out, or leave out --per {per}.")
-    infer.check_vectors_output(Path(out), overwrite=overwrite)  # before anything is loaded
-    model = open_model(checkpoint, device)
-    places, skipped = [locate(item) for item in inputs], list[str]()
-    found = infer.embed_inputs(model, places, per=per, how=pool, workers=workers, skipped=skipped, on_event=on_event)
-    about = {
-        "model": model.fingerprint(),
-        "checkpoint": str(model.source),
-        "modality": model.modality,
-        "per": per,
-        "pool": pool,
-        "inputs": [str(place.absolute() if isinstance(place, Path) else place) for place in places],
-    }
-    return infer.write_vectors(Path(out), found, about, half=half, overwrite=overwrite)
+    places, target = [locate(item) for item in inputs], locate(out)
+    with distributed.group(picked := pick_device(device)):
+        # Before anything is loaded.
+        distributed.first_decides(lambda: infer.check_vectors_output(target, resume=resume, overwrite=overwrite))
+        model, first = open_model(checkpoint, picked), distributed.rank() == 0
+        how = infer.How(workers=workers, on_event=on_event if first else None)
+        options: dict[str, Any] = {"per": per, "pool": pool, "half": half, "resume": resume, "overwrite": overwrite}
+        return infer.write_embeddings(model, places, target, how, **options) or {}
 
 
 def search(

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from bridle.checkpoint.classifier_file import Head, hash_of, read_classifier, save_classifier
-from bridle.checkpoint.model_file import NewerVersion, read_about, read_model, save_model, snapshot, weights_hash
+from bridle.checkpoint.model_file import NewerVersion, read_about, read_model, save_model, snapshot
 from bridle.checkpoint.results import Tested, add_result, read_results, read_tested, run_of
 from bridle.checkpoint.run_folder import (
     RunFolder,
@@ -88,6 +88,5 @@ __all__ = [
     "save_classifier",
     "save_model",
     "snapshot",
-    "weights_hash",
     "write_atomically",
 ]

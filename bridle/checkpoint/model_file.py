@@ -81,11 +81,6 @@ def read_model(folder: Path, device: str = "cpu") -> Bridle:
     return model.eval().to(device)
 
 
-def weights_hash(folder: Path) -> str:
-    """SHA-256 of the weights: what tells codes and vectors of one model from those of another."""
-    return read_about(folder).get("sha256", {}).get(WEIGHTS) or digest_of(folder / WEIGHTS)
-
-
 def read_about(folder: Path) -> dict[str, Any]:
     """`model.json`, checked.
 

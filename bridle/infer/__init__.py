@@ -2,7 +2,7 @@
 
 from bridle.infer.codes import CodesFile, each_codes, read_codes, write_codes
 from bridle.infer.corpus import fit_cold_codes, measure
-from bridle.infer.embed import Embedded, Per, embed_inputs
+from bridle.infer.embed import Per, check_vectors_output, write_embeddings
 from bridle.infer.encode import Encoded, Failures, decoded_as, encode, encode_listed
 from bridle.infer.listing import Listing, find_sources, spread_sources
 from bridle.infer.parts import check_free, in_parts
@@ -19,11 +19,10 @@ from bridle.infer.tokenize import (
     tokenize_inputs,
     write_tokens,
 )
-from bridle.infer.vectors_file import check_vectors_output, read_vectors, write_vectors
+from bridle.infer.vectors_file import read_vectors, write_vectors
 
 __all__ = [
     "CodesFile",
-    "Embedded",
     "Encoded",
     "Failures",
     "Hit",
@@ -42,7 +41,6 @@ __all__ = [
     "decoded_as",
     "default_workers",
     "each_codes",
-    "embed_inputs",
     "encode",
     "encode_listed",
     "find_sources",
@@ -59,6 +57,7 @@ __all__ = [
     "tokenize_inputs",
     "training_view",
     "write_codes",
+    "write_embeddings",
     "write_tokens",
     "write_vectors",
 ]

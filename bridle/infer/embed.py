@@ -5,52 +5,39 @@ Shapes: R vectors of a file, N patches of a file, T its time steps, D width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal
+import time
+from collections.abc import Generator, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
-from bridle.infer.encode import BATCH_SIZE, Encoded, Failures, encode
-from bridle.infer.listing import find_sources
+from bridle.infer.array_file import read_arrays
+from bridle.infer.encode import Encoded, Failures, encode_listed
+from bridle.infer.listing import Listing
+from bridle.infer.parts import ITEMS, check_free, in_parts
 from bridle.infer.pooling import Pool
 from bridle.infer.pretrained import pool_encoded
-from bridle.infer.tokenize import nothing_read
+from bridle.infer.tokenize import How, default_workers, left_out, nothing_read, size_of
+from bridle.infer.vectors_file import PART, check_ending, join_vectors, write_vectors
 from bridle.model import Bridle
-from bridle.schema import Modality
+from bridle.schema import Embedded, Modality
 from bridle.storage import Location
 
 Per = Literal["file", "step", "patch"]
 
 
-@dataclass(slots=True)
-class Embedded:
-    """The vectors of one whole file.
-
-    Attributes:
-        file: original path or key.
-        vectors_RD: float32.
-        times_R: where each begins in seconds.
-        coords_R3: (time, row, column) of each in the file's grid; of one vector a file all zero.
-    """
-
-    file: str
-    vectors_RD: Tensor
-    times_R: list[float]
-    coords_R3: Tensor
-
-
-def as_vectors(encoded: Encoded, model: Bridle, per: Per = "file", how: Pool = "mean") -> Embedded:
+def as_vectors(encoded: Encoded, model: Bridle, per: Per = "file", pool: Pool = "mean") -> Embedded:
     """What `model.features_and_class` said of a file, as vectors.
 
     Args:
-        per: "file": one vector, pooled as `how` says; "step": the mean over rows and columns at each time; "patch":
+        per: "file": one vector, pooled as `pool` says; "step": the mean over rows and columns at each time; "patch":
             all of them.
     """
     features_ND, coords_N3, file = encoded.outputs[0].float(), encoded.coords_N3, encoded.source.path
     if per == "file":
-        return Embedded(file, pool_encoded(encoded, how, model)[None], [0.0], coords_N3.new_zeros(1, 3))
+        return Embedded(file, pool_encoded(encoded, pool, model)[None], [0.0], coords_N3.new_zeros(1, 3))
     if per == "patch":
         return Embedded(file, features_ND, [encoded.times_T[step] for step in coords_N3[:, 0].tolist()], coords_N3)
     steps = encoded.grid[0]
@@ -60,30 +47,90 @@ def as_vectors(encoded: Encoded, model: Bridle, per: Per = "file", how: Pool = "
     return Embedded(file, sums_TD / counts_T[:, None], encoded.times_T, coords_T3)
 
 
-def embed_inputs(
-    model: Bridle,
-    inputs: Sequence[Location],
-    *,
-    per: Per = "file",
-    how: Pool = "mean",
-    batch_size: int = BATCH_SIZE,
-    workers: int = 0,
-    skipped: list[str] | None = None,
-    on_event: Callable[..., None] | None = None,
-) -> Iterator[Embedded]:
-    """Vectors of everything that `inputs` name, in order; the arguments are those of `tokenize_inputs`.
+def check_vectors_output(out: Location, *, resume: bool, overwrite: bool) -> None:
+    """To be called before anything is loaded.
 
     Raises:
-        DataError: inputs of another modality, or nothing that could be read.
+        UsageError: `out` is of no known form, or in the way of something. EnvironmentFault: a library is missing.
     """
-    failures, done = Failures(on_event), 0
-    sources, total = find_sources(inputs, Modality(model.modality))
-    for encoded in encode(
-        model, sources, model.features_and_class, failures=failures, batch_size=batch_size, workers=workers
-    ):
-        done += 1
-        if on_event:
-            on_event("progress", done=done + len(failures.reasons), total=total, what="files")
-        yield as_vectors(encoded, model, per, how)
-    if not done:
-        raise nothing_read(failures)
+    check_ending(out)
+    check_free(out, resume=resume, overwrite=overwrite)
+
+
+def write_embeddings(
+    model: Bridle,
+    inputs: Sequence[Location],
+    out: Location,
+    how: How | None = None,
+    *,
+    per: Per = "file",
+    pool: Pool = "mean",
+    half: bool = False,
+    part_files: int = ITEMS,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> dict[str, Any] | None:
+    """Vectors of everything that `inputs` name; in parts, as `write_tokens` does it.
+
+    Args:
+        out: its ending says the form, see `vectors_file`.
+        per, pool: see `as_vectors`.
+        half: as float16.
+
+    Returns:
+        `{out, files, vectors, width, bytes, skipped, seconds, failures}`; None on ranks other than the first.
+
+    Raises:
+        UsageError: `out` is in the way, or was begun with something else.
+        DataError: inputs of another modality, or nothing that could be read.
+        EnvironmentFault: the disk is full or cannot be written.
+    """
+    how, began = how or How(), time.monotonic()
+    listing, failures = Listing(inputs, Modality(model.modality)), Failures(how.on_event)
+    about: dict[str, Any] = {"model": model.fingerprint(), "checkpoint": model.source, "modality": model.modality}
+    about |= {"per": per, "pool": pool, "inputs": [_whole(place) for place in inputs]}
+    said = {"files": len(listing), "content of the files": listing.fingerprint(), "batch size": how.batch_size}
+
+    def compute(numbers: Iterator[int]) -> Generator[tuple[int, Embedded]]:
+        options: dict[str, Any] = {"failures": failures, "batch_size": how.batch_size, "together": part_files}
+        options["workers"] = default_workers(len(listing)) if how.workers is None else how.workers
+        for encoded in encode_listed(model, listing, numbers, model.features_and_class, **options):
+            yield encoded.source.number, as_vectors(encoded, model, per, pool)
+
+    def write(path: Path, span: range, found: Iterator[tuple[int, Embedded]]) -> None:
+        numbers, vectors = list[int](), list[Embedded]()
+        for number, embedded in found:
+            numbers.append(number)
+            vectors.append(embedded)
+        skipped = [{"file": file, "reason": why} for _, file, why in left_out(listing, failures, {*span} - {*numbers})]
+        write_vectors(path, vectors, {"skipped": skipped}, half=half, suffix=PART)
+
+    result = in_parts(
+        out,
+        {**about, **said, "half": half},
+        len(listing),
+        compute,
+        write,
+        partial(_join, about, out),
+        size=part_files,
+        resume=resume,
+        overwrite=overwrite,
+        on_event=how.on_event,
+    )
+    if result is None:
+        return None
+    failed = result.pop("failures")
+    seconds = round(time.monotonic() - began, 3)
+    return {"out": str(out), **result, "bytes": size_of(out), "seconds": seconds, "failures": failed}
+
+
+def _join(about: dict[str, Any], out: Location, path: Path, parts: list[Path]) -> dict[str, Any]:
+    skipped = [one for part in parts for one in read_arrays(part, (), "finished part", PART)[1]["skipped"]]
+    if not any(read_arrays(part, (), "finished part", PART)[1]["files"] for part in parts):
+        raise nothing_read(Failures(reasons={one["file"]: one["reason"] for one in skipped}))
+    sizes = join_vectors(path, parts, {**about, "skipped": skipped}, out.suffix)
+    return {**sizes, "skipped": len(skipped), "failures": skipped}
+
+
+def _whole(place: Location) -> str:
+    return str(place.absolute() if isinstance(place, Path) else place)

@@ -115,7 +115,6 @@ def check_output(out: Location, inputs: Sequence[Location], *, resume: bool, ove
 
 def write_tokens(
     model: Bridle,
-    model_hash: str,
     inputs: Sequence[Location],
     out: Location,
     how: How | None = None,
@@ -128,7 +127,6 @@ def write_tokens(
     """As `tokenize_inputs`, into `out`; interrupted anywhere, it goes on with `resume` and ends with the same bytes.
 
     Args:
-        model_hash: of its weights: work that was begun with other ones is not resumed.
         out: its ending says the form, see `bridle.infer.codes`.
         part_files: files of a part; batches are put together within one, since sums round differently in other company.
 
@@ -139,16 +137,16 @@ def write_tokens(
     require_codes(model)
     kept = check_levels(levels, model.config.quantizer.levels, model.source)
     listing = Listing(inputs, Modality(model.modality))
-    failures = Failures(how.on_event)
+    failures, fingerprint = Failures(how.on_event), model.fingerprint()
     header = {
         "checkpoint": model.source,
-        "model": model_hash,
+        "model": fingerprint,
         "modality": model.modality,
         "codes": model.config.quantizer.codes,
         "levels": kept,
     }
     said = {
-        "model": model_hash,
+        "model": fingerprint,
         "inputs": [str(place) for place in inputs],
         "files": len(listing),
         "content of the files": listing.fingerprint(),
@@ -174,14 +172,15 @@ def write_tokens(
         "files": result["files"],
         "levels": kept,
         "patches": result["patches"],
-        "bytes": _bytes(out),
+        "bytes": size_of(out),
         "skipped": result["skipped"],
         "seconds": round(time.monotonic() - began, 3),
         "failures": result["failures"],
     }
 
 
-def _bytes(out: Location) -> int:
+def size_of(out: Location) -> int:
+    """Bytes of a file, or of all that is in a folder."""
     if not isinstance(out, Path):
         return out.size()
     return sum(path.stat().st_size for path in (out, *out.rglob("*")) if path.is_file())
@@ -225,11 +224,13 @@ def _write_part(
         for number, codes in found:
             numbers.append(number)
             writer.add(codes.file, codes.codes_THWQ[..., : header["levels"]].movedim(-1, 0).numpy(), codes.times_T)
-        skipped = list[tuple[int, str, str]]()
-        for number in sorted(set(span) - set(numbers)):
-            file = listing.source(number).path
-            skipped.append((number, file, failures.reasons.get(file, "cannot be read")))
-        writer.note(numbers=numbers, skipped=skipped)
+        writer.note(numbers=numbers, skipped=left_out(listing, failures, {*span} - {*numbers}))
+
+
+def left_out(listing: Listing, failures: Failures, numbers: set[int]) -> list[tuple[int, str, str]]:
+    """Number, name and reason of files that could not be read."""
+    files = [(number, listing.source(number).path) for number in sorted(numbers)]
+    return [(number, file, failures.reasons.get(file, "cannot be read")) for number, file in files]
 
 
 def _join(

@@ -7,8 +7,8 @@ Arrays hold the vectors of all files end to end, a JSON header says whose they a
     coords  (rows, 3)   int32, (time, row, column) in the file's grid; zero where a vector stands for a whole file
     counts  (files,)    int64, how many rows each file has
     header  JSON {"format": "bridle-vectors", "version": 1, "files": [names], "model": hash, "checkpoint": name,
-            "modality", "per": "file" | "step" | "patch", "pool", "inputs": [where the files were found]}; it lies where
-            `array_file` says
+            "modality", "per": "file" | "step" | "patch", "pool", "inputs": [where the files were found], "skipped":
+            [{"file", "reason"}]}; it lies where `array_file` says
 
 A `.parquet` has a row for each vector instead, with columns file, time, step, row, column and vector; its schema's
 metadata hold the header, without the files, as "bridle".
@@ -19,21 +19,24 @@ Shapes: F files, R rows, D width.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bridle.errors import DataError, EnvironmentFault
-from bridle.infer.array_file import check_header, check_output, read_arrays, write_arrays, write_whole
-from bridle.infer.embed import Embedded
+from bridle.errors import DataError, UsageError
+from bridle.infer.array_file import check_version, read_arrays, write_arrays
+from bridle.infer.codes.table import require_pyarrow
+from bridle.schema import Embedded
+from bridle.storage import Location
 
 FORMAT, VERSION = "bridle-vectors", 1
 SUFFIXES = (".npz", ".safetensors", ".parquet")
+PART = ".safetensors"
 _ARRAYS = ("vectors", "times", "coords", "counts")
-_ROWS = 10_000  # of a row group
+_HINT = "Write one: bridle embed FILES --out vectors.npz"
 
 
 @dataclass(slots=True)
@@ -55,60 +58,64 @@ class VectorsFile:
     about: dict[str, Any]
 
 
-def check_vectors_output(path: Path, *, overwrite: bool = False) -> None:
-    """To be called before the work begins.
-
-    Raises:
-        UsageError: see `array_file.check_output`.
-        EnvironmentFault: Parquet's library is missing.
-    """
-    check_output(path, SUFFIXES, overwrite=overwrite)
-    if path.suffix == ".parquet":
-        parquet_library()
+def check_ending(out: Location) -> None:
+    """Raises UsageError for a name that tells no form, EnvironmentFault where a library is missing for it."""
+    if out.suffix not in SUFFIXES:
+        raise UsageError(f"{out} does not end in {', '.join(SUFFIXES)}", "Give --out a name with one of these endings.")
+    if out.suffix == ".parquet":
+        require_pyarrow()
 
 
 def write_vectors(
-    path: Path, embedded: Iterable[Embedded], about: dict[str, Any], *, half: bool = False, overwrite: bool = False
-) -> dict[str, Any]:
-    """Write the vectors of all files, all or nothing.
+    path: Path, embedded: Iterable[Embedded], about: dict[str, Any], *, half: bool = False, suffix: str = ""
+) -> None:
+    """A new file.
 
     Args:
-        embedded: may be a generator; the output is checked before it starts.
-        about: model, checkpoint, modality, per, pool.
         half: as float16.
-
-    Returns:
-        `{out, files, vectors, width, bytes}`.
+        suffix: of the form; the path's own may be another.
 
     Raises:
-        UsageError: as `check_vectors_output`.
-        DataError: no vectors.
-        EnvironmentFault: the disk is full, the folder cannot be written, or Parquet's library is missing.
+        OSError: it cannot be written.
     """
-    check_vectors_output(path, overwrite=overwrite)
     files, counts, times = list[str](), list[int](), list[float]()
-    vectors, coords = list[np.ndarray](), list[np.ndarray]()
+    kind = np.dtype(np.float16 if half else np.float32)
+    vectors, coords = [np.zeros((0, 0), kind)], [np.zeros((0, 3), np.int32)]
     for one in embedded:
         files.append(one.file)
         counts.append(len(one.vectors_RD))
-        vectors.append(one.vectors_RD.numpy().astype(np.float16 if half else np.float32))
+        vectors.append(one.vectors_RD.numpy().astype(kind))
         times += one.times_R
         coords.append(one.coords_R3.numpy().astype(np.int32))
-    if not files:
-        raise DataError(f"no vectors to write to {path}")
     arrays = {
-        "vectors": np.concatenate(vectors),
+        "vectors": np.concatenate(vectors[1:] or vectors),
         "times": np.array(times, dtype=np.float64),
         "coords": np.concatenate(coords),
         "counts": np.array(counts, dtype=np.int64),
     }
-    header = {"format": FORMAT, "version": VERSION, **about}
-    if path.suffix == ".parquet":
-        write_whole(path, lambda temporary: _write_parquet(temporary, files, arrays, header))
-    else:
-        write_arrays(path, arrays, {**header, "files": files})
-    rows, width = arrays["vectors"].shape
-    return {"out": str(path), "files": len(files), "vectors": rows, "width": width, "bytes": path.stat().st_size}
+    _write(path, [(arrays, files)], about, suffix or path.suffix)
+
+
+def join_vectors(path: Path, parts: Sequence[Path], about: dict[str, Any], suffix: str) -> dict[str, int]:
+    """Files in the form `PART`, one after the other, as a new one. Parquet is written a part at a time; the other forms
+    have everything in memory.
+
+    Returns:
+        `{files, vectors, width}`.
+    """
+    sizes = {"files": 0, "vectors": 0, "width": 0}
+
+    def each() -> Iterable[tuple[dict[str, np.ndarray], list[str]]]:
+        for part in parts:
+            arrays, header = read_arrays(part, _ARRAYS, "finished part", PART)
+            if header["files"]:
+                sizes["files"] += len(header["files"])
+                sizes["vectors"] += len(arrays["vectors"])
+                sizes["width"] = arrays["vectors"].shape[1]
+                yield arrays, header["files"]
+
+    _write(path, each(), about, suffix)
+    return sizes
 
 
 def read_vectors(path: Path) -> VectorsFile:
@@ -119,10 +126,11 @@ def read_vectors(path: Path) -> VectorsFile:
         EnvironmentFault: Parquet's library is missing.
     """
     if not path.is_file():
-        raise DataError(f"{path} does not exist", "Write one: bridle embed FILES --out vectors.npz")
+        raise DataError(f"{path} does not exist", _HINT)
     if path.suffix == ".parquet":
         return _read_parquet(path)
-    arrays, about = read_arrays(path, FORMAT, VERSION, _ARRAYS)
+    arrays, about = read_arrays(path, _ARRAYS, "vectors file")
+    check_version(about, path, FORMAT, VERSION, _HINT)
     files = about.pop("files", None)
     counts_F, rows = arrays["counts"], len(arrays["vectors"])
     fits = isinstance(files, list) and counts_F.shape == (len(files),) and (counts_F >= 0).all()
@@ -134,44 +142,53 @@ def read_vectors(path: Path) -> VectorsFile:
     return VectorsFile(files, arrays["vectors"], arrays["times"], arrays["coords"], file_R, about)
 
 
-def parquet_library() -> Any:
-    """Raises EnvironmentFault where it is not installed."""
+def _write(
+    path: Path, pieces: Iterable[tuple[dict[str, np.ndarray], list[str]]], about: dict[str, Any], suffix: str
+) -> None:
+    header = {"format": FORMAT, "version": VERSION, **about}
+    if suffix == ".parquet":
+        _write_parquet(path, pieces, header)
+        return
+    some = list(pieces)
+    arrays = {name: np.concatenate([piece[name] for piece, _ in some]) for name in _ARRAYS}
+    write_arrays(path, arrays, {**header, "files": [file for _, files in some for file in files]}, suffix)
+
+
+def _write_parquet(
+    path: Path, pieces: Iterable[tuple[dict[str, np.ndarray], list[str]]], header: dict[str, Any]
+) -> None:
+    arrow, writer = require_pyarrow(), None
     try:
-        import pyarrow.parquet
-    except ModuleNotFoundError as error:
-        raise EnvironmentFault(
-            f".parquet needs a library that is not installed: {error.name}", "pip install 'bridle[parquet]'"
-        ) from None
-    return pyarrow
-
-
-def _write_parquet(path: Path, files: list[str], arrays: dict[str, np.ndarray], header: dict[str, Any]) -> None:
-    arrow = parquet_library()
-    file_R = np.repeat(np.arange(len(files)), arrays["counts"])
-    names = arrow.DictionaryArray.from_arrays(arrow.array(file_R, arrow.int32()), arrow.array(files, arrow.string()))
-    vectors_RD = arrays["vectors"]
-    columns = {
-        "file": names,
-        "time": arrow.array(arrays["times"]),
-        **{name: arrow.array(arrays["coords"][:, axis]) for axis, name in enumerate(("step", "row", "column"))},
-        "vector": arrow.FixedSizeListArray.from_arrays(arrow.array(vectors_RD.ravel()), vectors_RD.shape[1]),
-    }
-    table = arrow.table(columns).replace_schema_metadata({"bridle": json.dumps(header)})
-    arrow.parquet.write_table(table, path, row_group_size=_ROWS)
+        for arrays, files in pieces:
+            file_R = np.repeat(np.arange(len(files)), arrays["counts"])
+            names = [file.encode("utf-8", "backslashreplace").decode() for file in files]
+            vectors_RD = arrays["vectors"]
+            columns = {
+                "file": arrow.array(names, arrow.string()).take(arrow.array(file_R)),
+                "time": arrow.array(arrays["times"]),
+                **{name: arrow.array(arrays["coords"][:, at]) for at, name in enumerate(("step", "row", "column"))},
+                "vector": arrow.FixedSizeListArray.from_arrays(arrow.array(vectors_RD.ravel()), vectors_RD.shape[1]),
+            }
+            table = arrow.table(columns).replace_schema_metadata({"bridle": json.dumps(header)})
+            writer = writer or arrow.parquet.ParquetWriter(path, table.schema, compression="zstd")
+            writer.write_table(table)
+    finally:
+        if writer:
+            writer.close()
 
 
 def _read_parquet(path: Path) -> VectorsFile:
-    arrow = parquet_library()
+    arrow = require_pyarrow()
     try:
         table = arrow.parquet.read_table(path)
         about = json.loads((table.schema.metadata or {})[b"bridle"])
-        check_header(path, about, FORMAT, VERSION)
+        check_version(about, path, FORMAT, VERSION, _HINT)
         names = table["file"].to_numpy()
         width = table.schema.field("vector").type.list_size
         vectors_RD = table["vector"].combine_chunks().flatten().to_numpy().reshape(-1, width)
         coords_R3 = np.stack([table[name].to_numpy() for name in ("step", "row", "column")], 1)
         times_R = table["time"].to_numpy()
     except (OSError, KeyError, ValueError, AttributeError, arrow.ArrowException) as error:
-        raise DataError(f"{path} is not a {FORMAT} file, or is damaged: {error}") from error
-    begins_R = np.concatenate([[True], names[1:] != names[:-1]])
+        raise DataError(f"{path} is not a vectors file, or is damaged: {error}") from error
+    begins_R = np.concatenate([[True], (names[1:] != names[:-1])])[: len(names)]
     return VectorsFile(list(names[begins_R]), vectors_RD, times_R, coords_R3, begins_R.cumsum() - 1, about)

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import click
 
 from bridle import api
-from bridle_cli import options
+from bridle_cli import options, parts
 from bridle_cli.console import Console
-from bridle_cli.progress import Progress
 
 
 @click.command(name="embed")
 @click.argument("inputs", metavar="FILE|DIR|SHARDS...", nargs=-1, required=True, type=options.LOCATION)
 @options.checkpoint
-@options.out("Write the vectors to this .npz, .safetensors or .parquet file.", required=True)
+@options.out("Write the vectors to this .npz, .safetensors or .parquet file.", required=True, kind=options.LOCATION)
 @click.option(
     "--per",
     type=click.Choice(["file", "step", "patch"]),
@@ -38,45 +38,37 @@ from bridle_cli.progress import Progress
     show_default=True,
     help="How numbers are stored.",
 )
-@options.workers
-@options.device
-@options.overwrite
+@parts.shared
 @options.shared
 @click.pass_obj
 def command(
     console: Console,
     inputs: tuple[Path, ...],
     checkpoint: str | None,
-    out: Path,
+    out: str | Path,
     per: Literal["file", "step", "patch"],
     pool: Literal["mean", "segments", "class"],
     dtype: str,
     workers: int | None,
     device: str,
+    devices: int,
+    restarted: bool,
+    resume: bool,
     overwrite: bool,
 ) -> None:
     """Turn files, folders or shards into vectors, for classifiers, clustering, maps and `bridle search`.
 
-    The file names the model that made them. With --per step a long recording can be searched for moments.
+    The file names the model that made them. With --per step a long recording can be searched for moments. Works in
+    parts: interrupted, it goes on with --resume and ends with the same bytes.
 
     \b
     Examples:
       bridle embed recordings/ --checkpoint runs/recordings-audio-tiny --out vectors.npz
       bridle embed shards/photos --out vectors.safetensors --dtype fp16
       bridle embed recordings/ --per step --out moments.parquet
-      bridle embed s3://media/raw --out vectors.npz --workers 4
+      bridle embed s3://media/raw --out vectors.npz --devices 8
+      bridle embed recordings/ --out vectors.npz --resume
     """
-    with Progress(console) as progress:
-        result = api.embed(
-            inputs,
-            out,
-            checkpoint=checkpoint,
-            per=per,
-            pool=pool,
-            half=dtype == "fp16",
-            workers=workers or 0,
-            device=device,
-            overwrite=overwrite,
-            on_event=progress,
-        )
-    console.result(result)
+    how: dict[str, Any] = {"checkpoint": checkpoint, "per": per, "pool": pool, "half": dtype == "fp16"}
+    write = partial(api.embed, inputs, out, workers=workers, device=device, overwrite=overwrite, **how)
+    parts.run(console, devices, resume or restarted, write)

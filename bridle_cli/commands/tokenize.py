@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,20 +10,11 @@ import click
 
 from bridle import api
 from bridle.errors import UsageError
-from bridle_cli import options
+from bridle_cli import options, parts
 from bridle_cli.console import Console
 from bridle_cli.progress import Progress
 
 _SHOWN_CODES = 16
-
-
-class _Progress(Progress):
-    """Knows where the parts are kept that an interrupted command goes on from."""
-
-    parts = ""
-
-    def _parts(self, folder: str) -> None:
-        self.parts = folder
 
 
 @click.command(name="tokenize")
@@ -37,19 +28,8 @@ class _Progress(Progress):
 @click.option(
     "--levels", type=click.IntRange(min=1), default=None, help="The first so many levels; they are coarser codes."
 )
-@options.workers
 @options.engine
-@options.device
-@click.option(
-    "--devices",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="Share the work among that many GPUs of this machine (without any: processes). More machines: torchrun.",
-)
-@click.option("--restarted", is_flag=True, hidden=True)  # said by whoever started the processes, to the next ones
-@click.option("--resume", is_flag=True, help="Go on with what an interrupted command has left.")
-@options.overwrite
+@parts.shared
 @options.shared
 @click.pass_obj
 def command(
@@ -83,47 +63,19 @@ def command(
       bridle tokenize clip.mp4 --json
       bridle tokenize /shared/recordings --engine ray --out codes.npz
     """
-    beside = "RANK" in os.environ
-    if out is None and (resume or overwrite or devices > 1 or beside):
+    if out is None and (resume or overwrite or parts.several(devices)):
         what = "--resume" if resume else "--overwrite" if overwrite else "--devices"
         raise UsageError(f"{what} is for codes that are written, not printed.", "Name a file with --out.")
-    if engine == "ray" and (devices > 1 or beside):
+    if engine == "ray" and parts.several(devices):
         raise UsageError("--engine ray shares the work itself.", "Leave out --devices or torchrun.")
-    if devices > 1 and not beside:
-        raise click.exceptions.Exit(api.launch(console.arguments, devices, on_event=Progress(console)))
-    console.quiet = console.quiet or os.environ.get("RANK", "0") != "0"
-    with _Progress(console) as progress:
-        if out is not None:
-            try:
-                result = api.write_codes(
-                    inputs,
-                    out,
-                    checkpoint=checkpoint,
-                    levels=levels,
-                    device=device,
-                    workers=workers,
-                    engine=engine,
-                    resume=resume or restarted or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0",
-                    overwrite=overwrite,
-                    on_event=progress,
-                )
-            except KeyboardInterrupt:
-                if progress.parts and Path(progress.parts).exists():
-                    console.warn("what is done is kept; go on with the same command and --resume")
-                raise
-            if result:  # the first process speaks for all
-                console.result(result, hide=["failures"])
-            return
-        rows = []
-        for record in api.tokenize(
-            inputs,
-            checkpoint=checkpoint,
-            levels=levels,
-            device=device,
-            workers=workers or 0,
-            engine=engine,
-            on_event=progress,
-        ):
+    how: dict[str, Any] = {"checkpoint": checkpoint, "levels": levels, "device": device, "engine": engine}
+    if out is not None:
+        write = partial(api.write_codes, inputs, out, workers=workers, overwrite=overwrite, **how)
+        parts.run(console, devices, resume or restarted, write)
+        return
+    rows = []
+    with Progress(console) as progress:
+        for record in api.tokenize(inputs, workers=workers or 0, on_event=progress, **how):
             if console.json:
                 console.record(record)
             else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -15,8 +15,9 @@ from standins import small
 from bridle import api
 from bridle.checkpoint import save_model, snapshot
 from bridle.errors import DataError, UsageError
-from bridle.infer import Embedded, Index, Pretrained, embed_inputs, read_vectors, write_vectors
-from bridle.infer.vectors_file import SUFFIXES, VectorsFile
+from bridle.infer import How, Index, Pretrained, read_vectors, write_embeddings, write_vectors
+from bridle.infer.vectors_file import PART, SUFFIXES, VectorsFile, join_vectors
+from bridle.schema import Embedded
 
 MEDIA = Path(__file__).parents[1] / "media"
 
@@ -65,19 +66,21 @@ def some_vectors() -> list[Embedded]:
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("half", [False, True])
 def test_a_vectors_file_gives_back_what_was_written(tmp_path: Path, suffix: str, half: bool) -> None:
-    out, wanted = tmp_path / f"vectors{suffix}", some_vectors()
-    said = write_vectors(out, wanted, {"model": "abc", "per": "step"}, half=half)
-    assert (said["files"], said["vectors"], said["width"]) == (3, 6, 5)
-    assert [path.name for path in tmp_path.iterdir()] == [out.name]
-    found = read_vectors(out)
-    assert found.files == ["ü b.c.wav", "a/one.wav", "a/two.wav"]
-    assert found.file_R.tolist() == [0, 0, 0, 1, 2, 2]
-    assert found.vectors_RD.dtype == (np.float16 if half else np.float32)
-    exact = torch.cat([one.vectors_RD for one in wanted]).numpy().astype(found.vectors_RD.dtype)
-    assert np.array_equal(found.vectors_RD, exact)
-    assert found.times_R.tolist() == [0, 0.5, 1, 0, 0, 0.5]
-    assert found.coords_R3[:, 0].tolist() == [0, 3, 6, 0, 0, 3]
-    assert (found.about["model"], found.about["per"]) == ("abc", "step")
+    whole, joined, wanted = tmp_path / f"whole{suffix}", tmp_path / f"joined{suffix}", some_vectors()
+    about = {"model": "abc", "per": "step"}
+    write_vectors(whole, wanted, about, half=half)
+    for number, some in enumerate([wanted[:2], [], wanted[2:]]):
+        write_vectors(tmp_path / f"part{number}", some, {}, half=half, suffix=PART)
+    said = join_vectors(joined, [tmp_path / f"part{number}" for number in range(3)], about, suffix)
+    assert said == {"files": 3, "vectors": 6, "width": 5}
+    exact = torch.cat([one.vectors_RD for one in wanted]).numpy().astype(np.float16 if half else np.float32)
+    for found in (read_vectors(whole), read_vectors(joined)):
+        assert found.files == ["ü b.c.wav", "a/one.wav", "a/two.wav"]
+        assert found.file_R.tolist() == [0, 0, 0, 1, 2, 2]
+        assert found.vectors_RD.dtype == exact.dtype and np.array_equal(found.vectors_RD, exact)
+        assert found.times_R.tolist() == [0, 0.5, 1, 0, 0, 0.5]
+        assert found.coords_R3[:, 0].tolist() == [0, 3, 6, 0, 0, 3]
+        assert (found.about["model"], found.about["per"]) == ("abc", "step")
 
 
 def test_a_vectors_file_can_be_read_without_this_library(tmp_path: Path) -> None:
@@ -111,26 +114,56 @@ def test_damaged_vectors_files_are_refused(tmp_path: Path, suffix: str) -> None:
         read_vectors(out)
 
 
-def test_a_file_gets_the_vector_that_it_gets_alone(folder: Path) -> None:
+def test_a_file_gets_the_vector_that_it_gets_alone(folder: Path, tmp_path: Path) -> None:
     model = small("audio")
     alone, told = Pretrained(model), list[str]()
-    found = list(embed_inputs(model, [folder], on_event=lambda kind, **said: told.append(said.get("message", ""))))
-    assert [one.file for one in found] == sorted(one.file for one in found) and len(found) == 6
-    assert any("cut.wav" in message for message in told)
-    for one in found:
-        assert torch.allclose(one.vectors_RD[0], alone.embed(folder / one.file), atol=1e-6)
+    how = How(on_event=lambda kind, **said: told.append(said.get("message", "")))
+    said = write_embeddings(model, [folder], tmp_path / "v.npz", how, part_files=4)
+    assert said is not None
+    assert (said["files"], said["vectors"], said["skipped"]) == (6, 6, 1)
+    assert [one["file"] for one in said["failures"]] == ["1/cut.wav"] and any("cut.wav" in one for one in told)
+    found = read_vectors(tmp_path / "v.npz")
+    assert found.files == sorted(found.files) and found.about["skipped"] == said["failures"]
+    for file, vector_D in zip(found.files, found.vectors_RD, strict=True):
+        assert torch.allclose(torch.from_numpy(vector_D), alone.embed(folder / file), atol=1e-6)
+    assert [path.name for path in tmp_path.iterdir()] == ["v.npz"]
 
 
-def test_steps_and_patches_average_to_the_file(folder: Path) -> None:
-    model = small("audio")
-    files = {per: list(embed_inputs(model, [folder], per=per)) for per in ("file", "step", "patch")}
-    for whole, steps, patches in zip(*files.values(), strict=True):
-        assert torch.allclose(patches.vectors_RD.mean(0), whole.vectors_RD[0], atol=1e-5)
-        assert torch.allclose(steps.vectors_RD.mean(0), whole.vectors_RD[0], atol=1e-5)  # every step has all rows
-        assert len(patches.vectors_RD) == 2 * len(steps.vectors_RD)
-        assert steps.times_R == pytest.approx([0.16 * step for step in range(len(steps.times_R))])
-        assert patches.times_R[:2] == [0, 0]
-        assert patches.coords_R3[:2].tolist() == [[0, 0, 0], [0, 1, 0]]
+def test_steps_and_patches_average_to_the_file(folder: Path, tmp_path: Path) -> None:
+    model, found = small("audio"), dict[str, VectorsFile]()
+    kinds: tuple[Literal["file", "step", "patch"], ...] = ("file", "step", "patch")
+    for per in kinds:
+        write_embeddings(model, [folder], tmp_path / f"{per}.safetensors", per=per)
+        found[per] = read_vectors(tmp_path / f"{per}.safetensors")
+    for file in range(6):
+        steps, patches = (found[per].file_R == file for per in ("step", "patch"))
+        for rows, per in ((steps, "step"), (patches, "patch")):  # every step has all rows
+            mean_D = found[per].vectors_RD[rows].mean(0)
+            assert np.allclose(mean_D, found["file"].vectors_RD[file], atol=1e-5)
+        assert patches.sum() == 2 * steps.sum()
+        assert found["step"].times_R[steps].tolist() == pytest.approx([0.16 * step for step in range(steps.sum())])
+        assert found["patch"].times_R[patches][:2].tolist() == [0, 0]
+        assert found["patch"].coords_R3[patches][:2].tolist() == [[0, 0, 0], [0, 1, 0]]
+
+
+def test_interrupted_and_resumed_is_the_same_to_the_byte(folder: Path, tmp_path: Path) -> None:
+    model, whole, cut = small("audio"), tmp_path / "whole.safetensors", tmp_path / "cut.safetensors"
+    write_embeddings(model, [folder], whole, part_files=2)
+
+    def interrupt(kind: str, **said: Any) -> None:
+        if kind == "progress" and said["done"] > 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_embeddings(model, [folder], cut, How(on_event=interrupt), part_files=2)
+    assert not cut.exists()
+    with pytest.raises(UsageError, match="interrupted"):
+        write_embeddings(model, [folder], cut, part_files=2)
+    with pytest.raises(UsageError, match="pool"):
+        write_embeddings(model, [folder], cut, part_files=2, pool="class", resume=True)
+    write_embeddings(model, [folder], cut, part_files=2, resume=True)
+    assert cut.read_bytes() == whole.read_bytes()
+    assert {path.name for path in tmp_path.iterdir()} == {whole.name, cut.name}
 
 
 def test_the_nearest_are_found_by_cosine_of_z_scores() -> None:

@@ -45,9 +45,10 @@ def write_codes(path: Path, codes: Iterable[Codes], header: dict[str, Any], suff
             for item in codes:
                 writer.add(item.file, item.codes_THWQ.movedim(-1, 0).numpy(), item.times_T)
             writer.note(skipped=header["skipped"])
+    elif suffix == ".parquet":
+        table.write(path, codes, header)
     else:
-        write = {".npz": arrays.write_npz, ".safetensors": arrays.write_safetensors, ".parquet": table.write}[suffix]
-        write(path, codes, header)
+        arrays.write(path, codes, header, suffix)
 
 
 def read_codes(path: Path, levels: int | None = None) -> list[Codes]:

@@ -3,8 +3,7 @@
     codes   (total patches, Q)  int16 (int32 for codebooks beyond 32768), each file's grid flattened, time slowest
     times   (total steps,)      float64, seconds
     grids   (files, 3)          int32, patches along time, rows, columns
-    header  JSON {"format": "bridle-codes", "version": 1, "files": [names], ...}; in `.npz` an array of UTF-8 bytes,
-            in `.safetensors` the metadata entry "header"
+    header  JSON {"format": "bridle-codes", "version": 1, "files": [names], ...}; it lies where `array_file` says
 
 All of it is in memory when it is written and when it is read.
 
@@ -13,44 +12,27 @@ Shapes: F files, T H W grid, Q levels.
 
 from __future__ import annotations
 
-import json
-import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from bridle.errors import DataError, UsageError
+from bridle.infer.array_file import check_version, read_arrays, write_arrays
 from bridle.schema import Codes
 
 FORMAT = "bridle-codes"
 VERSION = 1
 
 
-def write_npz(path: Path, codes: Iterable[Codes], header: dict[str, Any]) -> None:
-    """Compressed."""
-    arrays, text = _arrays(codes, header)
-    with open(path, "wb") as file:
-        np.savez_compressed(
-            file,
-            codes=arrays["codes"],
-            times=arrays["times"],
-            grids=arrays["grids"],
-            header=np.frombuffer(text.encode(), dtype=np.uint8),
-        )
+def write(path: Path, codes: Iterable[Codes], header: dict[str, Any], suffix: str) -> None:
+    """Compressed (`.npz`), or fit to be mapped into memory (`.safetensors`)."""
+    write_arrays(path, *_arrays(codes, header), suffix)
 
 
-def write_safetensors(path: Path, codes: Iterable[Codes], header: dict[str, Any]) -> None:
-    """Not compressed: can be mapped into memory."""
-    arrays, text = _arrays(codes, header)
-    path.write_bytes(save(arrays, metadata={"header": text}))
-
-
-def _arrays(codes: Iterable[Codes], header: dict[str, Any]) -> tuple[dict[str, np.ndarray], str]:
+def _arrays(codes: Iterable[Codes], header: dict[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     rows, times, grids, files = list[np.ndarray](), list[np.ndarray](), list[tuple[int, int, int]](), list[str]()
     for item in codes:
         rows.append(item.codes_THWQ.flatten(0, 2).numpy())
@@ -62,7 +44,7 @@ def _arrays(codes: Iterable[Codes], header: dict[str, Any]) -> tuple[dict[str, n
         "times": np.concatenate(times),
         "grids": np.array(grids, dtype=np.int32),
     }
-    return arrays, json.dumps({"format": FORMAT, "version": VERSION, **header, "files": files})
+    return arrays, {"format": FORMAT, "version": VERSION, **header, "files": files}
 
 
 def read(path: Path, levels: int | None = None) -> Iterator[Codes]:
@@ -71,16 +53,8 @@ def read(path: Path, levels: int | None = None) -> Iterator[Codes]:
     Raises:
         DataError: not a codes file, of a later version, or damaged.
     """
-    try:
-        arrays, header = _read_npz(path) if path.suffix == ".npz" else _read_safetensors(path)
-        content = json.loads(header)
-    except FileNotFoundError:
-        raise
-    except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, SafetensorError) as error:
-        raise DataError(
-            f"{path} is not a codes file, or is damaged: {error}", "Write it again, or copy it again."
-        ) from error
-    check_version(content, path)
+    arrays, content = read_arrays(path, ("codes", "times", "grids"), "codes file")
+    check_codes(content, path)
     codes, times, grids, files = arrays["codes"], arrays["times"], arrays["grids"], content.get("files", [])
     if codes.ndim != 2 or grids.ndim != 2 or grids.shape[1] != 3:
         raise DataError(f"{path} is damaged: its grids do not add up to its codes")
@@ -101,12 +75,9 @@ def as_codes(file: str, codes_QTHW: np.ndarray, times: Sequence[float], most: in
     return Codes(file, torch.from_numpy(codes_THWQ), list(times))
 
 
-def check_version(header: Any, path: Path) -> None:
+def check_codes(header: Any, path: Path) -> None:
     """Raises DataError for what is no description of codes, or one of a later version."""
-    if not isinstance(header, dict) or header.get("format") != FORMAT:
-        raise DataError(f"{path} is not a codes file", "Write one: bridle tokenize FILES --out codes.npz")
-    if header.get("version") != VERSION:
-        raise DataError(f"{path} has version {header.get('version')}, this BRIDLE reads {VERSION}", "Update BRIDLE.")
+    check_version(header, path, FORMAT, VERSION, "Write one: bridle tokenize FILES --out codes.npz")
 
 
 def check_range(codes: np.ndarray, most: Any, path: object) -> None:
@@ -128,13 +99,3 @@ def check_levels(wanted: int | None, there: int, where: object) -> int:
     if wanted is not None and not 1 <= wanted <= there:
         raise UsageError(f"{where} has {there} levels, not {wanted}", f"--levels 1 to {there}")
     return wanted or there
-
-
-def _read_npz(path: Path) -> tuple[dict[str, np.ndarray], str]:
-    with np.load(path, allow_pickle=False) as content:
-        return {name: content[name] for name in ("codes", "times", "grids")}, content["header"].tobytes().decode()
-
-
-def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], str]:
-    with safe_open(path, framework="np") as content:
-        return {name: content.get_tensor(name) for name in ("codes", "times", "grids")}, content.metadata()["header"]

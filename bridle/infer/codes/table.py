@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from bridle.errors import DataError, EnvironmentFault
-from bridle.infer.codes.arrays import FORMAT, VERSION, as_codes, check_levels, check_range, check_version
+from bridle.infer.codes.arrays import FORMAT, VERSION, as_codes, check_codes, check_levels, check_range
 from bridle.infer.codes.compact import code_type
 from bridle.schema import Codes
 
@@ -95,7 +95,7 @@ def read(path: Path, levels: int | None = None) -> Iterator[Codes]:
     try:
         with arrow.parquet.ParquetFile(path) as table:
             header = json.loads((table.schema_arrow.metadata or {}).get(_ABOUT, b"null"))
-            check_version(header, path)
+            check_codes(header, path)
             kept = check_levels(levels, header["levels"], path)
             for group in range(table.num_row_groups):
                 for row in _rows(table.read_row_group(group)):

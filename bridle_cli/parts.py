@@ -1,0 +1,74 @@
+"""Commands whose work is done in parts: shared among devices, gone on with after an interruption."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from bridle import api
+from bridle_cli import options
+from bridle_cli.console import Console
+from bridle_cli.progress import Progress
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+class _Progress(Progress):
+    """Knows where the parts are kept that an interrupted command goes on from."""
+
+    parts = ""
+
+    def _parts(self, folder: str) -> None:
+        self.parts = folder
+
+
+def shared(command: _Command) -> _Command:
+    """`--workers`, `--device`, `--devices`, `--resume` and `--overwrite`."""
+    for option in (
+        options.overwrite,
+        click.option("--resume", is_flag=True, help="Go on with what an interrupted command has left."),
+        # Said by whoever started the processes, to the next ones.
+        click.option("--restarted", is_flag=True, hidden=True),
+        click.option(
+            "--devices",
+            type=click.IntRange(min=1),
+            default=1,
+            show_default=True,
+            help="Share the work among that many GPUs of this machine (without any: processes). More machines: "
+            "torchrun.",
+        ),
+        options.device,
+        options.workers,
+    ):
+        command = option(command)
+    return command
+
+
+def several(devices: int) -> bool:
+    """Whether this is, or is to become, one of several processes."""
+    return devices > 1 or "RANK" in os.environ
+
+
+def run(console: Console, devices: int, resume: bool, work: Callable[..., dict[str, Any]]) -> None:
+    """Does the work, here or in as many processes as there are devices, and shows what came of it.
+
+    Args:
+        work: called with `resume` and `on_event`; `{}` from processes but the first.
+    """
+    if devices > 1 and "RANK" not in os.environ:
+        raise click.exceptions.Exit(api.launch(console.arguments, devices, on_event=Progress(console)))
+    console.quiet = console.quiet or os.environ.get("RANK", "0") != "0"
+    resume = resume or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+    with _Progress(console) as progress:
+        try:
+            result = work(resume=resume, on_event=progress)
+        except KeyboardInterrupt:
+            if progress.parts and Path(progress.parts).exists():
+                console.warn("what is done is kept; go on with the same command and --resume")
+            raise
+    if result:
+        console.result(result, hide=["failures"])
