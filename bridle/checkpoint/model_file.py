@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from bridle import distributed
 from bridle.checkpoint.files import check_digest, digest_of, read_json, write_json, write_tensors
@@ -53,6 +54,13 @@ def save_model(model: Snapshot, folder: Path, about: dict[str, Any] | None = Non
     write_json(folder / ABOUT, content)
 
 
+class _Undrawn(TorchFunctionMode):
+    """Weights are made without the random numbers that they would begin with: all are about to be read."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return args[0] if func is Tensor.uniform_ else func(*args, **(kwargs or {}))
+
+
 def read_model(folder: Path, device: str = "cpu") -> Bridle:
     """Reads the pair, in evaluation mode.
 
@@ -67,7 +75,8 @@ def read_model(folder: Path, device: str = "cpu") -> Bridle:
         weights = load_file(folder / WEIGHTS)
         if about["version"] == 1:  # counted what nobody reads
             weights = {name: value for name, value in weights.items() if not name.endswith(".num_batches_tracked")}
-        model = Bridle(config, about["statistics"])
+        with _Undrawn():
+            model = Bridle(config, about["statistics"])
         if wrong := set(model.state_dict()) ^ set(weights):
             raise KeyError(f"{len(wrong)} weights are missing or unknown")
         model.load_state_dict(weights)
