@@ -2,9 +2,10 @@
 
     python benchmarks/tokenizing.py [batch] [start] [threads] [--model audio-small ...] [--clips 64] [--rounds 5]
 
-batch: the tokenizer alone on patches that are ready; from decoded clips (windows, spectrograms, copies); the whole of
-`bridle tokenize FOLDER --out FILE` inside a process that has loaded the model, with processes that decode. start: the
-command for one clip of ten seconds, process start included, beside `python -c "import torch"` plus the bare forward.
+batch: the tokenizer alone on patches that are ready; the same with patches made (spectrograms, normalising); from
+decoded clips (windows, copies); the whole of `bridle tokenize FOLDER --out FILE` inside a process that has loaded the
+model, with processes that decode. start: the command for one clip of ten seconds, process start included, beside
+`python -c "import torch"` plus the bare forward.
 threads: the same files decoded ahead by threads and by processes. Sides take turns; figures are medians, and ratios
 are what counts. Weights are random: the speed does not know.
 """
@@ -74,20 +75,25 @@ def batch(preset: str, folder: Path, arguments: argparse.Namespace) -> None:
         inputs = [folder / "media"]
         write_tokens(model, inputs, folder / "c.codes", how, overwrite=True)
 
-    medians = race(
-        {
-            "bare": lambda: bare(model, batches),
-            "clips": lambda: list(encode(model, clips, lambda batch: (model.tokenize(batch),), failures=Failures())),
-            "files": to_file,
-        },
-        arguments,
-    )
-    share = {side: f"{100 * medians['bare'] / taken:.0f} %" for side, taken in medians.items()}
-    print(
-        f"batch {preset}: {len(views)} windows of {batches[0].x_BNP.shape[1]} patches, bare "
-        f"{len(views) / medians['bare']:.1f} windows/s; from clips {share['clips']}, files to .codes {share['files']}",
-        flush=True,
-    )
+    def with_patches() -> None:
+        for start in range(0, len(views), BATCH_SIZE):
+            bare(model, [model.patcher(views[start : start + BATCH_SIZE])])
+
+    sides: Sides = {
+        "bare": lambda: bare(model, batches),
+        "patches": with_patches,
+        "clips": lambda: list(encode(model, clips, lambda batch: (model.tokenize(batch),), failures=Failures())),
+        "files": to_file,
+    }
+    for what, clock in (("time", time.perf_counter), ("processor time", processor_s)):
+        medians = race(sides, arguments, clock)
+        share = {side: f"{100 * medians['bare'] / taken:.0f} %" for side, taken in medians.items()}
+        print(
+            f"batch {preset}, {what}: {len(views)} windows of {batches[0].x_BNP.shape[1]} patches, bare "
+            f"{len(views) / medians['bare']:.1f} windows/s; with patches made {share['patches']}, from clips "
+            f"{share['clips']}, files to .codes {share['files']}",
+            flush=True,
+        )
 
 
 def threads(preset: str, folder: Path, arguments: argparse.Namespace) -> None:

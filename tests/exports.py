@@ -18,7 +18,7 @@ import torch
 from standins import small
 
 from bridle.checkpoint import Head, save_classifier, save_model, snapshot
-from bridle.export.safetensors import noise
+from bridle.export.parity import noise
 from bridle.media import decode, probe
 from bridle.model import Bridle, Classifier
 from bridle.schema import Clip

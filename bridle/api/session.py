@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bridle.errors import EnvironmentFault
+from bridle.errors import EnvironmentFault, UsageError
 
 if TYPE_CHECKING:
     from bridle.model import Bridle
@@ -19,20 +20,27 @@ def pick_device(name: str) -> str:
     """`auto` -> `cuda` if there is one, else `cpu`.
 
     Raises:
+        UsageError: none of auto, cpu, cuda and cuda:N.
         EnvironmentFault: `cuda` was asked for and there is none.
     """
     import torch
 
     from bridle import distributed
 
-    number = distributed.local_rank()
+    if not isinstance(name, str) or not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
+        raise UsageError(f"device {name!r} is not known", "choose from auto, cpu, cuda and cuda:N")
+    kind, _, one = name.partition(":")
+    number = int(one) if one else distributed.local_rank()
     available = torch.cuda.is_available()
-    if name == "cuda" and not available:
+    if kind == "cuda" and not available:
         raise EnvironmentFault("--device cuda: PyTorch sees no CUDA device here.", "Use --device cpu or auto.")
     if not available or name == "cpu":
         return "cpu"
     if number >= (there := torch.cuda.device_count()):
-        raise EnvironmentFault(f"{number + 1} processes, and {there} CUDA devices on this machine.", "Fewer --devices.")
+        what = f"no device {name}" if one else f"{number + 1} processes"
+        raise EnvironmentFault(
+            f"{what}, and {there} CUDA devices on this machine.", "Fewer --devices, or a lower number."
+        )
     return f"cuda:{number}"
 
 
@@ -40,7 +48,7 @@ def open_model(checkpoint: str | Path | None, device: str) -> Bridle:
     """The network of a checkpoint; `None` takes the newest run."""
     from bridle.checkpoint import load_model, newest_run
 
-    return load_model(Path(checkpoint) if checkpoint else newest_run(RUNS), device=pick_device(device))
+    return load_model(newest_run(RUNS) if checkpoint is None else Path(checkpoint), device=pick_device(device))
 
 
 def silent(kind: str, **fields: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -45,8 +46,10 @@ def load(
     dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     if dtype not in dtypes:
         raise UsageError(f"dtype {dtype} is not known", f"choose from {', '.join(dtypes)}")
-    if batch_size < 1 or workers < 0:
-        raise UsageError(f"batch_size {batch_size}, workers {workers}: at least 1 and 0 are needed")
+    if not isinstance(batch_size, int) or not isinstance(workers, int) or batch_size < 1 or workers < 0:
+        raise UsageError(f"batch_size {batch_size}, workers {workers}: whole numbers from 1 and 0 are needed")
+    if not isinstance(checkpoint, str | os.PathLike | None):
+        raise UsageError(f"checkpoint {checkpoint!r} is no path", "name a run, a checkpoint or an export")
     return Pretrained(open_model(checkpoint, device), dtypes[dtype], batch_size, workers)
 
 

@@ -111,6 +111,8 @@ def _model_of(about: dict[str, Any], index: Path, checkpoint: str | Path | None)
 
 
 def _path_of(file: str, about: dict[str, Any]) -> str | None:
-    """Where a file of the index lies now: under its own name, or below one of the folders that it was found in."""
-    places = [Path(file), *(Path(one) / file for one in about.get("inputs", []) if "://" not in one)]
+    """Where a file of the index lies: below the one folder that it was found in, or as it was called from the folder
+    that `embed` was called in. Another file of that name, nearer to who asks, is not meant."""
+    places = [Path(one) / file for one in about["inputs"][:1]] if len(about["inputs"]) == 1 else []
+    places += [Path(about["folder"]) / file] if about.get("folder") else []
     return next((str(place) for place in places if place.is_file()), None)

@@ -263,6 +263,8 @@ def find_checkpoint(where: Path) -> Path:
     if not where.exists():
         raise DataError(f"{where} does not exist.", "Give a run folder, one of its checkpoints, or an export.")
     found = RunFolder(where).checkpoints()
+    if not found and (where / "preprocessing.json").exists():
+        raise DataError(f"{where} is an export for other programs.", "Only those in safetensors can be read again.")
     if not found:
         raise DataError(f"{where} holds no checkpoint.", "Give a run folder, one of its checkpoints, or an export.")
     return found[-1]

@@ -153,7 +153,8 @@ def _answers(folder: Path, protocol: str | None, task: str | None) -> list[Answe
         file = folder / "results.json"
         raise DataError(
             f"{file} {'holds no results' if file.exists() else 'does not exist'}: nothing is known of {folder}.",
-            f"bridle eval --checkpoint {folder} --data DATA; of an untrained model: bridle eval --checkpoint random "
+            f"bridle eval --checkpoint {folder} --data DATA --out {folder}; of an untrained model: bridle eval "
+            "--checkpoint random "
             f"--preset NAME --data DATA --out {folder}",
         )
     wanted = {"protocol": protocol, "task": task}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
@@ -10,10 +11,12 @@ from typing import Any
 
 from bridle.checkpoint import read_results
 from bridle.errors import BridleError
-from bridle.export.describe import MEDIA, METHOD, class_names
+from bridle.export.describe import MEDIA, METHOD, class_names, titled
 from bridle.export.subject import Subject
 from bridle.sharding import Manifest, find_sets
 
+_COLUMNS = ("task", "data", "protocol", "metric", "value", "95 % interval", "chance", "clips tested")
+_NO_RESULTS = "None were measured of this model: `bridle eval` does that."
 _SHARES = ("accuracy", "map")  # metrics that are told in percent
 _CARD = """---
 library_name: transformers
@@ -49,7 +52,7 @@ In this folder, with `transformers`, PyTorch and NumPy; BRIDLE itself is not nee
 
 {recipe}
 
-`config.yaml` has all of it: `bridle pretrain --config config.yaml --shards ...` trains the same again.
+`bridle pretrain --config config.yaml --shards ...{limit}` trains the same again.
 
 ## Results
 
@@ -57,8 +60,8 @@ In this folder, with `transformers`, PyTorch and NumPy; BRIDLE itself is not nee
 
 ## Publishing it
 
-Choose a licence in the first lines of this file, then `hf auth login` and `hf upload YOUR_NAME/{name} . .` in this
-folder; whoever loads it says `from_pretrained("YOUR_NAME/{name}", trust_remote_code=True)`.
+Choose a licence in the first lines of this file, then `hf auth login` and `hf upload YOUR_NAME/{upload} . .` in this
+folder; whoever loads it says `from_pretrained("YOUR_NAME/{upload}", trust_remote_code=True)`.
 
 {method}
 """
@@ -106,7 +109,9 @@ def model_card(subject: Subject, name: str, parts: Sequence[str], auto: str) -> 
     return _CARD.format(
         tag=f"{model.modality}-classification" if head else "feature-extraction",
         modality=model.modality,
-        name=name,
+        name=titled(name),
+        upload=re.sub(r"[^\w.-]+", "-", name).strip("-.") or "NAME",
+        limit=_limit(subject),
         what=what,
         code=_usage(subject, parts, auto),
         outputs=_outputs(subject, parts),
@@ -185,6 +190,8 @@ def _recipe(subject: Subject) -> Iterator[tuple[str, str]]:
         yield "preset", str(state["preset"])
     if done:
         yield "length", f"{done.get('steps')} steps, {done.get('clips')} clips seen, {done.get('seconds')} s"
+    if (step := _step(subject)) and step != done.get("steps"):
+        yield "of it, this model", f"the first {step} steps"
     size = sum(one.numel() for one in (model.average or model.encoder).parameters()) / 1e6
     yield "encoder", f"width {encoder.width}, depth {encoder.depth}, heads {encoder.heads}; {size:.2f} M parameters"
     grid, patch = (" x ".join(map(str, one)) for one in (model.patcher.grid, model.patcher.patch))
@@ -201,15 +208,42 @@ def _recipe(subject: Subject) -> Iterator[tuple[str, str]]:
         yield "fine-tuning", ", ".join(f"{key} {value}" for key, value in tuned["recipe"].items() if value is not None)
 
 
+def _limit(subject: Subject) -> str:
+    """The options that say how long, which are no part of the configuration."""
+    limits = subject.state().get("limits") or {}
+    return "".join(f" --{name.replace('_', '-')} {value:g}" for name, value in limits.items() if value is not None)
+
+
+def _step(subject: Subject) -> int:
+    """Of the run's checkpoint that this is, or was fine-tuned from; 0 where nothing says so."""
+    tuned = subject.about.get("finetuned")
+    place = str(tuned.get("checkpoint", "")) if isinstance(tuned, dict) else str(subject.model.source)
+    found = re.fullmatch(r"step-(\d+)", PurePosixPath(place).name)
+    return int(found[1]) if found else 0
+
+
 def _results(subject: Subject) -> str:
-    """What `bridle eval` found of this model and of the run that pretrained it."""
-    found = list[dict[str, Any]]()
-    for folder in dict.fromkeys([Path(str(subject.model.source)), subject.run]):
-        with suppress(BridleError, OSError):
-            found += read_results(folder) if folder else []
-    rows = [row for one in found if (row := _row(one))]
-    columns = ("task", "data", "protocol", "metric", "value", "95 % interval", "chance", "clips tested", "of")
-    return _table(columns, rows) or "None were measured: `bridle eval` does that."
+    """What `bridle eval` found of this model, and below of the run that pretrained it."""
+    folder = Path(str(subject.model.source))
+    own, of_run = _kept_in(folder), _kept_in(subject.run)
+    if not own:  # a checkpoint of the run; what was fine-tuned from it is another model
+        own = [one for one in of_run if _is_of(one, folder) and one.get("protocol") != "finetune"]
+    others = [row for one in of_run if one not in own and (row := _row(one))]
+    told = _table(_COLUMNS, list(dict.fromkeys(row[:-1] for one in own if (row := _row(one))))) or _NO_RESULTS
+    if not others:
+        return told
+    table = _table((*_COLUMNS, "of"), list(dict.fromkeys(others)))
+    return f"{told}\n\nOf the run that pretrained it, and of what was fine-tuned from that:\n\n{table}"
+
+
+def _kept_in(folder: Path | None) -> list[dict[str, Any]]:
+    with suppress(BridleError, OSError):
+        return read_results(folder) if folder else []
+    return []
+
+
+def _is_of(one: dict[str, Any], folder: Path) -> bool:
+    return PurePosixPath(str(one.get("checkpoint", ""))).name == folder.name
 
 
 def _row(one: dict[str, Any]) -> tuple[str, ...] | None:
@@ -246,6 +280,8 @@ def _judged_by(one: dict[str, Any]) -> str:
         ]
     if one.get("views"):
         said.append(f"views {one['views']}")
+    if (folds := one.get("folds") or 1) > 1:
+        said.append(f"{folds} folds" + (f" by {one['group_by']}" if one.get("group_by") else ""))
     return ", ".join(said)
 
 

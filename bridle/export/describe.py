@@ -81,7 +81,7 @@ def add_classes(head: Head, folder: Path) -> None:
 def class_names(head: Head) -> str:
     """For a sentence; the first of them, if they are many."""
     more = len(head.classes) - _NAMED
-    return ", ".join(head.classes[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+    return ", ".join(titled(name) for name in head.classes[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def add_preprocessing(folder: Path) -> None:
@@ -89,23 +89,30 @@ def add_preprocessing(folder: Path) -> None:
     shutil.copyfile(str(preprocess.__file__), folder / "preprocess.py")
 
 
+def titled(name: str) -> str:
+    """A folder's name on one line."""
+    return " ".join(name.split())
+
+
 def library_readme(model: Bridle, head: Head | None, name: str) -> str:
     """For who has BRIDLE."""
     example = MEDIA[model.modality][2]
     tuned = (
         f"\nFine-tuned, with `head.safetensors` on top, which knows {class_names(head)}:\n"
-        f"`bridle eval --protocol head --checkpoint {name} --data DATA` tests it.\n"
+        "`bridle eval --protocol head --checkpoint . --data DATA` tests it.\n"
         if head
         else ""
     )
-    return f"""# {name}: an encoder for {model.modality}, pretrained with BRIDLE
+    return f"""# {titled(name)}: an encoder for {model.modality}, pretrained with BRIDLE
 
 {_sizes(model)}
+
+In this folder:
 
 ```python
 import bridle
 
-model = bridle.load("{name}")
+model = bridle.load(".")
 vector, codes = model.embed("{example}"), model.tokenize("{example}")
 ```
 
@@ -128,7 +135,7 @@ def program_readme(model: Bridle, head: Head | None, name: str, code: dict[str, 
     made = "\n".join(_OUTPUTS[part] for part in code)
     if head and "encoder" in code:
         made += "\n\n" + _LOGITS.format(names=class_names(head), how=_HOW[head.multi_label])
-    return f"""# {name}: {" and ".join(code)} for {model.modality}, pretrained with BRIDLE
+    return f"""# {titled(name)}: {" and ".join(code)} for {model.modality}, pretrained with BRIDLE
 
 {_sizes(model)}
 

@@ -27,10 +27,12 @@ def new_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
         EnvironmentFault: the disk is full or cannot be written.
     """
     check_output(out, overwrite=overwrite)
+    out = Path(os.path.realpath(out))  # a link stays one
     partial = out.absolute().with_name(f".{out.name}.{os.getpid()}.partial")
     try:
         partial.mkdir(parents=True)
         yield partial
+        check_output(out, overwrite=overwrite)  # somebody may have put something there in the meantime
         _replace(partial, out)
     except OSError as error:
         raise EnvironmentFault(
@@ -48,8 +50,9 @@ def check_output(out: Path, *, overwrite: bool) -> None:
         raise UsageError(f"{out} exists", "choose another --out, or add --overwrite")
     found = {path.name for path in out.iterdir()} - {"__pycache__"} if out.is_dir() else {out.name}
     if found and not (MARK in found and found <= _NAMES | _PROGRAMS):
+        more = ", ".join(sorted(found - _NAMES - _PROGRAMS)[:3]) or f"no {MARK}"
         raise UsageError(
-            f"{out} is no export, or holds more than that: it will not be replaced", "choose another --out"
+            f"{out} is no export, or holds more than that ({more}): it will not be replaced", "choose another --out"
         )
 
 

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from bridle.errors import BridleError, DataError, MediaError, NumericalError
 from bridle.export.programs import TokenizerProgram, program_of
-from bridle.export.safetensors import noise
 from bridle.export.subject import Subject
 from bridle.infer import decoded_as, pool, spread_sources
 from bridle.infer.sources import windows_of
 from bridle.model import Bridle
+from bridle.patches.cut import coordinates
 from bridle.schema import PatchBatch
 from bridle.storage import Location
 
@@ -125,14 +125,14 @@ def check(subject: Subject, programs: Mapping[str, Program], compared: Material,
     if "encoder" in programs:
         pairs = [(_own(subject, batch), programs["encoder"](batch), batch) for batch in compared.batches]
         found["features"] = max(
-            _distance(a, b) for mine, theirs, _ in pairs for a, b in zip(mine[:3], theirs[:3], strict=True)
+            distance(a, b) for mine, theirs, _ in pairs for a, b in zip(mine[:3], theirs[:3], strict=True)
         )
         if math.isfinite(found["features"]):
             found["cosine"] = _cosine([(a[0][batch.valid_BN], b[0][batch.valid_BN]) for a, b, batch in pairs])
         faults += _faults("features", found["features"], found["cosine"], allowed, 1.0)
         if subject.head:
             logits = [(a[3], b[3]) if len(b) > 3 else (a[3], a[3][:0]) for a, b, _ in pairs]
-            found["logits"] = max(_distance(a, b) for a, b in logits)
+            found["logits"] = max(distance(a, b) for a, b in logits)
             cosine = _cosine(logits) if math.isfinite(found["logits"]) else None
             faults += _faults("logits", found["logits"], cosine, allowed, _LOGITS)
     if "tokenizer" in programs:
@@ -147,7 +147,9 @@ def check(subject: Subject, programs: Mapping[str, Program], compared: Material,
 
 def _faults(what: str, difference: float, cosine: float | None, allowed: Tolerance, times: float) -> Iterator[str]:
     most = times * (allowed.difference or math.inf)
-    if difference > most or not math.isfinite(difference):
+    if not math.isfinite(difference):
+        yield f"not all {what} are finite numbers"
+    elif difference > most:
         yield f"{what} by up to {difference:.2g}, allowed is {most:.2g}"
     if allowed.cosine and not (cosine is not None and cosine >= allowed.cosine):
         yield f"the mean cosine of {what} is {cosine}, wanted is {allowed.cosine}"
@@ -168,7 +170,8 @@ def _codes(model: Bridle, program: Program, batches: Sequence[PatchBatch]) -> tu
         tie_R = ~same_RQ.all(-1) & (margin_R < TIE)
         equal += int((same_RQ | tie_R[:, None]).sum())
         ties, codes, patches = ties + int(tie_R.sum()), codes + same_RQ.numel(), patches + len(same_RQ)
-    return (equal / codes if ties <= max(1, MOST_TIES * patches) else 1 - ties / patches), ties
+    share = equal / codes
+    return (share if ties <= max(1, MOST_TIES * patches) else min(share, 1 - ties / patches)), ties
 
 
 def _own(subject: Subject, batch: PatchBatch) -> list[Tensor]:
@@ -178,7 +181,18 @@ def _own(subject: Subject, batch: PatchBatch) -> list[Tensor]:
     return [*found, subject.head.classifier(batch)] if subject.head else found
 
 
-def _distance(a: Tensor, b: Tensor) -> float:
+def distance(a: Tensor, b: Tensor) -> float:
     """Infinity for what is no number or of another shape."""
     difference = float((a - b).abs().max()) if a.shape == b.shape else math.inf
     return difference if math.isfinite(difference) else math.inf
+
+
+def noise(model: Bridle) -> PatchBatch:
+    """Two full clips of noise, one of them half padding."""
+    patcher = model.patcher
+    coords_N3 = coordinates(patcher.grid)
+    x_BNP = torch.randn(2, len(coords_N3), patcher.values, generator=torch.Generator().manual_seed(0))
+    valid_BN = torch.ones(x_BNP.shape[:2], dtype=torch.bool)
+    valid_BN[1] = coords_N3[:, 0] <= patcher.grid[0] // 2
+    lengths = valid_BN.sum(1).tolist()
+    return PatchBatch(x_BNP * valid_BN[..., None], coords_N3.expand(2, -1, -1), valid_BN, lengths, patcher.grid)

@@ -29,11 +29,10 @@ from bridle.checkpoint.model_file import Snapshot
 from bridle.errors import NumericalError
 from bridle.export.describe import describe, library_readme
 from bridle.export.folder import check_output, names_of, new_folder
+from bridle.export.parity import distance, noise
 from bridle.export.programs import STORED
 from bridle.export.subject import Subject, open_subject
 from bridle.model import Bridle
-from bridle.patches.cut import coordinates
-from bridle.schema import PatchBatch
 
 # Features and logits after reloading. In fp32 they are equal to the bit on one machine; bf16 keeps three digits.
 TOLERANCES = {"fp32": 1e-5, "fp16": 5e-2, "bf16": 0.5}
@@ -100,7 +99,7 @@ def _kept(name: str, value: Tensor, dtype: torch.dtype) -> Tensor:
 def compare(model: Bridle, other: Bridle, head: Head | None = None, other_head: Head | None = None) -> dict[str, Any]:
     """Features, codes and logits of two models on the same patches."""
     batch = noise(model)
-    difference = float((model.features(batch) - other.features(batch)).abs().max())
+    difference = distance(model.features(batch), other.features(batch))
     if model.config != other.config or model.statistics != other.statistics:
         difference = float("inf")  # other preprocessing is another model
     codes = bool((model.tokenize(batch) == other.tokenize(batch)).all()) if model.ready and other.ready else None
@@ -108,18 +107,7 @@ def compare(model: Bridle, other: Bridle, head: Head | None = None, other_head: 
         codes = False
     logits = None
     if head and other_head:
-        logits = float((head.classifier(batch) - other_head.classifier(batch)).abs().max())
+        logits = distance(head.classifier(batch), other_head.classifier(batch))
         if (head.classes, head.multi_label) != (other_head.classes, other_head.multi_label):
             logits = float("inf")
     return {"features": difference, "codes": codes, "logits": logits}
-
-
-def noise(model: Bridle) -> PatchBatch:
-    """Two full clips of noise, one of them half padding."""
-    patcher = model.patcher
-    coords_N3 = coordinates(patcher.grid)
-    x_BNP = torch.randn(2, len(coords_N3), patcher.values, generator=torch.Generator().manual_seed(0))
-    valid_BN = torch.ones(x_BNP.shape[:2], dtype=torch.bool)
-    valid_BN[1] = coords_N3[:, 0] <= patcher.grid[0] // 2
-    lengths = valid_BN.sum(1).tolist()
-    return PatchBatch(x_BNP * valid_BN[..., None], coords_N3.expand(2, -1, -1), valid_BN, lengths, patcher.grid)

@@ -1,28 +1,35 @@
 """Arrays and a JSON header in one `.npz` or `.safetensors`; nothing in it is executed or unpickled.
 
-The header is an array of UTF-8 bytes called "header" in `.npz`, and the metadata entry "header" in `.safetensors`.
+The header is an array of UTF-8 bytes called "header" in `.npz`, and the metadata entry "header" in `.safetensors`. Its
+"crc32" is of its own JSON without that and of the bytes of the arrays, by name.
 """
 
 from __future__ import annotations
 
 import json
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from bridle.errors import DataError
+
+_DAMAGE = (
+    *(OSError, EOFError, LookupError, TypeError, ValueError, RuntimeError),
+    *(zipfile.BadZipFile, zlib.error, SafetensorError),
+)
 
 
 def write_arrays(path: Path, arrays: dict[str, np.ndarray], header: dict[str, Any], suffix: str) -> None:
     """A new file, in the form of that ending (the path may have another): compressed, or fit to be mapped."""
-    text = json.dumps(header)
+    text = json.dumps({**header, "crc32": _crc(header, arrays)})
     if suffix == ".safetensors":
-        save_file(arrays, path, metadata={"header": text})
+        path.write_bytes(save(arrays, metadata={"header": text}))  # with the rights that new files have here
         return
     with open(path, "wb") as file:
         coded = np.frombuffer(text.encode(), dtype=np.uint8)
@@ -33,6 +40,7 @@ def read_arrays(path: Path, names: Sequence[str], what: str, suffix: str = "") -
     """Arrays of those names, and the header.
 
     Args:
+        names: all that there are; none: the header alone, which is then not checked.
         what: how messages call such a file.
 
     Raises:
@@ -41,13 +49,25 @@ def read_arrays(path: Path, names: Sequence[str], what: str, suffix: str = "") -
     """
     try:
         arrays, text = (_read_npz if (suffix or path.suffix) == ".npz" else _read_safetensors)(path, names)
-        return arrays, json.loads(text)
+        header = json.loads(text)
+        wanted = header.pop("crc32", None)  # there is none in files of the first versions
+        if names and wanted not in (None, _crc(header, arrays)):
+            raise ValueError("its checksum is another")
+        return arrays, header
     except FileNotFoundError:
         raise
-    except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, SafetensorError) as error:
+    except _DAMAGE as error:
         raise DataError(
             f"{path} is not a {what}, or is damaged: {error}", "Write it again, or copy it again."
         ) from error
+
+
+def _crc(header: Any, arrays: dict[str, np.ndarray]) -> int:
+    """Of the header and all arrays, by name."""
+    crc = zlib.crc32(json.dumps(header).encode())
+    for name in sorted(arrays):
+        crc = zlib.crc32(np.ascontiguousarray(arrays[name]).data, crc)
+    return crc
 
 
 def check_version(header: Any, path: Path, format: str, version: int, hint: str) -> None:

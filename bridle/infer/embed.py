@@ -5,6 +5,7 @@ Shapes: R vectors of a file, N patches of a file, T its time steps, D width.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Generator, Iterator, Sequence
 from functools import partial
@@ -88,7 +89,7 @@ def write_embeddings(
     how, began = how or How(), time.monotonic()
     listing, failures = Listing(inputs, Modality(model.modality)), Failures(how.on_event)
     about: dict[str, Any] = {"model": model.fingerprint(), "checkpoint": model.source, "modality": model.modality}
-    about |= {"per": per, "pool": pool, "inputs": [_whole(place) for place in inputs]}
+    about |= {"per": per, "pool": pool, "inputs": [_whole(place) for place in inputs], "folder": os.getcwd()}
     said = {"files": len(listing), "content of the files": listing.fingerprint(), "batch size": how.batch_size}
 
     def compute(numbers: Iterator[int]) -> Generator[tuple[int, Embedded]]:
@@ -107,7 +108,7 @@ def write_embeddings(
 
     result = in_parts(
         out,
-        {**about, **said, "half": half},
+        {**{name: about[name] for name in ("model", "per", "pool", "inputs")}, **said, "half": half},
         len(listing),
         compute,
         write,
@@ -125,8 +126,9 @@ def write_embeddings(
 
 
 def _join(about: dict[str, Any], out: Location, path: Path, parts: list[Path]) -> dict[str, Any]:
-    skipped = [one for part in parts for one in read_arrays(part, (), "finished part", PART)[1]["skipped"]]
-    if not any(read_arrays(part, (), "finished part", PART)[1]["files"] for part in parts):
+    headers = [read_arrays(part, (), "finished part", PART)[1] for part in parts]
+    skipped = [one for header in headers for one in header["skipped"]]
+    if not any(header["files"] for header in headers):
         raise nothing_read(Failures(reasons={one["file"]: one["reason"] for one in skipped}))
     sizes = join_vectors(path, parts, {**about, "skipped": skipped}, out.suffix)
     return {**sizes, "skipped": len(skipped), "failures": skipped}

@@ -21,6 +21,7 @@ from bridle.errors import UsageError, nearest
 Pool = Literal["mean", "segments", "class"]  # the last is the encoder's class token, and no business of this file
 TIME_PARTS = (4, 1, 1)
 SPACE_PARTS = (1, 2, 2)
+SEGMENTS = 4  # of either
 
 
 def pool(
@@ -43,14 +44,19 @@ def pool(
     Returns:
         float32 vectors; zeros for a clip without a valid patch.
     """
-    if how not in get_args(Pool):
-        raise UsageError(f"unknown pooling '{how}'", f"--pool: {nearest(how, get_args(Pool))}")
+    check_pool(how)
     assert how != "class"
     steps = grid[0] if grid else int(coords_BN3[..., 0].max()) + 1
     cuts = (1, 1, 1) if how == "mean" else TIME_PARTS if steps > 1 else SPACE_PARTS
     weight_BSN = segment_weights(valid_BN, coords_BN3, cuts)
     pooled_BSD = weight_BSN @ h_BND.float()
     return pooled_BSD.flatten(1)
+
+
+def check_pool(how: str) -> None:
+    """Raises UsageError for one that is not known."""
+    if how not in get_args(Pool):
+        raise UsageError(f"unknown pooling '{how}'", f"--pool: {nearest(how, get_args(Pool))}")
 
 
 def segment_weights(valid_BN: Tensor, coords_BN3: Tensor, cuts: tuple[int, int, int]) -> Tensor:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar, overload
 
 import numpy as np
@@ -21,14 +20,15 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from bridle.errors import MediaError
+from bridle.errors import MediaError, UsageError
 from bridle.infer.encode import BATCH_SIZE, Encoded, Failures, Forward, decoded_as, encode
-from bridle.infer.pooling import Pool, pool
+from bridle.infer.pooling import SEGMENTS, Pool, check_pool, pool
 from bridle.infer.sources import Source, check_modality
 from bridle.infer.tokenize import as_codes, require_codes
 from bridle.media import clip_of
 from bridle.model import Bridle
 from bridle.schema import Clip, Codes, Modality, PatchBatch
+from bridle.storage import locate
 
 Media = str | os.PathLike[str] | Clip | np.ndarray | Tensor | Image
 Several = list[Any] | tuple[Any, ...]  # of `Media`
@@ -87,10 +87,11 @@ class Pretrained:
     def embed(self, media: Media | Several, how: Pool = "mean", *, rate_hz: float | None = None) -> Tensor:
         """One vector: the mean over patches `(D,)`, over segments of time or space, `(S * D,)`, or the class token; of
         several files one row each, `(F, D)`."""
+        check_pool(how)
         found = self._each(media, rate_hz, self._features, lambda done: pool_encoded(done, how, self.model))
         if isinstance(found, Tensor):
             return found
-        return torch.stack(found) if found else torch.empty(0, self.width)
+        return torch.stack(found) if found else torch.empty(0, self.width * (SEGMENTS if how == "segments" else 1))
 
     @overload
     def tokenize(self, media: Media, *, rate_hz: float | None = None) -> Codes: ...
@@ -124,7 +125,10 @@ class Pretrained:
 
     def _source(self, media: Media, rate_hz: float | None, name: str) -> Source:
         if isinstance(media, str | os.PathLike):
-            return Source(os.fspath(media), Path(media))
+            path = os.fspath(media)
+            if "\0" in path:
+                raise UsageError(f"{path!r} is no path: it holds a zero byte")
+            return Source(path, locate(path))
         if not isinstance(media, Clip):
             media = clip_of(media, self.modality, rate_hz, name=name, to_hz=decoded_as(self.model)[1])
         check_modality({media.modality}, self.modality, media.source or "the clip")

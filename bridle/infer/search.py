@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bridle.errors import EnvironmentFault
+from bridle.errors import DataError, EnvironmentFault
 from bridle.infer.standardise import standardiser
 from bridle.infer.vectors_file import VectorsFile
 
 _CHUNK = 65536  # rows
+_AGAIN = "Write it again: bridle embed FILES --out vectors.npz"
 _SPARE = 8  # rows asked for a hit: many rows of one file may be nearer than the first of the next
 
 
@@ -42,6 +43,7 @@ class Index:
     """The vectors of a file, ready to be searched; they are held in memory, in float32.
 
     Raises:
+        DataError: it has no vectors, or some that are not finite.
         EnvironmentFault: faiss is not installed.
     """
 
@@ -53,6 +55,10 @@ class Index:
                 f"search needs a library that is not installed: {error.name}", "pip install 'bridle[search]'"
             ) from None
         self._faiss: Any = faiss
+        if not len(vectors.vectors_RD):
+            raise DataError("the index holds no vectors", _AGAIN)
+        if not np.isfinite(vectors.vectors_RD).all():
+            raise DataError("the index holds vectors that are not finite numbers", _AGAIN)
         self.vectors = vectors
         rows_RD = torch.from_numpy(vectors.vectors_RD.astype(np.float32))
         self._scale = standardiser(rows_RD) if len(rows_RD) > 1 else torch.Tensor.float
@@ -62,6 +68,8 @@ class Index:
 
     def search(self, query_MD: Tensor, top: int) -> list[list[Hit]]:
         """For each query the files that are most like it, the nearest first, each at its best place."""
+        if query_MD.shape[1:] != self._rows_RD.shape[1:]:
+            raise DataError(f"vectors of {query_MD.shape[1]} numbers, and the index's have {self._rows_RD.shape[1]}")
         query_MD = F.normalize(self._scale(query_MD.float()), dim=-1)
         found = []
         for query_D in query_MD.numpy():
@@ -78,5 +86,5 @@ class Index:
         best: dict[int, Hit] = {}
         for near, place in zip(similarity[0].tolist(), row[0].tolist(), strict=True):
             file = int(self.vectors.file_R[place])
-            best.setdefault(file, Hit(self.vectors.files[file], near, float(self.vectors.times_R[place])))
+            best.setdefault(file, Hit(self.vectors.files[file], min(near, 1.0), float(self.vectors.times_R[place])))
         return list(best.values())

@@ -7,10 +7,11 @@ Arrays hold the vectors of all files end to end, a JSON header says whose they a
     coords  (rows, 3)   int32, (time, row, column) in the file's grid; zero where a vector stands for a whole file
     counts  (files,)    int64, how many rows each file has
     header  JSON {"format": "bridle-vectors", "version": 1, "files": [names], "model": hash, "checkpoint": name,
-            "modality", "per": "file" | "step" | "patch", "pool", "inputs": [where the files were found], "skipped":
-            [{"file", "reason"}]}; it lies where `array_file` says
+            "modality", "per": "file" | "step" | "patch", "pool", "inputs": [where the files were found], "folder" that
+            the command was given in, "skipped": [{"file", "reason"}]}; it lies where `array_file` says
 
-A `.parquet` has a row for each vector instead, with columns file, time, step, row, column and vector; its schema's
+A `.parquet` has a row for each vector instead, with columns number (of the file), file, time, step, row, column
+and vector; its schema's
 metadata hold the header, without the files, as "bridle".
 
 Shapes: F files, R rows, D width.
@@ -130,16 +131,24 @@ def read_vectors(path: Path) -> VectorsFile:
     if path.suffix == ".parquet":
         return _read_parquet(path)
     arrays, about = read_arrays(path, _ARRAYS, "vectors file")
-    check_version(about, path, FORMAT, VERSION, _HINT)
+    _check_about(about, path)
     files = about.pop("files", None)
     counts_F, rows = arrays["counts"], len(arrays["vectors"])
-    fits = isinstance(files, list) and counts_F.shape == (len(files),) and (counts_F >= 0).all()
-    if not fits or counts_F.sum() != rows or arrays["vectors"].ndim != 2 or arrays["vectors"].dtype.kind != "f":
+    named = isinstance(files, list) and all(isinstance(file, str) for file in files)
+    counted = named and counts_F.shape == (len(files),) and counts_F.dtype.kind == "i" and bool((counts_F >= 0).all())
+    if not counted or counts_F.sum() != rows or arrays["vectors"].ndim != 2 or arrays["vectors"].dtype.kind != "f":
         raise DataError(f"{path} is damaged: its counts do not add up to its vectors")
-    if arrays["times"].shape != (rows,) or arrays["coords"].shape != (rows, 3):
+    if arrays["times"].shape != (rows,) or arrays["times"].dtype.kind != "f" or arrays["coords"].shape != (rows, 3):
         raise DataError(f"{path} is damaged: not every vector has a time and a place")
     file_R = np.repeat(np.arange(len(files)), counts_F)
     return VectorsFile(files, arrays["vectors"], arrays["times"], arrays["coords"], file_R, about)
+
+
+def _check_about(about: Any, path: Path) -> None:
+    check_version(about, path, FORMAT, VERSION, _HINT)
+    texts, inputs = (about.get(name) for name in ("model", "checkpoint", "per", "pool")), about.get("inputs")
+    if not (all(isinstance(one, str) for one in texts) and isinstance(inputs, list)):
+        raise DataError(f"{path} is damaged: its header does not say which model made it", _HINT)
 
 
 def _write(
@@ -157,21 +166,25 @@ def _write(
 def _write_parquet(
     path: Path, pieces: Iterable[tuple[dict[str, np.ndarray], list[str]]], header: dict[str, Any]
 ) -> None:
-    arrow, writer = require_pyarrow(), None
+    arrow, writer, first = require_pyarrow(), None, 0
     try:
         for arrays, files in pieces:
             file_R = np.repeat(np.arange(len(files)), arrays["counts"])
             names = [file.encode("utf-8", "backslashreplace").decode() for file in files]
             vectors_RD = arrays["vectors"]
             columns = {
+                "number": arrow.array(first + file_R),
                 "file": arrow.array(names, arrow.string()).take(arrow.array(file_R)),
                 "time": arrow.array(arrays["times"]),
                 **{name: arrow.array(arrays["coords"][:, at]) for at, name in enumerate(("step", "row", "column"))},
                 "vector": arrow.FixedSizeListArray.from_arrays(arrow.array(vectors_RD.ravel()), vectors_RD.shape[1]),
             }
             table = arrow.table(columns).replace_schema_metadata({"bridle": json.dumps(header)})
-            writer = writer or arrow.parquet.ParquetWriter(path, table.schema, compression="zstd")
+            writer = writer or arrow.parquet.ParquetWriter(
+                path, table.schema, compression="zstd", write_page_checksum=True
+            )
             writer.write_table(table)
+            first += len(files)
     finally:
         if writer:
             writer.close()
@@ -180,15 +193,15 @@ def _write_parquet(
 def _read_parquet(path: Path) -> VectorsFile:
     arrow = require_pyarrow()
     try:
-        table = arrow.parquet.read_table(path)
+        table = arrow.parquet.read_table(path, page_checksum_verification=True)
         about = json.loads((table.schema.metadata or {})[b"bridle"])
-        check_version(about, path, FORMAT, VERSION, _HINT)
-        names = table["file"].to_numpy()
+        _check_about(about, path)
+        names, file_R = table["file"].to_numpy(), table["number"].to_numpy()
         width = table.schema.field("vector").type.list_size
         vectors_RD = table["vector"].combine_chunks().flatten().to_numpy().reshape(-1, width)
         coords_R3 = np.stack([table[name].to_numpy() for name in ("step", "row", "column")], 1)
         times_R = table["time"].to_numpy()
     except (OSError, KeyError, ValueError, AttributeError, arrow.ArrowException) as error:
         raise DataError(f"{path} is not a vectors file, or is damaged: {error}") from error
-    begins_R = np.concatenate([[True], (names[1:] != names[:-1])])[: len(names)]
+    begins_R = np.concatenate([[True], np.diff(file_R) != 0])[: len(names)]
     return VectorsFile(list(names[begins_R]), vectors_RD, times_R, coords_R3, begins_R.cumsum() - 1, about)

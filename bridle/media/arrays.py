@@ -5,6 +5,7 @@ Shapes: S samples, C channels, T frames, H, W.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -37,26 +38,33 @@ def clip_of(
     Raises:
         UsageError: another type or shape, values that are not finite, or no rate where one is needed.
     """
-    if modality is not Modality.IMAGE and (rate_hz is None or not rate_hz > 0):
-        what = "samples" if modality is Modality.AUDIO else "frames"
-        raise UsageError(f"{name}: {modality} needs its rate: {what} a second", "say so: rate_hz=...")
     if isinstance(array, Image.Image):
+        if modality is not Modality.IMAGE:
+            raise UsageError(f"{name}: a picture is no {modality}", "video is an array of frames: numpy.stack(frames)")
         array = np.asarray(rgb(ImageOps.exif_transpose(array)))
     data = _tensor(array, name)
+    if modality is not Modality.IMAGE and not _is_rate(rate_hz):
+        what = "samples" if modality is Modality.AUDIO else "frames"
+        raise UsageError(f"{name}: {modality} needs its rate, {what} a second, and not {rate_hz!r}", "say rate_hz=...")
     if not data.numel():
         raise UsageError(f"{name}: holds nothing, its shape is {tuple(data.shape)}")
     if modality is Modality.AUDIO:
         assert rate_hz is not None
-        return Clip(name, modality, resample(_mono(data, name), round(rate_hz), to_hz), to_hz, source=name)
+        return Clip(name, modality, resample(_mono(data, name), max(1, round(rate_hz)), to_hz), to_hz, source=name)
     pixels = _pixels(data, name, frames=modality is Modality.VIDEO)
     return Clip(name, modality, pixels, rate_hz if modality is Modality.VIDEO else None, source=name)
+
+
+def _is_rate(rate_hz: Any) -> bool:
+    return isinstance(rate_hz, int | float) and math.isfinite(rate_hz) and rate_hz > 0
 
 
 def _tensor(array: Any, name: str) -> Tensor:
     if isinstance(array, Tensor):
         return array.detach().cpu()
     try:
-        return torch.from_numpy(np.array(array))  # torch takes no negative strides and nothing read-only
+        found = np.array(array)  # torch takes no negative strides, nothing read-only and only the machine's byte order
+        return torch.from_numpy(found.astype(found.dtype.newbyteorder("=")))
     except (TypeError, ValueError) as error:
         raise UsageError(f"{name}: neither a path nor an array, but {type(array).__name__}") from error
 
@@ -82,6 +90,8 @@ def _pixels(data: Tensor, name: str, *, frames: bool) -> Tensor:
         raise UsageError(
             f"{name}: pixels are {_PIXELS}, not {_name(data)}", "of floats from 0 to 1: (255 * x).round() as uint8"
         )
+    if frames and data.ndim == 3 and data.shape[-1] == 3:
+        raise UsageError(f"{name}: one frame is no video", "several are an array, not a list: numpy.stack(frames)")
     wanted = 4 if frames else 3
     if data.ndim == wanted - 1:
         data = data.unsqueeze(-1).expand(*data.shape, 3)

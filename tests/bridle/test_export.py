@@ -19,7 +19,7 @@ from bridle.checkpoint.model_file import Snapshot
 from bridle.config.sections import Config
 from bridle.errors import DataError, NumericalError, UsageError
 from bridle.export import export, safetensors
-from bridle.export.safetensors import noise
+from bridle.export.parity import noise
 from bridle.infer import Pretrained
 from bridle.model import Bridle
 from bridle.schema import Clip, Modality
@@ -134,7 +134,7 @@ def test_an_export_describes_itself(tmp_path: Path) -> None:
     preprocessing = json.loads((tmp_path / "encoder" / "preprocessing.json").read_text())
     assert preprocessing["statistics"] == STATISTICS["image"]
     assert preprocessing["patches"]["size"] == 16
-    assert 'bridle.load("encoder")' in (tmp_path / "encoder" / "README.md").read_text()
+    assert 'bridle.load(".")' in (tmp_path / "encoder" / "README.md").read_text()
 
 
 def test_an_untrained_model_has_no_codes_to_compare(tmp_path: Path) -> None:

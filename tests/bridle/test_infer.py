@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from standins import small
 
+import bridle
 from bridle.errors import DataError, MediaError, UsageError
 from bridle.infer import Pretrained, sources, tokenize_inputs
 from bridle.media import decode, probe
@@ -269,6 +270,28 @@ def test_arrays_give_what_their_files_give(audio_model: Bridle, recordings: Path
     assert torch.allclose(model.embed([wave_S, path], rate_hz=rate_hz), whole.expand(2, -1), atol=1e-6)
 
 
+def test_a_waveform_in_another_byte_order_is_the_same(audio_model: Bridle) -> None:
+    wave_S = np.random.default_rng(0).uniform(-0.5, 0.5, 9000).astype(np.float32)
+    model = Pretrained(audio_model)
+    assert torch.equal(model.embed(wave_S.astype(">f4"), rate_hz=RATE_HZ), model.embed(wave_S, rate_hz=RATE_HZ))
+
+
+def test_nothing_has_vectors_of_the_right_width(audio_model: Bridle) -> None:
+    assert Pretrained(audio_model).embed([], "segments").shape == (0, 4 * 16)
+    with pytest.raises(UsageError, match="unknown pooling 'bogus'"):
+        Pretrained(audio_model).embed([], "bogus")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="zero byte"):
+        Pretrained(audio_model).embed("a\0b.wav")
+
+
+@pytest.mark.parametrize(
+    "options", [{"device": "nonsense"}, {"device": None}, {"dtype": "int8"}, {"batch_size": 1.5}, {"checkpoint": 3}]
+)
+def test_what_load_does_not_know_is_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        bridle.load(**{"checkpoint": "runs/none", **options})
+
+
 def test_pictures_and_frames_in_memory_give_what_their_files_give(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "photo.png")
@@ -295,7 +318,12 @@ def test_pictures_and_frames_in_memory_give_what_their_files_give(tmp_path: Path
 @pytest.mark.parametrize(
     ("modality", "array", "rate_hz", "said"),
     [
-        ("audio", np.zeros(9000, np.float32), None, "needs its rate: samples a second"),
+        ("audio", np.zeros(9000, np.float32), None, "needs its rate, samples a second"),
+        ("audio", np.zeros(9000, np.float32), float("inf"), "not inf"),
+        ("audio", np.zeros(9000, np.float32), "16000", "not '16000'"),
+        ("audio", None, None, "neither a path nor an array"),
+        ("video", np.zeros((40, 60, 3), np.uint8), 25.0, "one frame is no video"),
+        ("video", Image.new("RGB", (60, 40)), 25.0, "a picture is no video"),
         ("audio", np.zeros((500, 600), np.float32), 16000, r"not of shape \(500, 600\)"),
         ("audio", np.zeros(9000, np.uint8), 16000, "not uint8"),
         ("audio", np.full(9000, np.nan), 16000, "not all finite"),
@@ -303,7 +331,7 @@ def test_pictures_and_frames_in_memory_give_what_their_files_give(tmp_path: Path
         ("audio", {"samples": 1}, 16000, "neither a path nor an array, but dict"),
         ("image", np.zeros((40, 60, 3), np.float32), None, "not float32"),
         ("image", np.zeros((40, 60, 4), np.uint8), None, r"not of shape \(40, 60, 4\)"),
-        ("video", np.zeros((9, 40, 60, 3), np.uint8), None, "needs its rate: frames a second"),
+        ("video", np.zeros((9, 40, 60, 3), np.uint8), None, "needs its rate, frames a second"),
         ("video", np.zeros((40, 60), np.uint8), 25.0, r"not of shape \(40, 60\)"),
     ],
 )

@@ -19,6 +19,7 @@ from bridle.infer import How, Index, Pretrained, read_vectors, write_embeddings,
 from bridle.infer.vectors_file import PART, SUFFIXES, VectorsFile, join_vectors
 from bridle.schema import Embedded
 
+ABOUT = {"model": "abc", "checkpoint": "runs/x", "per": "step", "pool": "mean", "inputs": ["/media"]}
 MEDIA = Path(__file__).parents[1] / "media"
 
 
@@ -67,7 +68,7 @@ def some_vectors() -> list[Embedded]:
 @pytest.mark.parametrize("half", [False, True])
 def test_a_vectors_file_gives_back_what_was_written(tmp_path: Path, suffix: str, half: bool) -> None:
     whole, joined, wanted = tmp_path / f"whole{suffix}", tmp_path / f"joined{suffix}", some_vectors()
-    about = {"model": "abc", "per": "step"}
+    about = ABOUT
     write_vectors(whole, wanted, about, half=half)
     for number, some in enumerate([wanted[:2], [], wanted[2:]]):
         write_vectors(tmp_path / f"part{number}", some, {}, half=half, suffix=PART)
@@ -87,20 +88,20 @@ def test_a_vectors_file_can_be_read_without_this_library(tmp_path: Path) -> None
     import pyarrow.parquet
 
     for suffix in SUFFIXES:
-        write_vectors(tmp_path / f"v{suffix}", some_vectors(), {"model": "abc"})
+        write_vectors(tmp_path / f"v{suffix}", some_vectors(), ABOUT)
     with np.load(tmp_path / "v.npz", allow_pickle=False) as arrays:
         header = json.loads(arrays["header"].tobytes())
         assert header["files"][1] == "a/one.wav" and arrays["counts"].tolist() == [3, 1, 2]
     assert load_file(tmp_path / "v.safetensors")["vectors"].shape == (6, 5)
     table = pyarrow.parquet.read_table(tmp_path / "v.parquet")
-    assert table.column_names == ["file", "time", "step", "row", "column", "vector"]
+    assert table.column_names == ["number", "file", "time", "step", "row", "column", "vector"]
     assert len(table["vector"][0].as_py()) == 5
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_damaged_vectors_files_are_refused(tmp_path: Path, suffix: str) -> None:
     out = tmp_path / f"vectors{suffix}"
-    write_vectors(out, some_vectors(), {"model": "abc"})
+    write_vectors(out, some_vectors(), ABOUT)
     whole = out.read_bytes()
     for size in (0, 3, len(whole) // 2, len(whole) - 1):
         out.write_bytes(whole[:size])
@@ -109,7 +110,7 @@ def test_damaged_vectors_files_are_refused(tmp_path: Path, suffix: str) -> None:
     with pytest.raises(DataError, match="does not exist"):
         read_vectors(tmp_path / f"none{suffix}")
     out.unlink()
-    write_vectors(out, some_vectors(), {"model": "abc", "version": 2})
+    write_vectors(out, some_vectors(), {**ABOUT, "version": 2})
     with pytest.raises(DataError, match="version 2"):
         read_vectors(out)
 
@@ -179,6 +180,63 @@ def test_the_nearest_are_found_by_cosine_of_z_scores() -> None:
     assert [hit.file for hit in hits] == sorted(best, key=lambda file: -best[file])
     assert [hit.similarity for hit in hits] == pytest.approx(sorted(best.values(), reverse=True), abs=1e-5)
     assert (hits[0].file, hits[0].start_s) == ("3", 7.0)
+
+
+def test_neighbours_of_one_name_stay_two_files(tmp_path: Path) -> None:
+    for suffix in SUFFIXES:
+        write_vectors(tmp_path / f"v{suffix}", [*some_vectors()[1:2], *some_vectors()[1:2]], ABOUT)
+        found = read_vectors(tmp_path / f"v{suffix}")
+        assert (found.files, found.file_R.tolist()) == (["a/one.wav", "a/one.wav"], [0, 1])
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_no_flipped_bit_gives_other_vectors(tmp_path: Path, suffix: str) -> None:
+    out = tmp_path / f"v{suffix}"
+    write_vectors(out, some_vectors(), ABOUT)
+    whole, wanted = out.read_bytes(), read_vectors(out)
+    for place in np.random.default_rng(0).integers(0, 8 * len(whole), 100).tolist():
+        flipped = bytearray(whole)
+        flipped[place // 8] ^= 1 << place % 8
+        out.write_bytes(flipped)
+        try:
+            found = read_vectors(out)
+        except DataError:
+            continue
+        assert np.array_equal(found.vectors_RD, wanted.vectors_RD)
+
+
+def test_an_index_that_cannot_be_searched_is_refused() -> None:
+    def index_of(rows_RD: np.ndarray) -> Index:
+        rows = len(rows_RD)
+        return Index(VectorsFile([*"abc"[:rows]], rows_RD, np.zeros(rows), np.zeros((rows, 3)), np.arange(rows), {}))
+
+    rows_RD = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+    with pytest.raises(DataError, match="no vectors"):
+        index_of(rows_RD[:0])
+    with pytest.raises(DataError, match="of 5 numbers"):
+        index_of(rows_RD).search(torch.zeros(1, 5), 1)
+    for rows in (1, 2, 3):
+        (hits,) = index_of(rows_RD[:rows]).search(torch.from_numpy(rows_RD[:1]), 9)
+        assert (hits[0].file, len(hits)) == ("a", rows) and hits[0].similarity == pytest.approx(1)
+    rows_RD[1, 2] = np.nan
+    with pytest.raises(DataError, match="not finite"):
+        index_of(rows_RD)
+
+
+def test_a_nearer_file_of_the_same_name_is_not_meant(
+    folder: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, source in {"p/a.wav": "7/7_theo_0.wav", "p/b.wav": "7/7_theo_1.wav", "q/a.wav": "7/7_theo_2.wav"}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes((folder / source).read_bytes())
+    monkeypatch.chdir(tmp_path)
+    api.embed(["p"], "one.npz", checkpoint=checkpoint)
+    api.embed(["p", "q"], "several.npz", checkpoint=checkpoint)
+    api.embed(["p/a.wav"], "file.npz", checkpoint=checkpoint)
+    monkeypatch.chdir(tmp_path / "q")
+    for index in ("one", "several", "file"):
+        (found,) = api.search(["../p/a.wav"], f"../{index}.npz", top=1)
+        assert found["hits"][0]["path"] == str(tmp_path / "p" / "a.wav"), index
 
 
 def test_search_finds_the_file_itself_and_its_place_on_the_disk(index: Path, folder: Path) -> None:

@@ -25,13 +25,21 @@ class BridleFeatureExtractor(FeatureExtractionMixin):
         """`patches`, `coords` and `valid` of one sound or several.
 
         Args:
-            raw_speech: mono waveforms `(samples,)` in [-1, 1].
+            raw_speech: mono waveforms `(samples,)` in [-1, 1], or 16- or 32-bit integers.
             sampling_rate: theirs; it must be `self.sampling_rate`, resampling is yours.
             padding: "max_length" makes rows of a full window, so that those of several calls can be stacked.
         """
         if sampling_rate is not None and sampling_rate != self.sampling_rate:
             raise ValueError(f"the model wants {self.sampling_rate} Hz, this sound has {sampling_rate}: resample it")
         one = not isinstance(raw_speech, list | tuple) or (len(raw_speech) > 0 and np.ndim(raw_speech[0]) == 0)
-        media = [np.asarray(sound, dtype=np.float32) for sound in ([raw_speech] if one else raw_speech)]
+        media = [_waveform(sound) for sound in ([raw_speech] if one else raw_speech)]
         data = rows(media, self.settings, windows or self.windows, padding == "max_length")
         return BatchFeature(data, tensor_type=return_tensors)
+
+
+def _waveform(sound) -> np.ndarray:
+    """float32; integers are scaled to [-1, 1]."""
+    wave_S = np.asarray(sound)
+    if wave_S.dtype in (np.int16, np.int32):
+        return (wave_S / -float(np.iinfo(wave_S.dtype).min)).astype(np.float32)
+    return wave_S.astype(np.float32) if np.issubdtype(wave_S.dtype, np.floating) else wave_S

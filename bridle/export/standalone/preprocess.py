@@ -56,6 +56,8 @@ def batch(views: list[Array], settings: Settings = None) -> dict[str, Array]:
     """Windows -> `patches` float32 `(B, N, P)`, `coords` int64 `(B, N, 3)` (time, row, column), `valid` bool `(B, N)`,
     which is False where a window is shorter than the longest."""
     kind, settings = _opened(settings)
+    if not views:
+        raise ValueError("no clips")
     x_BCTHW, steps = kind.blocks(views, settings["patches"], settings["statistics"])
     patch, grid = settings["patch"], settings["grid"]
     x_BNP = _cut(x_BCTHW, patch)
@@ -84,6 +86,8 @@ class _Audio:
     def windows(wave_S: Array, patches: dict[str, Any]) -> list[Array]:
         if wave_S.ndim != 1 or not np.issubdtype(wave_S.dtype, np.floating):
             raise ValueError(f"wanted a mono waveform, float32 (samples,); got {wave_S.dtype} {wave_S.shape}")
+        if not np.isfinite(wave_S).all():
+            raise ValueError("the waveform holds values that are not finite numbers")
         step = patches["patch_frames"]
         steps = patches["frames"] // step
         hop = steps * step * _hop(patches)

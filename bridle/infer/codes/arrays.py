@@ -56,12 +56,17 @@ def read(path: Path, levels: int | None = None) -> Iterator[Codes]:
     arrays, content = read_arrays(path, ("codes", "times", "grids"), "codes file")
     check_codes(content, path)
     codes, times, grids, files = arrays["codes"], arrays["times"], arrays["grids"], content.get("files", [])
-    if codes.ndim != 2 or grids.ndim != 2 or grids.shape[1] != 3:
+    named = isinstance(files, list) and all(isinstance(file, str) for file in files)
+    kinds = (codes.dtype.kind, grids.dtype.kind, times.dtype.kind) == ("i", "i", "f")
+    most = content.get("codes")  # files of the first versions do not say it
+    if not (named and kinds and (most is None or type(most) is int)):
+        raise DataError(f"{path} is damaged: not all of its arrays are of their types")
+    if codes.ndim != 2 or grids.ndim != 2 or grids.shape[1] != 3 or (grids < 1).any():
         raise DataError(f"{path} is damaged: its grids do not add up to its codes")
     patches, steps = grids.prod(1, dtype=np.int64), grids[:, 0]
     if (len(files), patches.sum(), steps.sum()) != (len(grids), len(codes), len(times)):
         raise DataError(f"{path} is damaged: its grids do not add up to its codes")
-    check_range(codes, content.get("codes"), path)
+    check_range(codes, most, path)
     kept = check_levels(levels, codes.shape[1], path)
     for file, grid, part, time in zip(
         files, grids.tolist(), np.split(codes[:, :kept], patches.cumsum()[:-1]), np.split(times, steps.cumsum()[:-1])

@@ -61,7 +61,7 @@ def write(path: Path, codes: Iterable[Codes], header: dict[str, Any]) -> None:
         ],
         metadata={_ABOUT: about.encode()},
     )
-    with arrow.parquet.ParquetWriter(path, schema, compression="zstd") as writer:
+    with arrow.parquet.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True) as writer:
         for rows in _groups(codes):
             columns = {
                 "file": [item.file.encode("utf-8", "backslashreplace").decode() for item in rows],
@@ -93,7 +93,7 @@ def read(path: Path, levels: int | None = None) -> Iterator[Codes]:
     """
     arrow = require_pyarrow()
     try:
-        with arrow.parquet.ParquetFile(path) as table:
+        with arrow.parquet.ParquetFile(path, page_checksum_verification=True) as table:
             header = json.loads((table.schema_arrow.metadata or {}).get(_ABOUT, b"null"))
             check_codes(header, path)
             kept = check_levels(levels, header["levels"], path)
