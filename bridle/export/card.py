@@ -233,7 +233,7 @@ def _results(subject: Subject) -> str:
     if not others:
         return told
     table = _table((*_COLUMNS, "of"), list(dict.fromkeys(others)))
-    return f"{told}\n\nOf the run that pretrained it, and of what was fine-tuned from that:\n\n{table}"
+    return f"{told}\n\nBeside it, from the run that pretrained it (other checkpoints, the untrained network, what was fine-tuned):\n\n{table}"
 
 
 def _kept_in(folder: Path | None) -> list[dict[str, Any]]:

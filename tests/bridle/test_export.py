@@ -182,6 +182,56 @@ def test_a_model_that_comes_back_different_leaves_nothing(tmp_path: Path, monkey
     assert [p.name for p in tmp_path.iterdir()] == ["run"]
 
 
+def test_what_is_no_number_leaves_nothing(tmp_path: Path) -> None:
+    """A weight that float16 cannot hold."""
+    model = model_of("image")
+    with torch.no_grad():
+        model.encoder.embed.weight[0, 0] = 1e6
+    (tmp_path / "run").mkdir()
+    save_model(snapshot(model), tmp_path / "run")
+    with pytest.raises(NumericalError, match="differs"):
+        export(tmp_path / "run", out=tmp_path / "half", dtype="fp16")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_folder_that_appears_meanwhile_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, _ = checkpoint(tmp_path / "run")
+    out = tmp_path / "out"
+
+    def busy(*arguments: Any) -> dict[str, Any]:
+        out.mkdir()
+        (out / "thesis.txt").write_text("precious")
+        return {"features": 0.0, "codes": True, "logits": None}
+
+    monkeypatch.setattr(safetensors, "compare", busy)
+    with pytest.raises(UsageError, match="exists"):
+        export(run, out=out)
+    assert (out / "thesis.txt").read_text() == "precious"
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "out"}
+
+
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    run, _ = checkpoint(tmp_path / "run")
+    export(run, out=tmp_path / "real")
+    (tmp_path / "real" / "config.yaml").write_text("old")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    export(run, out=tmp_path / "link", overwrite=True)
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "real" / "config.yaml").read_text() != "old"
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "real", "link"}
+
+
+def test_the_read_me_runs_in_a_folder_of_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, _ = checkpoint(tmp_path / "run")
+    out = tmp_path / 'a "b" \nü.c'
+    export(run, out=out)
+    text = (out / "README.md").read_text()
+    assert text.startswith('# a "b" ü.c: an encoder for image')
+    put_clip("image", out)
+    monkeypatch.chdir(out)
+    exec(text.split("```python\n")[1].split("```")[0], found := {})
+    assert found["vector"].shape == (16,)
+
+
 def test_what_cannot_be_exported_says_so(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="does not exist"):
         export(tmp_path / "gone", out=tmp_path / "encoder")

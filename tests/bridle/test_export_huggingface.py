@@ -122,8 +122,9 @@ def test_the_documentation_shows_the_same_code(exported: dict[str, Tuned]) -> No
 def test_model_cards_say_what_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shards, run = tmp_path / "digits", tmp_path / "run"
     api.shard(MEDIA / "audio" / "7", modality="audio", out=shards, workers=1)
-    saved(small("audio"), run / "checkpoints" / "step-00000100")
-    limits = dict.fromkeys(["steps", "epochs", "max_minutes"])
+    for step in (50, 100):
+        saved(small("audio"), run / "checkpoints" / f"step-{step:08}")
+    limits = {"steps": 100, "epochs": None, "max_minutes": None}
     state = {"status": "complete", "preset": "audio-tiny", "shards": [str(shards)], "limits": limits}
     state["result"] = {"steps": 100, "clips": 3200, "seconds": 41.5}
     (run / "state.json").write_text(json.dumps(state))
@@ -140,10 +141,18 @@ def test_model_cards_say_what_is_known(tmp_path: Path, monkeypatch: pytest.Monke
     assert "license" not in front  # the user's to choose
     assert "| digits | audio: 30 clips, 0.4" in body
     assert "| length | 100 steps, 3200 clips seen, 41.5 s |" in body
-    assert "65.0 % | 63.0 % to 67.0 % | 10.0 % | 300 | step-00000100 |" in body
+    assert "65.0 % | 63.0 % to 67.0 % | 10.0 % | 300 |\n" in body
+    assert "--steps 100` trains the same again" in body
     assert "34.9 % | 32.9 % to 36.9 % | 10.0 % | 300 | untrained |" in body
     assert "model.tokenize" not in body
     assert str(tmp_path) not in text  # no paths of this machine
+
+    early = run / "checkpoints" / "step-00000050"
+    api.export(early, format="huggingface", out=tmp_path / "a (b)", part="encoder")
+    text = (tmp_path / "a (b)" / "README.md").read_text("utf-8")
+    assert "| of it, this model | the first 50 steps |" in text
+    assert "None were measured of this model" in text and "| 300 | step-00000100 |" in text
+    assert "YOUR_NAME/a-b " in text
 
 
 def same(folder: Path, subject: Any, compared: Any, parts: Any) -> tuple[Any, None]:
@@ -216,6 +225,12 @@ def test_what_is_saved_loads_again(exported: dict[str, Tuned], transformers: Any
     assert len(processor(np.tile(as_array(one.clip), 3), windows="all")["patches"]) > 1
     with pytest.raises(ValueError, match="16000 Hz"):
         processor(as_array(one.clip), sampling_rate=8000)
+    integers = np.rint(as_array(one.clip) * 32768).clip(-32768, 32767).astype(np.int16)
+    scaled = integers.astype(np.float32) / 32768
+    assert np.array_equal(processor(integers)["patches"], processor(scaled)["patches"])
+    for wrong in (integers.astype(np.int64), np.full(9000, np.nan)):
+        with pytest.raises(ValueError, match=r"float|finite"):
+            processor(wrong)
 
 
 def test_half_precision_keeps_the_codes(exported: dict[str, Tuned], transformers: Any, tmp_path: Path) -> None:
