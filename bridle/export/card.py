@@ -17,6 +17,7 @@ from bridle.sharding import Manifest, find_sets
 
 _COLUMNS = ("task", "data", "protocol", "metric", "value", "95 % interval", "chance", "clips tested")
 _NO_RESULTS = "None were measured of this model: `bridle eval` does that."
+_BESIDE = "Beside it, from the run that pretrained it (other checkpoints, the untrained network, what was fine-tuned):"
 _SHARES = ("accuracy", "map")  # metrics that are told in percent
 _CARD = """---
 library_name: transformers
@@ -233,7 +234,7 @@ def _results(subject: Subject) -> str:
     if not others:
         return told
     table = _table((*_COLUMNS, "of"), list(dict.fromkeys(others)))
-    return f"{told}\n\nBeside it, from the run that pretrained it (other checkpoints, the untrained network, what was fine-tuned):\n\n{table}"
+    return f"{told}\n\n{_BESIDE}\n\n{table}"
 
 
 def _kept_in(folder: Path | None) -> list[dict[str, Any]]:
