@@ -135,6 +135,8 @@ def read_codes(path: str | Path, *, levels: int | None = None) -> list[Codes]:
     """
     from bridle.infer import read_codes as read
 
+    if "://" in str(path):
+        raise UsageError(f"{path} is not on this machine", "Copy it here first.")
     return read(Path(path), levels)
 
 

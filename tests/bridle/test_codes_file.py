@@ -110,6 +110,8 @@ def test_an_ending_that_tells_no_form_is_refused(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=r"'\.txt' is no form of codes") as caught:
             wrong()
         assert ".parquet" in caught.value.hint
+    with pytest.raises(UsageError, match="not on this machine"):
+        bridle.read_codes("s3://bucket/c.codes")
     with pytest.raises(DataError, match="does not exist"):
         read_codes(tmp_path / "gone.codes")
 
