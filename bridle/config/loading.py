@@ -115,7 +115,10 @@ def ground(file: Path) -> Ground:
     if parent or modality is None or str(modality.value) not in _PATCHES:
         return Ground(parent, False)
     every = {key for key, kind in _leaves(Config, str(modality.value)) if typing.get_origin(kind) is not dict}
-    alone = Path(file).is_dir() or every <= settings.keys()
+    # A run or export of an older version lacks newer keys: it has our defaults there, which are how it was trained.
+    made = Path(file) / "config.yaml" if Path(file).is_dir() else Path(file)
+    written = made.name == "config.yaml" and any((made.parent / one).exists() for one in ("state.json", "model.json"))
+    alone = Path(file).is_dir() or written or every <= settings.keys()
     return Ground(None if alone else f"{modality.value}-tiny", alone)
 
 

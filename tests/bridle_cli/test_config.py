@@ -98,6 +98,16 @@ def test_diff_of_presets_files_and_runs(tmp_path: Path, capsys) -> None:
         assert capsys.readouterr().err.startswith("error: ")
 
 
+def test_a_run_of_an_older_version_gets_no_preset_below_it(tmp_path: Path) -> None:
+    small = config.load("audio-small").model_dump(mode="json")
+    del small["mask"]
+    file = Path(write(tmp_path / "config.yaml", json.dumps(small)))
+    assert api.Recipe(file=file).load()[1] == "audio-tiny"
+    write(tmp_path / "state.json", "{}")
+    for place in (file, tmp_path):
+        assert api.Recipe(file=place).load() == (config.load(file=file), "")
+
+
 def test_a_run_stands_for_its_configuration(tmp_path: Path, capsys) -> None:
     write(tmp_path / "config.yaml", config.dump(config.load("image-tiny", sets=["optim.lr=0.5"])))
     assert main(["config", "show", "--config", str(tmp_path), "--json"]) == 0
