@@ -110,15 +110,15 @@ class Ground:
 
 def ground(file: Path) -> Ground:
     """Of a file, or of the run or export in a folder."""
-    settings, parent = _read_file(Path(file))
+    file = Path(file)
+    settings, parent = _read_file(file)
     modality = settings.get("patches.modality")
     if parent or modality is None or str(modality.value) not in _PATCHES:
         return Ground(parent, False)
     every = {key for key, kind in _leaves(Config, str(modality.value)) if typing.get_origin(kind) is not dict}
     # A run or export of an older version lacks newer keys: it has our defaults there, which are how it was trained.
-    made = Path(file) / "config.yaml" if Path(file).is_dir() else Path(file)
-    written = made.name == "config.yaml" and any((made.parent / one).exists() for one in ("state.json", "model.json"))
-    alone = Path(file).is_dir() or written or every <= settings.keys()
+    beside = [(file.parent / one).exists() for one in ("state.json", "model.json")]
+    alone = file.is_dir() or (file.name == "config.yaml" and any(beside)) or every <= settings.keys()
     return Ground(None if alone else f"{modality.value}-tiny", alone)
 
 
