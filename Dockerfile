@@ -15,10 +15,10 @@ ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONUNBUFFERED=1
 WORKDIR /opt/bridle
 COPY constraints.txt pyproject.toml setup.cfg README.md LICENSE ./
 RUN mkdir bridle bridle_cli && echo '__version__ = "0"' > bridle/__init__.py && touch bridle_cli/__init__.py \
-    && pip install --constraint constraints.txt ".${EXTRAS}" && pip uninstall --yes bridle && rm -r bridle bridle_cli build
+    && pip install --constraint constraints.txt ".${EXTRAS}" && pip uninstall --yes bridle && rm -rf bridle bridle_cli build
 COPY bridle bridle
 COPY bridle_cli bridle_cli
-RUN pip install --no-deps . && rm -r build
+RUN pip install --no-deps . && rm -rf build
 
 # Caches are written below HOME, which whoever --user names must be able to write.
 RUN useradd --create-home --uid 1000 bridle && mkdir /work && chown bridle /work && chmod 1777 /home/bridle

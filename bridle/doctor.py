@@ -2,40 +2,45 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
-import os
 import platform
-import re
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from bridle.cores import cores
 from bridle.errors import BridleError
 from bridle.storage.cache import cache_folder
 
 Status = Literal["ok", "note", "warning", "fault"]
-_EXTRAS = {
-    "s3": "s3fs",
-    "onnx": "onnxruntime",
-    "huggingface": "transformers",
-    "parquet": "pyarrow",
-    "search": "faiss-cpu",
-    "ray": "ray",
-    "tensorboard": "tensorboard",
-    "wandb": "wandb",
-    "plots": "matplotlib",
-}
+_STATUSES = ("ok", "note", "warning", "fault")
+_EXTRAS = ("s3", "onnx", "huggingface", "parquet", "search", "ray", "tensorboard", "wandb", "plots")
+_TOGETHER = ("torch", "torchvision", "torchaudio")  # of one release, or they do not load each other
 _GIGABYTE = 10**9
 _LEAST_DISK_GB = 5
 _LEAST_SHARED_GB = 1
 _LEAST_FILES = 1024
 _DECODING_S = 120
+_IMPORTING_S = 300
+# A library may crash its process when it is imported: the name of each is printed before, what is wrong with it after.
+_IMPORT = """
+import contextlib, importlib, sys
+for name in sys.argv[1:]:
+    print(name, flush=True)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            importlib.import_module(name)
+        print(flush=True)
+    except BaseException as error:
+        print(type(error).__name__ + ":", *str(error).split(), flush=True)
+"""
 # A decoder may crash its process: each is tried in one of its own, on a clip that it makes itself.
 _CLIPS = {
     "audio": """
@@ -97,29 +102,96 @@ def examine() -> list[dict[str, Any]]:
 def _packages() -> Iterator[Finding]:
     yield Finding("python", "ok", f"{platform.python_version()} on {platform.platform()}")
     try:
-        wanted = importlib.metadata.requires("bridle") or []
         yield Finding("bridle", "ok", importlib.metadata.version("bridle"))
     except importlib.metadata.PackageNotFoundError:
         yield Finding("bridle", "fault", "is not installed, only found", "pip install -c constraints.txt -e .")
         return
-    for name in (re.split(r"[^\w.-]", one)[0] for one in wanted if "extra ==" not in one):
-        try:
-            yield Finding(name, "ok", importlib.metadata.version(name))
-        except importlib.metadata.PackageNotFoundError:
-            if name == "decord":
-                yield Finding(name, "note", "is not there: PyAV decodes video")
-            else:
-                yield Finding(name, "fault", "is missing", f"pip install {name}")
+    packages = _asked_for("")
+    broken = _broken(packages)
+    for name, bounds in packages.items():
+        version, install = _version(name), f"pip install '{name}{bounds}'"
+        if name in broken:
+            again = " ".join(_TOGETHER if name in _TOGETHER else (name,))
+            remedy = f"pip install --force-reinstall -c constraints.txt {again}"
+            yield Finding(name, "fault", f"{version} cannot be imported: {broken[name]}", remedy)
+        elif version and bounds.contains(version, prereleases=True):
+            yield Finding(name, "ok", version)
+        elif version:
+            yield Finding(name, "warning", f"{version}, tried with {bounds}", install)
+        elif name == "decord":
+            yield Finding(name, "note", "is not there: PyAV decodes video")
+        else:
+            yield Finding(name, "fault", "is missing", install)
 
 
 def _extras() -> Iterator[Finding]:
-    for extra, name in _EXTRAS.items():
+    extras = {extra: _asked_for(extra) for extra in _EXTRAS}
+    broken = _broken([name for packages in extras.values() for name in packages])
+    for extra, packages in extras.items():
+        status: Status = "ok"
+        told = []
+        for name, bounds in packages.items():
+            version = _version(name)
+            if version is None:
+                status, found = max(status, "note", key=_STATUSES.index), f"{name} is not there"
+            elif name in broken:
+                status, found = "fault", f"{name} {version} cannot be imported: {broken[name]}"
+            elif not bounds.contains(version, prereleases=True):
+                status, found = max(status, "warning", key=_STATUSES.index), f"{name} {version}, tried with {bounds}"
+            else:
+                found = f"{name} {version}"
+            told.append(found)
+        again = " --force-reinstall" * (status == "fault")
+        wanted = "if you want it: " * (status == "note")
+        remedy = "" if status == "ok" else f"{wanted}pip install{again} 'bridle[{extra}]'"
+        yield Finding(f"[{extra}]", status, ", ".join(told), remedy)
+
+
+def _asked_for(extra: str) -> dict[str, Any]:
+    """Packages that an extra (or "": all that is ours) asks for, and the versions they may have."""
+    try:
+        requirements = importlib.import_module("packaging.requirements")
+    except ImportError:  # nothing that we need brings it; pip carries a copy
+        requirements = importlib.import_module("pip._vendor.packaging.requirements")
+    parsed = [requirements.Requirement(one) for one in importlib.metadata.requires("bridle") or []]
+    return {
+        one.name: one.specifier
+        for one in parsed
+        if (one.marker is None or one.marker.evaluate({"extra": extra})) and (not extra or "extra" in str(one.marker))
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _broken(names: Iterable[str]) -> dict[str, str]:
+    """What is wrong with those of the installed packages that cannot be imported."""
+    modules: dict[str, str] = {}
+    tops = importlib.metadata.packages_distributions()
+    for name in names:
+        own = [top for top, owners in tops.items() if name.lower() in [owner.lower() for owner in owners]]
+        if found := [top for top in sorted(own, key=lambda top: top != name) if not top.startswith("_")]:
+            modules[found[0]] = name
+    waiting, broken = [*modules], dict[str, str]()
+    while waiting:
         try:
-            yield Finding(f"[{extra}]", "ok", f"{name} {importlib.metadata.version(name)}")
-        except importlib.metadata.PackageNotFoundError:
-            yield Finding(
-                f"[{extra}]", "note", f"{name} is not there", f"if you want it: pip install 'bridle[{extra}]'"
-            )
+            command = [sys.executable, "-c", _IMPORT, *waiting]
+            ran = subprocess.run(command, capture_output=True, text=True, timeout=_IMPORTING_S, check=False)
+            lines, died = ran.stdout.splitlines(), _how_it_died(ran.returncode)
+        except subprocess.TimeoutExpired as late:
+            lines, died = bytes(late.stdout or b"").decode().splitlines(), f"hangs for {_IMPORTING_S} s"
+        told = dict(zip(lines[::2], [*lines[1::2], died]))
+        broken |= {modules[top]: why for top, why in told.items() if why}
+        waiting = waiting[len(told) :] if told else []
+    return broken
+
+
+def _how_it_died(code: int) -> str:
+    return f"crashed ({signal.Signals(-code).name})" if code < 0 else f"ended the process ({code})"
 
 
 def _decoders() -> Iterator[Finding]:
@@ -134,8 +206,8 @@ def _decoders() -> Iterator[Finding]:
         if ran.returncode == 0:
             yield Finding(f"decodes {modality}", "ok", f"{ran.stdout.strip()} of a clip made here")
             continue
-        died = -ran.returncode
-        why = f"crashed ({signal.Signals(died).name})" if died > 0 else (ran.stderr.strip().splitlines() or ["?"])[-1]
+        last = (ran.stderr.strip().splitlines() or ["?"])[-1]
+        why = _how_it_died(ran.returncode) if ran.returncode < 0 else last
         yield Finding(f"decodes {modality}", "fault", why, _reinstall(modality))
 
 
@@ -152,7 +224,7 @@ def _devices() -> Iterator[Finding]:
         return
     half = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     computes = "bfloat16 in hardware" if half else "float32 (no bfloat16 in hardware)"
-    yield Finding("CPU", "ok", f"{_cores()} cores for this process, {torch.get_num_threads()} threads, {computes}")
+    yield Finding("CPU", "ok", f"{cores()} cores for this process, {torch.get_num_threads()} threads, {computes}")
     if not torch.cuda.is_available():
         built = torch.version.cuda is not None
         remedy = "A GPU is there? Its driver must fit PyTorch's CUDA: nvidia-smi" if built else ""
@@ -168,10 +240,6 @@ def _devices() -> Iterator[Finding]:
             f"{torch.cuda.get_device_name(number)}, {free / _GIGABYTE:.1f} of {total / _GIGABYTE:.1f} GB free",
             "Others compute on it: nvidia-smi says who." if busy else "",
         )
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _memory() -> Iterator[Finding]:

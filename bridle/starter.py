@@ -7,7 +7,6 @@ was seen and when to change it. What is not measured is called a rule of thumb.
 from __future__ import annotations
 
 import itertools
-import os
 import statistics
 import tempfile
 import textwrap
@@ -22,8 +21,9 @@ import torch
 from bridle import __version__, config
 from bridle.config.recipe import Recipe
 from bridle.config.sections import Config
-from bridle.model import Bridle
-from bridle.sharding import Manifest, describe, merge_extent, merge_statistics
+from bridle.cores import cores
+from bridle.model import weightless
+from bridle.sharding import Manifest, describe, merge_extent
 from bridle.train import pretrain
 from bridle.train.cost import free_memory, step_bytes
 from bridle.train.phases import plan_phases
@@ -80,8 +80,7 @@ def make_starter(
     wanted = full.optim.batch_size
     batch = _batch_size(wanted, samples)
     full = full.model_copy(update={"optim": full.optim.model_copy(update={"batch_size": batch})})
-    with torch.device("meta"):  # shapes alone
-        model = Bridle(full, merge_statistics(manifests))
+    model = weightless(full)
     needed, free = step_bytes(model, batch), free_memory(where)
     weights = sum(one.numel() for one in model.parameters()) / 1e6
     if needed > free / 2:
@@ -167,12 +166,8 @@ def _about_shards(manifests: Sequence[Manifest], place: str, extent: Mapping[str
 def _machine(device: torch.device, free: float) -> str:
     memory = f"{free / _GIGABYTE:.1f} GB of memory free" if free < float("inf") else "memory unknown"
     if device.type == "cuda":
-        return f"{torch.cuda.get_device_name(device)}, {memory} on it, {_cores()} cores"
-    return f"{_cores()} cores, {memory}, no GPU in use"
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return f"{torch.cuda.get_device_name(device)}, {memory} on it, {cores()} cores"
+    return f"{cores()} cores, {memory}, no GPU in use"
 
 
 def _patches(patches: Mapping[str, Any], extent: Mapping[str, Sequence[float]]) -> list[Line]:
@@ -193,7 +188,9 @@ def _about_window(patches: Mapping[str, Any], extent: Mapping[str, Sequence[floa
         seen = "95 % of your clips are no longer, nothing of them is cut off"
     else:
         seen = f"each pass takes one at random from a longer clip, and half of yours are longer than {middle_s:.3g} s"
-    band = patches["high_hz"] or patches["rate_hz"] / 2
+    whole, rate = patches["rate_hz"] / 2, extent["rate_hz"][1]
+    band = patches["high_hz"] or whole
+    empty = ": the upper bands of those are empty" if band > rate / 2 else ""
     return [
         (
             "frames",
@@ -210,8 +207,8 @@ def _about_window(patches: Mapping[str, Any], extent: Mapping[str, Sequence[floa
         (
             "high_hz",
             patches["high_hz"],
-            f"Mel bands end at {band:.0f} Hz (0: at 8000). There is nothing above half the rate, and half of your "
-            f"clips have {extent['rate_hz'][1]:.0f} Hz or less.",
+            f"Mel bands end at {band:.0f} Hz (0: at {whole:.0f}). Half of your clips have a rate of {rate:.0f} "
+            f"Hz or less, and no sound above half of it{empty}.",
         ),
     ]
 
@@ -255,9 +252,10 @@ def _about_size(patches: Mapping[str, Any], extent: Mapping[str, Sequence[float]
 
 def _about_batch(batch: int, wanted: int, samples: int, needed: float) -> str:
     few = f" (the preset's {wanted} are more than the {samples} there are)" if batch < wanted else ""
+    kept = "The rates in optim are still the preset's: try lower ones too" if few else "With another number scale them"
     return (
-        f"Clips a step{few}; about {_bytes(needed)} by the shapes of the networks. With another number scale optim.lr "
-        "alike (a rule of thumb)."
+        f"Clips a step{few}; about {_bytes(needed)} by the shapes of the networks. {kept} (optim.lr and "
+        "optim.tokenizer_lr alike; a rule of thumb)."
     )
 
 
@@ -272,7 +270,7 @@ def _schedule(
     full: Config, steps_per_epoch: float, steps: int, minutes: float | None, step_s: Mapping[str, float]
 ) -> list[Line]:
     if minutes:
-        each = ", ".join(f"{1000 * taken:.3g} ms of {kind}" for kind, taken in step_s.items())
+        each = ", ".join(f"{_seconds_or_ms(taken)} of {kind}" for kind, taken in step_s.items())
         length = f"Stretched to {minutes:g} minutes at what was measured here, a step: {each}."
     else:
         length = (
@@ -289,7 +287,7 @@ def _data(full: Config, manifests: Sequence[Manifest], device: torch.device) -> 
     if keep * _GIGABYTE < decoded < free_memory(torch.device("cpu")) / 4:
         keep = float(int(decoded / _GIGABYTE) + 1)
     cached = decoded <= keep * _GIGABYTE and all(manifest.checked for manifest in manifests)
-    workers = 0 if cached else min(_MOST_WORKERS, max(1, _cores() - (device.type == "cpu")))
+    workers = 0 if cached else min(_MOST_WORKERS, max(1, cores() - (device.type == "cpu")))
     kept = f"Decoded clips are kept in memory if all of them fit into this: yours take {_bytes(decoded)}."
     again = f"{_bytes(decoded)} of decoded clips are more than memory should hold: they are decoded in each pass."
     what = "Decoding processes" + ("; none, clips are decoded once." if cached else "; more, if a run waits for data.")
@@ -314,6 +312,10 @@ def _comment(text: str, indent: str) -> list[str]:
 
 def _bytes(count: float) -> str:
     return f"{count / _GIGABYTE:,.1f} GB" if count >= _GIGABYTE else f"{count / 1e6:,.0f} MB"
+
+
+def _seconds_or_ms(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
 
 
 def _one_line(text: str) -> str:

@@ -1,8 +1,8 @@
 """What the user sees: results on stdout, everything else on stderr.
 
-rich is imported at the first line that is printed, and paints only terminals. `NO_COLOR` takes the colours away,
-`FORCE_COLOR` paints pipes too. What moves the cursor (bars) is for a terminal alone, and neither for a dumb one nor for
-a notebook, whose cells keep what was overwritten.
+rich is imported at the first line that is printed, and paints only terminals. `NO_COLOR` takes the colours away, as
+does `FORCE_COLOR=0`; any other `FORCE_COLOR` paints pipes too. What moves the cursor (bars) is for a terminal alone,
+and neither for a dumb one nor for a notebook, whose cells keep what was overwritten.
 """
 
 from __future__ import annotations
@@ -128,13 +128,15 @@ def duration(seconds: float) -> str:
 def _rich(stream: TextIO) -> RichConsole:
     from rich.console import Console as RichConsole
 
+    plain = _in_notebook() or (os.environ.get("FORCE_COLOR") == "0" and not stream.isatty())
     return RichConsole(
         file=stream,
         width=None if stream.isatty() else _PIPE_WIDTH,
         markup=False,
         highlight=False,
         emoji=False,
-        force_terminal=False if _in_notebook() else None,
+        force_terminal=False if plain else None,
+        no_color=True if os.environ.get("FORCE_COLOR") == "0" else None,
         force_jupyter=False,
     )
 

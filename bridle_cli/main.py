@@ -80,6 +80,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments without the program's name; `None` takes the process's own.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    for stream in ("stdout", "stderr"):
+        if getattr(sys, stream) is None:  # closed by who started us: `bridle ... 2>&-`
+            setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115
     console, began = Console(arguments), time.monotonic()
     try:
         if argv is None and (asked := os.environ.get(COMPLETE)):

@@ -64,6 +64,12 @@ def _presets(context: click.Context, parameter: click.Parameter, incomplete: str
     return [name for name in presets() if name.startswith(incomplete)]
 
 
+def configurations(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Presets, and whatever lies here."""
+    names = [CompletionItem(name) for name in _presets(context, parameter, incomplete)]
+    return [CompletionItem(incomplete, type="file"), *names]  # bash forgets what comes before
+
+
 def _tasks(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
     from bridle import api
 
@@ -74,6 +80,10 @@ def _checkpoints(context: click.Context, parameter: click.Parameter, incomplete:
     """Folders, by the shell, and the word for none."""
     words = [CompletionItem("random")] if incomplete and "random".startswith(incomplete) else []
     return [CompletionItem(incomplete, type="dir"), *words]
+
+
+def _folders(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    return [CompletionItem(incomplete, type="dir")]
 
 
 max_size = click.option(
@@ -145,6 +155,13 @@ checkpoint = click.option(
     default=None,
     shell_complete=_checkpoints,
     help="A run, checkpoint or export; default: the newest run. random: an untrained encoder, with --preset.",
+)
+trained = click.option(
+    "--checkpoint",
+    metavar="RUN|FILE",
+    default=None,
+    shell_complete=_folders,
+    help="A run, checkpoint or export; default: the newest run.",
 )
 preset = click.option(
     "--preset", metavar="NAME", default=None, shell_complete=_presets, help="A recipe, such as audio-tiny."

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bridle.api.session import OnEvent, pick_device, silent
 from bridle.config.recipe import Recipe
-from bridle.errors import ConfigError, UsageError
+from bridle.errors import ConfigError, EnvironmentFault, UsageError, nearest
 
 if TYPE_CHECKING:
     from bridle.config import Config
@@ -47,11 +46,15 @@ def init(
     if out.is_dir() or (out.exists() and not overwrite):
         what = "is a folder" if out.is_dir() else "exists already"
         raise UsageError(f"{out} {what}.", "Choose another --out" + ("." if out.is_dir() else ", or --overwrite."))
-    out.parent.mkdir(parents=True, exist_ok=True)
     manifests = find_sets(locate(shards), Modality(modality) if modality else None)
-    (on_event or silent)("detail", message=f"times steps for {minutes} minutes" if minutes else "times no steps")
+    if minutes and on_event:
+        on_event("note", message="timing some steps: about half a minute ...")
     made = make_starter(manifests, str(shards), preset=preset, minutes=minutes, device=pick_device(device))
-    write_atomically(out, made.text)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(out, made.text)
+    except OSError as error:
+        raise EnvironmentFault(f"{out} cannot be written: {error.strerror}.", "Choose another --out.") from error
     return {
         "config": str(out),
         "modality": str(manifests[0].modality),
@@ -116,14 +119,10 @@ def _validate(
 
 
 def _parameters(config: Config) -> int:
-    """What `bridle pretrain` would train, by the shapes alone: nothing is computed."""
-    import torch
+    """What `bridle pretrain` would train."""
+    from bridle.model import weightless
 
-    from bridle.model import Bridle
-
-    none = {"fbank_mean": 0.0, "fbank_std": 1.0, "pixel_mean": [0.0] * 3, "pixel_std": [1.0] * 3}
-    with torch.device("meta"):
-        return sum(math.prod(one.shape) for one in Bridle(config, none).parameters())
+    return sum(one.numel() for one in weightless(config).parameters())
 
 
 def _compare_with(recipe: Recipe, shards: str | Path, warn: Any) -> None:
@@ -160,6 +159,6 @@ def _named(name: str | Path) -> Config:
     if str(name) in config.presets():
         return config.load(str(name))
     if not Path(name).exists():
-        close = config.presets()
-        raise ConfigError(f"{name} is neither a preset nor a file or run.", "Presets: " + ", ".join(close))
-    return config.load(file=Path(name))
+        close = nearest(str(name), config.presets())
+        raise ConfigError(f"{name} is neither a preset nor a file or run; {close}")
+    return Recipe(file=Path(name)).load()[0]

@@ -130,25 +130,32 @@ def resume(
 
 
 def runs(root: str | Path = RUNS) -> list[dict[str, Any]]:
-    """What runs there are, and how far; see `bridle.checkpoint.list_runs`."""
+    """What runs there are, and how far; see `bridle.checkpoint.list_runs`.
+
+    Raises:
+        DataError: `root` is no folder. That there is no `runs` here yet is no mistake.
+    """
     from bridle.checkpoint import list_runs
 
+    if Path(root) != RUNS and not Path(root).is_dir():
+        raise DataError(f"{root} is no folder.", "Name a folder of runs; without a name it is runs/.")
     return list_runs(Path(root))
 
 
 def prepare(shards: Location, recipe: Recipe | Config) -> tuple[Config, str, list[Manifest]]:
     """Configuration, its preset and the sets of its modality; a recipe adapts to them, a configuration stays."""
-    from bridle.config import extends
+    from bridle.config import ground
     from bridle.schema import Modality
     from bridle.sharding import find_sets, merge_extent
 
     if not isinstance(recipe, Recipe):
         return recipe, "", find_sets(shards, Modality(recipe.patches.modality))
     modality = recipe.modality
-    if recipe.preset or (recipe.file and extends(recipe.file)):
+    below = ground(recipe.file) if recipe.file else None
+    if recipe.preset or (below and (below.preset or below.alone)):
         modality = recipe.load()[0].patches.modality
     manifests = find_sets(shards, Modality(modality) if modality else None)
-    config, preset = recipe.load(f"{manifests[0].modality}-tiny", merge_extent(manifests))
+    config, preset = recipe.load(str(manifests[0].modality), merge_extent(manifests))
     return config, preset, manifests
 
 
@@ -161,7 +168,7 @@ def _read(config: Config, preset: str, manifests: Sequence[Manifest]) -> list[st
         for one in manifests
     ]
     changed = [f"{row['key']} {row.get('b')}" for row in differences(load(preset), config)] if preset else []
-    return [*told, f"not as in the preset {preset}: {', '.join(changed) or 'nothing'}"]
+    return [*told, f"not as in the preset {preset}: {', '.join(changed) or 'nothing'}"] if preset else told
 
 
 def _found(folder: Path, shards: str | Path | None, sets: Sequence[str]) -> tuple[Config, list[Manifest], str]:

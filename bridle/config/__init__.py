@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bridle.config.compare import differences
-    from bridle.config.loading import dump, extends, load, presets
+    from bridle.config.loading import dump, ground, load, presets
     from bridle.config.sections import Config
 
-__all__ = ["Config", "differences", "dump", "extends", "load", "presets"]
+__all__ = ["Config", "differences", "dump", "ground", "load", "presets"]
 
 _HOME = {
     "Config": "sections",
     "differences": "compare",
     "dump": "loading",
-    "extends": "loading",
+    "ground": "loading",
     "load": "loading",
     "presets": "loading",
 }

@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError, create_model
 from pydantic_core import ErrorDetails
+from yaml.error import MarkedYAMLError
 
 from bridle.config.adapt import Extent, adapt_patches
 from bridle.config.sections import AudioPatches, Config, ImagePatches, VideoPatches
@@ -25,6 +26,8 @@ from bridle.errors import ConfigError, nearest
 
 _Section = typing.TypeVar("_Section", bound=BaseModel)
 _PATCHES: dict[str, type[BaseModel]] = {"audio": AudioPatches, "image": ImagePatches, "video": VideoPatches}
+_PRINT_ONE = "bridle config show --preset NAME prints one."
+_UNREADABLE = (yaml.YAMLError, ValueError, RecursionError)  # PyYAML's own, of impossible dates, of deep nesting
 # Sizes that only fit each other: who sets one by hand keeps the preset's others.
 _TOGETHER = ({"size", "patch"}, {"frames", "stride", "tubelet", "patch_frames"}, {"high_hz"})
 
@@ -92,14 +95,37 @@ def load(
     return _check(settings, mistakes, preset)
 
 
-def extends(file: Path) -> str | None:
-    """The preset that a configuration file names."""
-    return _read_file(Path(file))[1]
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What a configuration file stands on.
+
+    Attributes:
+        preset: that it extends, else MODALITY-tiny of the modality it names; None without either.
+        alone: it extends none and has every key itself (or is a run's): a preset below it would change nothing.
+    """
+
+    preset: str | None
+    alone: bool
 
 
-def dump(config: Config) -> str:
-    """YAML that `load` reads back to an equal configuration."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+def ground(file: Path) -> Ground:
+    """Of a file, or of the run or export in a folder."""
+    file = Path(file)
+    settings, parent = _read_file(file)
+    modality = settings.get("patches.modality")
+    if parent or modality is None or str(modality.value) not in _PATCHES:
+        return Ground(parent, False)
+    every = {key for key, kind in _leaves(Config, str(modality.value)) if typing.get_origin(kind) is not dict}
+    # A run or export of an older version lacks newer keys: it has our defaults there, which are how it was trained.
+    beside = [(file.parent / one).exists() for one in ("state.json", "model.json")]
+    alone = file.is_dir() or (file.name == "config.yaml" and any(beside)) or every <= settings.keys()
+    return Ground(None if alone else f"{modality.value}-tiny", alone)
+
+
+def dump(config: Config, preset: str = "") -> str:
+    """YAML that `load` reads back to an equal configuration; with `preset` it says what it was made from."""
+    head = f"extends: {preset}\n" if preset else ""
+    return head + yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
 def _adapt(settings: Settings, extent: Extent, by_hand: Settings) -> Settings:
@@ -115,6 +141,15 @@ def _adapt(settings: Settings, extent: Extent, by_hand: Settings) -> Settings:
 class _Loader(yaml.SafeLoader):
     """YAML where `1e-3` is a number: PyYAML follows YAML 1.1 and wants `1.0e-3`."""
 
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """Aliases of whole sections may hold themselves, and a few lines of them may stand for gigabytes."""
+        alias = self.check_event(yaml.AliasEvent)
+        node = super().compose_node(parent, index)
+        if alias and not isinstance(node, yaml.ScalarNode):
+            mark = node.start_mark if node else None
+            raise MarkedYAMLError(problem="an alias (*name) may stand for one value only", problem_mark=mark)
+        return node
+
 
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
@@ -125,9 +160,7 @@ _Loader.add_implicit_resolver(
 
 def _read_preset(name: str, below: tuple[str, ...] = ()) -> Settings:
     if name not in presets():
-        raise ConfigError(
-            f"There is no preset '{name}'; {nearest(name, presets())}", "Presets: " + ", ".join(presets())
-        )
+        raise ConfigError(f"There is no preset '{name}'; {nearest(name, presets())}", _PRINT_ONE)
     if name in below:
         raise ConfigError(f"Presets extend each other in a circle: {' -> '.join((*below, name))}.")
     text = (resources.files("bridle.config") / "presets" / f"{name}.yaml").read_text("utf-8")
@@ -138,15 +171,15 @@ def _read_preset(name: str, below: tuple[str, ...] = ()) -> Settings:
 def _read_file(path: Path) -> tuple[Settings, str | None]:
     """Of a file, or of the run (or export) in a folder."""
     if path.is_dir():
+        if not (path / "config.yaml").exists():
+            raise ConfigError(f"{path} is a folder without config.yaml: no run and no export.", _PRINT_ONE)
         path = path / "config.yaml"
     try:
         text = path.read_text("utf-8")
     except UnicodeDecodeError:
         raise ConfigError(f"{path} is not a text file in UTF-8.") from None
     except OSError as error:
-        raise ConfigError(
-            f"Cannot read the configuration {path}: {error.strerror}.", "bridle config show --preset NAME prints one."
-        ) from None
+        raise ConfigError(f"Cannot read the configuration {path}: {error.strerror}.", _PRINT_ONE) from None
     return _read_yaml(text, str(path), lines=True)
 
 
@@ -154,17 +187,17 @@ def _read_yaml(text: str, origin: str, *, lines: bool) -> tuple[Settings, str | 
     """Settings of one document and the preset that it extends."""
     try:
         settings = dict(_flatten(_Loader(text), "", origin, lines))
-    except yaml.YAMLError as error:
+    except _UNREADABLE as error:
         mark = getattr(error, "problem_mark", None)
-        where = f"{origin}:{mark.line + 1}" if mark else origin
-        raise ConfigError(f"{where}: not valid YAML: {getattr(error, 'problem', None) or error}.") from None
+        where = f"{origin}:{mark.line + 1}" if mark and lines else origin
+        raise ConfigError(f"{where}: not valid YAML: {_why(error)}.") from None
     parent = settings.pop("extends", None)
     if parent is not None and not isinstance(parent.value, str):
         raise ConfigError(f"extends ({parent.origin}): wanted the name of a preset, got {_show(parent.value)}.")
     if parent is not None and parent.value not in presets():
         raise ConfigError(
             f"extends ({parent.origin}): there is no preset '{parent.value}'; {nearest(parent.value, presets())}",
-            "Presets: " + ", ".join(presets()),
+            _PRINT_ONE,
         )
     return settings, parent.value if parent else None
 
@@ -178,8 +211,15 @@ def _flatten(
         return
     where = f"{origin}:{node.start_mark.line + 1}" if lines else origin
     if isinstance(node, yaml.MappingNode):
+        if node.tag != "tag:yaml.org,2002:map":
+            raise ConfigError(f"{where}: {prefix or 'the file'} has the tag {node.tag}; wanted plain sections.")
+        seen: dict[str, int] = {}
         for key_node, value_node in node.value:
-            key = str(loader.construct_object(key_node, deep=True))
+            key, line = str(loader.construct_object(key_node, deep=True)), key_node.start_mark.line + 1
+            if key in seen:
+                places = f"{origin}:{seen[key]} and {origin}:{line}" if lines else origin
+                raise ConfigError(f"{prefix + '.' if prefix else ''}{key} ({places}): is there twice.", "Keep one.")
+            seen[key] = line
             yield from _flatten(loader, f"{prefix}.{key}" if prefix else key, origin, lines, value_node)
     elif prefix:
         yield prefix, Setting(loader.construct_object(node, deep=True), where)
@@ -199,15 +239,22 @@ def _parse_set(text: str) -> tuple[Settings, list[str]]:
         if node is None:
             return {}, [f"--set {text}: the value is missing (null for none)"]
         return dict(_flatten(loader, key, "--set", False, node)), []
-    except yaml.YAMLError as error:
-        return {}, [f"--set {text}: the value is not valid YAML: {getattr(error, 'problem', None) or error}"]
+    except _UNREADABLE as error:
+        return {}, [f"--set {text}: the value is not valid YAML: {_why(error)}"]
+
+
+def _why(error: Exception) -> str:
+    return "nested too deep" if isinstance(error, RecursionError) else str(getattr(error, "problem", None) or error)
 
 
 def _check(settings: Settings, mistakes: list[str], preset: str | None) -> Config:
     """Unknown keys first, then pydantic over what is left."""
     modality = settings.get("patches.modality")
     if modality is None:
-        raise ConfigError("The configuration names no modality.", "Choose a --preset: " + ", ".join(presets()))
+        raise ConfigError(
+            "The configuration names no modality.",
+            "Name a --preset, or --shards where the command has that: MODALITY-tiny of their kind is put below it.",
+        )
     if str(modality.value) not in _PATCHES:
         raise ConfigError(
             f"patches.modality ({modality.origin}): wanted one of {', '.join(_PATCHES)}, got {_show(modality.value)}."
@@ -298,7 +345,10 @@ def _suggest(key: str, known: Mapping[str, Any]) -> str:
     same_word = [name for name in known if name.rpartition(".")[2] == word]
     if same_word and not section:
         return f"did you mean '{same_word[0]}'?"
-    return nearest(key, [name for name in known if name.startswith(section + ".")] or list(known))
+    if inside := [name for name in known if name.startswith(section + ".")]:
+        return nearest(key, inside)
+    close = nearest(key, known)
+    return close if close.startswith("did") else nearest(section or key, {name.partition(".")[0] for name in known})
 
 
 def _explain(error: ErrorDetails, settings: Settings) -> str:

@@ -33,23 +33,26 @@ class Recipe:
     seed: int | None = None
     workers: int | None = None
 
-    def load(self, default_preset: str | None = None, extent: Extent | None = None) -> tuple[Config, str]:
+    def load(self, modality: str | None = None, extent: Extent | None = None) -> tuple[Config, str]:
         """The configuration and the name of its preset ("" for a file that stands alone).
 
         Args:
-            default_preset: when neither `preset` nor `file` names one.
+            modality: of the corpus, whose MODALITY-tiny is taken when neither `preset` nor `file` names one.
             extent: of the corpus that the preset's sizes adapt to.
 
         Raises:
             ConfigError: as `bridle.config.load`; also when modality and preset disagree.
         """
-        from bridle.config import extends, load
+        from bridle.config import ground, load
 
-        preset = self.preset or (extends(self.file) if self.file else None) or default_preset
+        below = ground(self.file) if self.file else None
+        preset = self.preset or (below.preset if below else None)
+        if not preset and modality and not (below and below.alone):
+            preset = f"{modality}-tiny"
         loaded = load(preset, self.file, self.sets, {"train.seed": self.seed, "data.workers": self.workers}, extent)
         if self.modality not in (None, loaded.patches.modality):
             raise ConfigError(
                 f"--modality {self.modality}, but preset '{preset}' is for {loaded.patches.modality}.",
                 f"Choose --preset {self.modality}-tiny, or leave one of them out.",
             )
-        return loaded, preset or ""
+        return loaded, "" if below and below.alone else preset or ""

@@ -1,6 +1,6 @@
 """PatchBatch -> features, codes."""
 
-from bridle.model.bridle import Bridle
+from bridle.model.bridle import Bridle, weightless
 from bridle.model.classifier import Classifier, layered_groups, set_drop_path
 from bridle.model.masking import Mask, draw_mask, pick
 from bridle.model.tokenizer import Estimator, Tokenizer
@@ -15,4 +15,5 @@ __all__ = [
     "layered_groups",
     "pick",
     "set_drop_path",
+    "weightless",
 ]

@@ -137,3 +137,10 @@ class Bridle(nn.Module):
         """Codes as in `tokenize`, and the norm of the residual after each level `(B, N, Q)` (z has norm 1)."""
         out = self.quantize(batch)
         return batch.padded(out.codes_NQ, -1), batch.padded(out.residual_norm_NQ)
+
+
+def weightless(config: Config) -> Bridle:
+    """A model of shapes alone, to count with: nothing is drawn or kept, and no corpus need be known."""
+    none = {"fbank_mean": 0.0, "fbank_std": 1.0, "pixel_mean": [0.0] * 3, "pixel_std": [1.0] * 3}
+    with torch.device("meta"):
+        return Bridle(config, none)

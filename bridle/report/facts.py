@@ -5,7 +5,6 @@ A run that is still trained, was killed or has lost a file is read as far as it 
 
 from __future__ import annotations
 
-import os
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import torch
 from bridle import __version__
 from bridle.checkpoint import list_runs, read_results, read_rows, read_state
 from bridle.checkpoint.run_folder import CONFIG, METRICS
+from bridle.cores import cores
 from bridle.errors import BridleError, DataError
 from bridle.model import Bridle
 from bridle.report.curves import last
@@ -143,7 +143,6 @@ def data_table(places: Sequence[Location]) -> Table:
 
 def machine_table(device: str) -> Table:
     """What this report was made with, which need not be what trained the run."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.machine() or "cpu"
     return [
         ("bridle", __version__),
@@ -151,7 +150,7 @@ def machine_table(device: str) -> Table:
         ("Python", platform.python_version()),
         ("system", f"{platform.system()} {platform.release()}"),
         ("device", f"{device} ({name})"),
-        ("cores", number(cores)),
+        ("cores", number(cores())),
         ("written", datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")),
     ]
 

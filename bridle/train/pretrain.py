@@ -23,7 +23,7 @@ from bridle.checkpoint import (
     write_atomically,
 )
 from bridle.checkpoint.run_folder import CONFIG
-from bridle.config import dump
+from bridle.config import differences, dump
 from bridle.config.sections import Config
 from bridle.errors import ConfigError, DataError, Interrupted
 from bridle.model import Bridle
@@ -162,10 +162,9 @@ def _adopt(model: Bridle, config: Config, force: bool) -> None:
     Raises:
         ConfigError: naming the keys.
     """
-    before, now = (_flat(one.model_dump(mode="json")) for one in (model.config, config))
-    changed = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
-    told = ", ".join(f"{key} ({before.get(key)}, now {now.get(key)})" for key in changed)
-    if any(key not in _HARMLESS for key in changed):
+    changed = sorted(differences(model.config, config), key=lambda row: row["key"])
+    told = ", ".join(f"{row['key']} ({row.get('a')}, now {row.get('b')})" for row in changed)
+    if any(row["key"] not in _HARMLESS for row in changed):
         raise ConfigError(
             f"the run was begun with other settings: {told}",
             f"Only these may change while it goes on, with --force: {', '.join(_HARMLESS)}. Else start a new run.",
@@ -173,13 +172,6 @@ def _adopt(model: Bridle, config: Config, force: bool) -> None:
     if changed and not force:
         raise ConfigError(f"the run was begun with other settings: {told}", "They change nothing it learns: --force.")
     model.config = config
-
-
-def _flat(nested: dict[str, Any], under: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in nested.items():
-        flat |= _flat(value, f"{under}{key}.") if isinstance(value, dict) and value else {under + key: value}
-    return flat
 
 
 def _identity(config: Config, stream: ClipStream, limits: dict[str, Any]) -> dict[str, Any]:

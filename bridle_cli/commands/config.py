@@ -9,7 +9,7 @@ import click
 from bridle import api, config
 from bridle.errors import UsageError
 from bridle_cli import options
-from bridle_cli.console import Console
+from bridle_cli.console import Console, printable
 from bridle_cli.progress import Progress
 
 
@@ -45,11 +45,11 @@ def show(console: Console, preset: str | None, config_file: Path | None, sets: t
         raise UsageError(
             "Which configuration? Name a --preset or a --config file.", "Presets: " + ", ".join(config.presets())
         )
-    result = config.load(preset, config_file, sets)
+    result, name = api.Recipe(preset=preset, file=config_file, sets=sets).load()
     if console.json:
         console.record(result.model_dump(mode="json"))
     else:
-        console.text(config.dump(result))
+        console.text(config.dump(result, name))
 
 
 @command.command()
@@ -82,12 +82,13 @@ def validate(
             more = f"; {one['samples']} clips, {one['batch_size']} a step, {one['memory_mb']} MB" if shards else ""
             millions, steps = one["parameters"] / 1e6, f", {one['steps']} steps" if one.get("steps") else ""
             name = one["preset"] or "no preset"
-            console.text(f"{one['file']}: ok, {name} ({one['modality']}), {millions:.1f} M parameters{more}{steps}\n")
+            file = printable(one["file"])
+            console.text(f"{file}: ok, {name} ({one['modality']}), {millions:.1f} M parameters{more}{steps}\n")
 
 
 @command.command()
-@click.argument("a")
-@click.argument("b")
+@click.argument("a", shell_complete=options.configurations)
+@click.argument("b", shell_complete=options.configurations)
 @options.shared
 @click.pass_obj
 def diff(console: Console, a: str, b: str) -> None:

@@ -15,7 +15,7 @@ from bridle_cli.console import Console
 
 @click.command(name="embed")
 @click.argument("inputs", metavar="FILE|DIR|SHARDS...", nargs=-1, required=True, type=options.LOCATION)
-@options.checkpoint
+@options.trained
 @options.out("Write the vectors to this .npz, .safetensors or .parquet file.", required=True, kind=options.LOCATION)
 @click.option(
     "--per",

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from bridle import api
+from bridle.errors import UsageError
 from bridle_cli import options
 from bridle_cli.console import Console
 from bridle_cli.progress import Progress
@@ -53,6 +54,8 @@ def command(
       bridle init --shards shards/photos --preset image-small --out photos.yaml
       bridle init --shards shards/recordings --minutes 30 --overwrite
     """
+    if out == Path("-"):
+        raise UsageError("--out - is no file.", "Name one; bridle config show --config FILE prints it in full.")
     place = shards or Path("shards")
     with Progress(console) as progress:
         result = api.init(
@@ -65,7 +68,8 @@ def command(
             overwrite=overwrite,
             on_event=progress,
         )
-    console.result({key: value for key, value in result.items() if console.json or value != {}})
+    times = ", ".join(f"{kind} {ms:.1f} ms" for kind, ms in result["step_ms"].items())
+    console.result(result if console.json else {**result, "step_ms": times}, hide=() if times else ("step_ms",))
     given = f"--config {shlex.quote(result['config'])} --shards {shlex.quote(str(place))}"
     console.note(f"next: read {shlex.quote(result['config'])}, change what you know better, then")
     for command_line in (

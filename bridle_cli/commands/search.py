@@ -14,7 +14,7 @@ from bridle_cli.console import Console
 @click.command(name="search")
 @click.argument("queries", metavar="FILE...", nargs=-1, required=True, type=options.PATH)
 @click.option("--index", type=options.PATH, required=True, help="What `bridle embed` wrote.")
-@options.checkpoint
+@options.trained
 @click.option("--top", type=click.IntRange(min=1), default=10, show_default=True, help="Files shown for each query.")
 @click.option("--open", "shown", type=click.IntRange(min=0), default=0, help="Open as many of them, the nearest first.")
 @options.device

@@ -19,7 +19,7 @@ _SHOWN_CODES = 16
 
 @click.command(name="tokenize")
 @click.argument("inputs", metavar="FILE|DIR|SHARDS...", nargs=-1, required=True, type=options.LOCATION)
-@options.checkpoint
+@options.trained
 @options.out(
     "Write the codes instead of printing them: NAME.codes, .parquet, .npz or .safetensors; a name without an ending "
     "is a folder for the shards again with the codes beside their media.",

@@ -47,6 +47,7 @@ def completed(line: str, tmp_path: Path) -> list[str]:
         ("bridle eval --checkpoint ra", {"random"}),
         ("bridle pretrain --preset audio-t", {"audio-tiny"}),
         ("bridle completion z", {"zsh"}),
+        ("bridle config diff audio-ti", {"audio-tiny"}),
     ],
 )
 def test_what_bash_offers(line: str, offered: set[str], tmp_path: Path) -> None:

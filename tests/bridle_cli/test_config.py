@@ -98,6 +98,16 @@ def test_diff_of_presets_files_and_runs(tmp_path: Path, capsys) -> None:
         assert capsys.readouterr().err.startswith("error: ")
 
 
+def test_a_run_of_an_older_version_gets_no_preset_below_it(tmp_path: Path) -> None:
+    small = config.load("audio-small").model_dump(mode="json")
+    del small["mask"]
+    file = Path(write(tmp_path / "config.yaml", json.dumps(small)))
+    assert api.Recipe(file=file).load()[1] == "audio-tiny"
+    write(tmp_path / "state.json", "{}")
+    for place in (file, tmp_path):
+        assert api.Recipe(file=place).load() == (config.load(file=file), "")
+
+
 def test_a_run_stands_for_its_configuration(tmp_path: Path, capsys) -> None:
     write(tmp_path / "config.yaml", config.dump(config.load("image-tiny", sets=["optim.lr=0.5"])))
     assert main(["config", "show", "--config", str(tmp_path), "--json"]) == 0
@@ -175,3 +185,95 @@ def test_a_gpu_and_more_clips_choose_a_larger_preset() -> None:
     assert chosen == ["video-tiny", "video-small", "video-small", "video-base"]
     assert starter._choose("video", 200_000, torch.device("cpu"))[0] == "video-tiny"
     assert [starter._batch_size(64, samples) for samples in (1, 3, 12, 63, 64, 1000)] == [1, 1, 2, 8, 64, 64]
+
+
+def test_a_file_without_extends_is_read_as_pretrain_reads_it(sets: Path, tmp_path: Path, capsys) -> None:
+    file = write(tmp_path / "p.yaml", "patches: {modality: audio}\noptim: {lr: 2e-3}\n")
+    assert main(["config", "validate", file]) == 0
+    assert capsys.readouterr().out == f"{file}: ok, audio-tiny (audio), 2.1 M parameters\n"
+    assert main(["config", "show", "--config", file]) == 0
+    assert capsys.readouterr().out.startswith("extends: audio-tiny\n")
+    assert main(["config", "diff", "audio-tiny", file, "--json"]) == 0
+    assert [row["key"] for row in json.loads(capsys.readouterr().out)["differences"]] == ["optim.lr"]
+    plan = api.pretrain(sets, recipe=api.Recipe(file=Path(file)), device="cpu", dry_run=True)  # beside other sets
+    assert (plan["preset"], plan["modality"]) == ("audio-tiny", "audio")
+    bare = write(tmp_path / "bare.yaml", "optim: {lr: 2e-3}\n")
+    assert main(["config", "validate", bare]) == 3
+    assert "--shards" in capsys.readouterr().err
+    assert main(["config", "validate", bare, "--shards", str(sets / "image")]) == 0
+    assert "ok, image-tiny (image)" in capsys.readouterr().out
+
+
+def test_a_complete_file_is_known_by_what_it_was_made_from(sets: Path, tmp_path: Path, capsys) -> None:
+    assert main(["config", "show", "--preset", "audio-small"]) == 0
+    text = capsys.readouterr().out
+    for given, preset in ((text, "audio-small"), (text.partition("\n")[2], "")):
+        file = Path(write(tmp_path / "big.yaml", given))
+        plan = api.pretrain(sets / "audio", recipe=api.Recipe(file=file), device="cpu", dry_run=True)
+        assert plan["preset"] == preset and sum(plan["parameters"].values()) > 40e6
+        assert f"audio-{'small' if preset else 'custom'}" in plan["run"]
+        assert config.differences(api.Recipe(file=file).load()[0], config.load("audio-small")) == []
+    assert api.Recipe(preset="audio-tiny", file=file).load()[1] == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("optim: {lr: 1}\nmask: {ratio: 0.5}\noptim: {depth: 2}\n", "optim (FILE:1 and FILE:3): is there twice"),
+        ("optim:\n  lr: 1\n  lr: 2\n", "optim.lr (FILE:2 and FILE:3): is there twice"),
+        ("a: &a {b: *a}\n", "FILE:1: not valid YAML: an alias"),
+        ("a: &a [1, 1]\nb: &b [*a, *a]\n", "FILE:1: not valid YAML: an alias"),
+        ("optim: !mine {lr: 1}\n", "FILE:1: optim has the tag !mine"),
+        ("optim: {lr: !!python/object/apply:os.system [ls]}\n", "FILE:1: not valid YAML: could not determine"),
+        ("optim: {lr: 2024-13-45}\n", "not valid YAML: month must be"),
+        ("a: " + "[" * 5000, "nested too deep"),
+    ],
+)
+def test_yaml_that_means_two_things_or_harm_is_refused(text: str, said: str, tmp_path: Path, capsys) -> None:
+    file = write(tmp_path / "bad.yaml", text)
+    assert main(["config", "show", "--preset", "audio-tiny", "--config", file]) == 3
+    out, err = capsys.readouterr()
+    assert out == "" and said.replace("FILE", file) in err
+
+
+def test_one_value_may_have_a_name(tmp_path: Path) -> None:
+    file = write(tmp_path / "rates.yaml", "extends: audio-tiny\noptim: {lr: &rate 2e-3, tokenizer_lr: *rate}\n")
+    assert config.load(file=Path(file)).optim.tokenizer_lr == 2e-3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["diff", "audio-tny", "audio-tiny"], "did you mean 'audio-tiny'"),
+        (["diff", "audio-tiny", "."], "is a folder without config.yaml: no run"),
+        (["show", "--preset", "qqq"], "known: audio-base"),
+        (["show", "--preset", "audio-tiny", "--set", "qqq.zzz=1"], "known: data, encoder, mask"),
+    ],
+)
+def test_messages_are_short_and_name_what_is_near(arguments, said, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["config", *arguments]) == 3
+    err = capsys.readouterr().err
+    assert said in err and err.count("audio-base") <= 1 and len(err) < 500
+
+
+def test_a_file_name_stays_in_its_line(tmp_path: Path, capsys) -> None:
+    assert main(["config", "validate", write(tmp_path / "a\nb.yaml", "extends: image-tiny\n")]) == 0
+    assert capsys.readouterr().out.count("\n") == 1
+
+
+def test_init_says_what_it_did_to_the_batch_and_where_bands_are_empty(sets: Path, tmp_path: Path, capsys) -> None:
+    shards, out = str(sets / "audio"), str(tmp_path / "bridle.yaml")
+    assert main(["init", "--shards", shards, "--out", out, "--device", "cpu", "--preset", "audio-base"]) == 0
+    text = " ".join(Path(out).read_text().replace("#", "").split())
+    assert "rates in optim are still the preset's" in text
+    assert "Mel bands end at 8000 Hz" in text and "have a rate of 8000 Hz or less" in text
+    assert "upper bands of those are empty" in text
+    assert main(["init", "--shards", shards, "--out", out, "--device", "cpu", "--overwrite"]) == 0
+    text = " ".join(Path(out).read_text().replace("#", "").split())
+    assert "Mel bands end at 4000 Hz" in text and "empty" not in text
+    assert main(["init", "--shards", shards, "--out", "-"]) == 2
+    assert main(["init", "--shards", shards, "--out", "/proc/x/bridle.yaml", "--device", "cpu"]) == 5
+    assert "/proc/x/bridle.yaml cannot be written" in capsys.readouterr().err
+    assert main(["init", "--shards", str(tmp_path / "none"), "--out", str(tmp_path / "new" / "bridle.yaml")]) == 4
+    assert not (tmp_path / "new").exists()

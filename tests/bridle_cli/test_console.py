@@ -213,6 +213,8 @@ def seen(where: str, **environment: str) -> str:
         ("pipe", {"CI": "true"}, False, False),
         ("pipe", {"TERM": "xterm-256color", "FORCE_COLOR": "1"}, True, False),
         ("pipe", {"TERM": "xterm-256color", "FORCE_COLOR": "1", "NO_COLOR": "1"}, False, False),
+        ("pipe", {"TERM": "xterm-256color", "FORCE_COLOR": "0"}, False, False),
+        ("terminal", {"TERM": "xterm-256color", "FORCE_COLOR": "0"}, False, True),
     ],
 )
 def test_what_terminals_pipes_and_notebooks_get(where, environment, coloured, moves) -> None:
@@ -222,5 +224,5 @@ def test_what_terminals_pipes_and_notebooks_get(where, environment, coloured, mo
     if not moves:
         bare = re.sub(r"\x1b\[[\d;]*m", "", text).replace("─", "").splitlines()
         assert [line.strip() for line in bare if line.strip()] == LINES
-    if environment.get("NO_COLOR") != "1" and not coloured:
+    if environment.get("NO_COLOR") != "1" and not coloured and not moves:
         assert "\x1b" not in text

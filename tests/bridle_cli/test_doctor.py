@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,49 @@ def test_decoders_that_crash_or_complain_are_faults(
     out, err = capsys.readouterr()
     assert "crashed (SIGSEGV)" in out and "no such library" in out and "--force-reinstall" in out
     assert "Something would fail: decodes audio, decodes image" in err
+
+
+@pytest.fixture
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Makes a package that is found before the real one: its code and, if given, its version."""
+
+    def make(name: str, code: str, version: str = "") -> None:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text(code)
+        if version:
+            about = tmp_path / f"{name}-{version}.dist-info"
+            about.mkdir()
+            (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+            (about / "top_level.txt").write_text(f"{name}\n")
+
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.syspath_prepend(tmp_path)
+    return make
+
+
+def test_packages_that_do_not_load_or_fit_are_told(fake: Callable[..., None]) -> None:
+    fake("torchvision", "raise RuntimeError('operator torchvision::nms does not exist')\n")
+    fake("webdataset", "import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n")
+    fake("soundfile", "print('noise')\n", "9.1")
+    found = {one.check: one for one in doctor._packages()}
+    assert found["torchvision"].status == found["webdataset"].status == "fault"
+    assert "torchvision::nms" in found["torchvision"].found and "SIGSEGV" in found["webdataset"].found
+    assert found["torchvision"].remedy.endswith(" torch torchvision torchaudio")
+    assert found["soundfile"].status == "warning" and "9.1, tried with" in found["soundfile"].found
+    assert found["soundfile"].remedy.startswith("pip install 'soundfile<1") and found["rich"].status == "ok"
+
+
+def test_an_extra_is_all_of_its_packages(fake: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_EXTRAS", ("onnx", "parquet", "search"))
+    fake("onnxscript", "raise ImportError('cannot import name')\n", "0.7.5")
+    fake("pyarrow", "", "1.0")
+    real = doctor._version
+    monkeypatch.setattr(doctor, "_version", lambda name: None if name == "faiss-cpu" else real(name))
+    onnx, parquet, search = doctor._extras()
+    assert onnx.status == "fault" and "onnxscript 0.7.5 cannot be imported: ImportError: cannot import" in onnx.found
+    assert "--force-reinstall 'bridle[onnx]'" in onnx.remedy
+    assert (parquet.status, parquet.found[:24]) == ("warning", "pyarrow 1.0, tried with ")
+    assert (search.status, search.found) == ("note", "faiss-cpu is not there")
 
 
 def test_what_is_short_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

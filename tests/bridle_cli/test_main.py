@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import click
+import pages
 import pytest
 
 import bridle
@@ -195,3 +197,28 @@ def test_config_mistakes_leave_with_3(capsys) -> None:
     out, err = capsys.readouterr()
     assert out == ""
     assert "did you mean 'mask.ratio'" in err
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_closed_stream_takes_what_nobody_hears(closed: str, tmp_path: Path) -> None:
+    for arguments, code in (("config show --preset audio-tiny", 0), ("runs nosuch", 4), ("runs", 0), ("shrad", 2)):
+        command = f"{sys.executable} -m bridle_cli {arguments} {closed}"
+        done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == code and "bug" not in done.stderr and "Traceback" not in done.stderr
+
+
+def test_runs_of_a_folder_that_is_not_there(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["runs", "nosuch"]) == 4
+    assert "nosuch is no folder" in capsys.readouterr().err
+    assert main(["runs"]) == 0
+
+
+@pytest.mark.parametrize("path", pages.every_command())
+def test_help_promises_only_options_that_are_there(path: str) -> None:
+    """Its own, or those of commands that it names."""
+    every = pages.every_command()
+    text = every[path].get_help(click.Context(every[path], info_name=path))
+    named = [one for name, one in every.items() if name == path or re.search(rf"\bbridle {name}\b", text)]
+    known = {name for one in named for option in one.params for name in (*option.opts, *option.secondary_opts)}
+    assert {*re.findall(r"(?<![\w-])--[a-z][a-z-]*", text)} - known <= {"--help"}
