@@ -15,6 +15,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
 from bridle.cores import cores
 from bridle.errors import BridleError
 from bridle.storage.cache import cache_folder
@@ -147,13 +150,9 @@ def _extras() -> Iterator[Finding]:
         yield Finding(f"[{extra}]", status, ", ".join(told), remedy)
 
 
-def _asked_for(extra: str) -> dict[str, Any]:
+def _asked_for(extra: str) -> dict[str, SpecifierSet]:
     """Packages that an extra (or "": all that is ours) asks for, and the versions they may have."""
-    try:
-        requirements = importlib.import_module("packaging.requirements")
-    except ImportError:  # nothing that we need brings it; pip carries a copy
-        requirements = importlib.import_module("pip._vendor.packaging.requirements")
-    parsed = [requirements.Requirement(one) for one in importlib.metadata.requires("bridle") or []]
+    parsed = [Requirement(one) for one in importlib.metadata.requires("bridle") or []]
     return {
         one.name: one.specifier
         for one in parsed
