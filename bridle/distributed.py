@@ -14,6 +14,7 @@ import sys
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -24,6 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 from bridle.errors import BridleError, EnvironmentFault
 
 T = TypeVar("T")
+_PATIENCE = timedelta(days=30)
 _alone = False  # see `alone`
 
 
@@ -104,7 +106,7 @@ def launch(
             code = 128 - killed[0] if killed else first
         if not killed or not restarts:
             return code
-        on_warning("a process of the run was killed: all start again, from the last checkpoint")
+        on_warning("a process was killed: all start again, from what was kept")
         restarts, extra = restarts - 1, ["--restarted"]
 
 
@@ -131,7 +133,7 @@ def group(device: str) -> Iterator[None]:
             raise
         raise EnvironmentFault(
             f"process {os.environ['RANK']} lost the others: {str(error).splitlines()[0]}",
-            "What ended them is said above, if they could; bridle pretrain --resume goes on.",
+            "What ended them is said above, if they could; --resume goes on.",
         ) from error
     finally:
         if dist.is_initialized():
@@ -200,20 +202,24 @@ def first_decides(decide: Callable[[], T]) -> T:
     return result  # type: ignore[return-value]
 
 
-def together(work: Callable[[], T]) -> T:
+def together(work: Callable[[], T], *, hours_apart: bool = False) -> T:
     """What `work` gives to each rank, if it succeeds on all of them; else all end with the first failure of any.
 
     Rank 0 raises it, so that it is said once. `work` must not ask the other ranks.
+
+    Args:
+        hours_apart: a rank may end long after another, which is no sign that it hangs; one that dies is still noticed.
     """
     if not _active():
         return work()
+    patient = dist.new_group(backend="gloo", timeout=_PATIENCE) if hours_apart else None
     result: T | None = None
     failure: Exception | None = None
     try:
         result = work()
     except Exception as error:  # raised below, on all of them
         failure = error
-    for number, other in enumerate(gather_objects(failure)):
+    for number, other in enumerate(gather_objects(failure, patient)):
         if other is None:
             continue
         if rank() == 0:
@@ -224,12 +230,12 @@ def together(work: Callable[[], T]) -> T:
     return result  # type: ignore[return-value]
 
 
-def gather_objects(item: T) -> list[T]:
+def gather_objects(item: T, among: dist.ProcessGroup | None = None) -> list[T]:
     """Everybody's item, by rank, on every rank."""
     if not _active():
         return [item]
     items: list[T | None] = [None] * world()
-    dist.all_gather_object(items, item)
+    dist.all_gather_object(items, item, among)
     return items  # type: ignore[return-value]
 
 

@@ -14,6 +14,7 @@ from bridle_cli import options
 from bridle_cli.console import Console
 from bridle_cli.progress import Progress
 
+_INTERRUPTED = 130
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
@@ -61,7 +62,8 @@ def run(console: Console, devices: int, resume: bool, work: Callable[..., dict[s
     """
     if devices > 1 and "RANK" not in os.environ:
         raise click.exceptions.Exit(api.launch(console.arguments, devices, on_event=Progress(console)))
-    console.quiet = console.quiet or os.environ.get("RANK", "0") != "0"
+    rank = os.environ.get("RANK", "0")
+    console.quiet = console.quiet or rank != "0"
     resume = resume or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
     with _Progress(console) as progress:
         try:
@@ -69,6 +71,8 @@ def run(console: Console, devices: int, resume: bool, work: Callable[..., dict[s
         except KeyboardInterrupt:
             if progress.parts and Path(progress.parts).exists():
                 console.warn("what is done is kept; go on with the same command and --resume")
+            if rank != "0":  # the first says it
+                raise click.exceptions.Exit(_INTERRUPTED) from None
             raise
     if result:
         console.result(result, hide=["failures"])

@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from bridle.errors import DataError, MediaError, UsageError
+from bridle.infer.parts import ITEMS
 from bridle.infer.sources import Member, Source, check_modality
 from bridle.media import detect
 from bridle.schema import Modality
@@ -24,6 +25,10 @@ from bridle.sharding.manifest import is_sharded
 from bridle.storage import Location
 from bridle.stream import SampleReader
 from bridle.stream.read import media_info
+
+_PART_BYTES = 256 << 20  # of media
+_UNKNOWN = 64  # files of a part where nothing says how large they are
+_LOOKED_AT = 1000  # files whose mean size is taken for that of all
 
 
 class Listing:
@@ -63,6 +68,14 @@ class Listing:
                 digest.update(repr(said).encode())
         return digest.hexdigest()
 
+    def part_files(self) -> int:
+        """How many files make a part of the work: the same for the same files, whoever does it."""
+        known = [(part.bytes(), len(part)) for part in self._parts]
+        if any(size is None for size, _ in known):
+            return _UNKNOWN
+        mean = sum(size or 0 for size, _ in known) / max(1, len(self))
+        return max(1, min(ITEMS, int(_PART_BYTES / max(mean, 1))))
+
 
 @dataclass(frozen=True, slots=True)
 class _Files:
@@ -79,6 +92,13 @@ class _Files:
         name = self.names[number]
         path = name if self.called is None else str(self.called / name)
         return Source(path, self.folder / name, labels=_folder_label(name))
+
+    def bytes(self) -> float | None:
+        """About as many; None: nothing says it."""
+        if not isinstance(self.folder, Path):
+            return None
+        some = self.names[:: -(-len(self.names) // _LOOKED_AT)]
+        return sum(map(_size, (self.folder / name for name in some))) / max(1, len(some)) * len(self.names)
 
     def marks(self) -> Iterator[Any]:
         for name in self.names:
@@ -102,6 +122,9 @@ class _File:
     def source(self, number: int, read: bool) -> Source:
         return Source(str(self.place), self.place)
 
+    def bytes(self) -> float | None:
+        return _size(self.place) if isinstance(self.place, Path) else None
+
     def marks(self) -> Iterator[Any]:
         return _Files(self.place.parent, [self.place.name], None).marks()
 
@@ -122,8 +145,18 @@ class _Samples:
         source = _shard_source(self.reader, self.part, number, read)
         return source if self.called is None else replace(source, path=str(self.called / source.path))
 
+    def bytes(self) -> float | None:
+        return self.manifest.bytes
+
     def marks(self) -> Iterator[Any]:
         return ((shard.file, shard.samples, shard.sha256) for shard in self.manifest.shards)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # said when it is read
+        return 0
 
 
 def _find(place: Location, modality: Modality, called: Location | None) -> Sequence[_File | _Files | _Samples]:

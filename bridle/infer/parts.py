@@ -28,7 +28,7 @@ from bridle.errors import DataError, EnvironmentFault, UsageError
 from bridle.storage import Location, Remote, cache_folder
 
 ITEMS = 512  # a part of files: minutes of work, thousands of parts for a million
-_ABOUT, _LOCK, _CLAIMS, _STOP, _JOINED = "work.json", "lock", "claims", "stop", "joined"
+_ABOUT, _LOCK, _CLAIMS, _STOP, _JOINED, _RESULT = "work.json", "lock", "claims", "stop", "joined", "result.json"
 _FORMAT, _VERSION = "bridle-parts", 1
 
 Item = TypeVar("Item")
@@ -36,6 +36,10 @@ Result = TypeVar("Result")
 Compute = Callable[[Iterator[int]], Generator[tuple[int, Item]]]
 Write = Callable[[Path, range, Iterator[tuple[int, Item]]], None]
 Join = Callable[[Path, list[Path]], Result]
+
+
+class NothingRead(DataError):
+    """Every single item failed: of these parts nothing can be made."""
 
 
 def parts_folder(out: Location) -> Path:
@@ -49,11 +53,14 @@ def check_free(out: Location, *, resume: bool, overwrite: bool) -> None:
     """To be called before anything is loaded.
 
     Raises:
-        UsageError: `out` exists, or was begun and interrupted, and nobody said what to do about it.
+        UsageError: `out` exists, or was begun and interrupted, and nobody said what to do about it; or it is a file by
+            its ending, and a folder is there.
     """
-    if out.exists() and not overwrite:
-        raise UsageError(f"{out} exists", "choose another --out, or add --overwrite")
     folder = parts_folder(out)
+    if out.suffix and out.is_dir():
+        raise UsageError(f"{out} is a folder", "Choose another --out.")
+    if out.exists() and not overwrite and not (resume and _is_published(folder)):
+        raise UsageError(f"{out} exists", "choose another --out, or add --overwrite")
     if (folder / _ABOUT).exists() and not (resume or overwrite):
         done = sum(1 for _ in _finished(folder))
         raise UsageError(
@@ -85,7 +92,8 @@ def in_parts(
             (a file that cannot be read). It may take numbers ahead of what it gives.
         write: one part into a new file, given its path, its numbers and the results of those that were not left out;
             must take them all.
-        join: all parts, in order, into a new file or folder at the path it is given. What it returns is the result.
+        join: all parts, in order, into a new file or folder at the path it is given. What it returns, as JSON, is the
+            result.
         size: items of a part.
         resume: go on where an earlier call ended; without one, begin.
         overwrite: replace `out`; without `resume` what an earlier call left is thrown away.
@@ -99,20 +107,23 @@ def in_parts(
         EnvironmentFault: the disk is full or cannot be written.
     """
     work = _Work(out, parts_folder(out), items, size, on_event or (lambda kind, **fields: None))
-    content = {"format": _FORMAT, "version": _VERSION, "part": size, **said}
+    content = {"format": _FORMAT, "version": _VERSION, **said, "part": size}
     with ExitStack() as stack:
-        distributed.first_decides(lambda: stack.enter_context(_begun(work, content, resume, overwrite)))
-        distributed.together(lambda: work.compute(compute, write))
+        published = distributed.first_decides(lambda: stack.enter_context(_begun(work, content, resume, overwrite)))
+        if not published:
+            distributed.together(lambda: work.compute(compute, write), hours_apart=True)
         if distributed.rank():
             return None
-        joined = work.folder / _JOINED
-        _remove(joined)
+        joined, about = work.folder / _JOINED, work.folder / _RESULT
         try:
-            result = join(joined, [work.folder / work.name(number) for number in range(work.parts)])
-        except DataError:  # of these parts nothing can be made
+            if not published:
+                result = join(joined, [work.folder / work.name(number) for number in range(work.parts)])
+                _write_json(about, result)
+                _publish(joined, out)
+            result = json.loads(about.read_text())
+        except NothingRead:
             shutil.rmtree(work.folder, ignore_errors=True)
             raise
-        _publish(joined, out)
         shutil.rmtree(work.folder, ignore_errors=True)
         return result
 
@@ -194,21 +205,28 @@ class _Work:
 
 
 @contextmanager
-def _begun(work: _Work, said: Mapping[str, Any], resume: bool, overwrite: bool) -> Iterator[None]:
+def _begun(work: _Work, said: Mapping[str, Any], resume: bool, overwrite: bool) -> Iterator[bool]:
     """The folder of the parts, for this command alone; what an earlier one left is kept or removed.
 
     Nothing stays of work that failed before its first part was whole.
+
+    Yields:
+        whether `out` is there already and only the parts are to be removed.
     """
     check_free(work.out, resume=resume, overwrite=overwrite)
     made = [folder for folder in work.folder.parents if not folder.exists()]
     try:
         with _blamed(work.out):
             work.folder.mkdir(parents=True, exist_ok=True)
+            _sync(work.folder.parent)
             with _only_one(work.folder, work.out):
+                published = resume and work.out.exists() and _is_published(work.folder)
+                if not published:
+                    _remove(work.folder / _RESULT)
                 _prepare(work.folder, json.loads(json.dumps(said)), work.out, resume)
                 work.tell("parts", folder=str(work.folder))
                 try:
-                    yield
+                    yield published
                 except BaseException:
                     if not any(_finished(work.folder)):
                         shutil.rmtree(work.folder, ignore_errors=True)
@@ -224,12 +242,21 @@ def _prepare(folder: Path, said: dict[str, Any], out: Location, resume: bool) ->
     if resume and about.exists():
         _compare(about, said, out)
     for entry in list(folder.iterdir()):
-        if entry.name != _LOCK and not (resume and (entry.name == _ABOUT or entry.name.isdecimal())):
+        if entry.name != _LOCK and not (resume and (entry.name in (_ABOUT, _RESULT) or entry.name.isdecimal())):
             _remove(entry)
     (folder / _CLAIMS).mkdir()
-    temporary = folder / f".{_ABOUT}"
-    temporary.write_text(json.dumps(said, indent=1) + "\n")
-    _settle(temporary, about)
+    _write_json(about, said)
+
+
+def _is_published(folder: Path) -> bool:
+    """Whether a command was killed when OUT had got its name and the parts were still there."""
+    return (folder / _RESULT).exists() and not (folder / _JOINED).exists()
+
+
+def _write_json(path: Path, content: Any) -> None:
+    temporary = path.with_name(f".{path.name}")
+    temporary.write_text(json.dumps(content, indent=1) + "\n")
+    _settle(temporary, path)
 
 
 def _compare(about: Path, said: dict[str, Any], out: Location) -> None:
@@ -267,13 +294,31 @@ def _settle(temporary: Path, path: Path) -> None:
     with open(temporary, "rb") as file:
         os.fsync(file.fileno())
     os.replace(temporary, path)
+    _sync(path.parent)
+
+
+def _sync(folder: Path) -> None:
+    """Names in it outlive a power cut."""
+    with contextlib.suppress(OSError):  # not every system can be asked for that
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def _publish(joined: Path, out: Location) -> None:
     """`out`, whole; what it replaces goes then."""
     if isinstance(out, Remote):
         out.upload(joined)
-    elif joined.is_dir() and out.exists():
+        joined.unlink()
+        return
+    if not joined.is_dir():
+        _settle(joined, out)
+        return
+    for folder in (joined, *filter(Path.is_dir, joined.rglob("*"))):
+        _sync(folder)
+    if out.exists():
         replaced = joined.with_name("replaced")
         os.rename(out, replaced)
         try:
@@ -281,10 +326,9 @@ def _publish(joined: Path, out: Location) -> None:
         except BaseException:
             os.rename(replaced, out)
             raise
-    elif joined.is_dir():
-        os.rename(joined, out)
     else:
-        _settle(joined, out)
+        os.rename(joined, out)
+    _sync(out.parent)
 
 
 def _remove(path: Path) -> None:

@@ -29,7 +29,7 @@ from bridle.infer.codes.members import check_places
 from bridle.infer.codes.members import write as write_members
 from bridle.infer.encode import BATCH_SIZE, Encoded, Failures, encode_listed
 from bridle.infer.listing import Listing
-from bridle.infer.parts import ITEMS, check_free, in_parts
+from bridle.infer.parts import NothingRead, check_free, in_parts
 from bridle.infer.ray_encode import tokenize_on
 from bridle.model import Bridle
 from bridle.schema import Codes, Modality
@@ -108,8 +108,6 @@ def check_output(out: Location, inputs: Sequence[Location], *, resume: bool, ove
     forms.check_ending(out)
     if not out.suffix:
         check_places(list(inputs), out)
-    elif out.is_dir():
-        raise UsageError(f"{out} is a folder", "Choose another --out.")
     check_free(out, resume=resume, overwrite=overwrite)
 
 
@@ -120,7 +118,7 @@ def write_tokens(
     how: How | None = None,
     *,
     levels: int | None = None,
-    part_files: int = ITEMS,
+    part_files: int | None = None,
     resume: bool = False,
     overwrite: bool = False,
 ) -> dict[str, Any] | None:
@@ -128,7 +126,8 @@ def write_tokens(
 
     Args:
         out: its ending says the form, see `bridle.infer.codes`.
-        part_files: files of a part; batches are put together within one, since sums round differently in other company.
+        part_files: files of a part, None: as the listing says; batches are put together within one, since sums round
+            differently in other company.
 
     Returns:
         `{out, files, levels, patches, bytes, skipped, seconds, failures}`; None on ranks other than the first.
@@ -138,6 +137,7 @@ def write_tokens(
     kept = check_levels(levels, model.config.quantizer.levels, model.source)
     listing = Listing(inputs, Modality(model.modality))
     failures, fingerprint = Failures(how.on_event), model.fingerprint()
+    size = part_files or listing.part_files()
     header = {
         "checkpoint": model.source,
         "model": fingerprint,
@@ -157,10 +157,10 @@ def write_tokens(
         out,
         said,
         len(listing),
-        lambda numbers: _tokenized(model, listing, numbers, failures, how, part_files),
+        lambda numbers: _tokenized(model, listing, numbers, failures, how, size),
         partial(_write_part, header, listing, failures),
         partial(_join, header, list(inputs), out),
-        size=part_files,
+        size=size,
         resume=resume,
         overwrite=overwrite,
         on_event=how.on_event,
@@ -264,7 +264,9 @@ def _join(
         else:
             write_members(path, records(), header, skipped, inputs[0], Modality(header["modality"]))
     except CodesError as error:
-        raise DataError(f"{error.message}, a finished part", "Start again: --overwrite.") from error
+        raise DataError(
+            f"{error.message}, a finished part", "Remove it and go on with --resume, or start again: --overwrite."
+        ) from error
     return {"files": read, "patches": patches, "skipped": len(skipped), "failures": header["skipped"]}
 
 
@@ -281,7 +283,7 @@ def require_codes(model: Bridle) -> None:
         raise UsageError(f"{model.source} has no codes: its codebooks were never fitted", "train one: bridle pretrain")
 
 
-def nothing_read(failures: Failures) -> DataError:
+def nothing_read(failures: Failures) -> NothingRead:
     """The error for when every single file failed."""
     reasons = [f"{path}: {reason}" for path, reason in failures.reasons.items()]
-    return DataError("nothing could be read" + "".join(f"\n  {line}" for line in reasons[:5]))
+    return NothingRead("nothing could be read" + "".join(f"\n  {line}" for line in reasons[:5]))

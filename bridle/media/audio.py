@@ -35,6 +35,7 @@ _BLOCK = 1 << 18  # samples of all channels decoded at once
 _LEANING = {"OGG", "MP3", "MPEG"}  # formats whose frames lean on those before them, so that ...
 _RUN_UP_S = 0.2  # ... this much is decoded and dropped before a window
 _SEEK_S = 5.0  # FFmpeg decodes shorter ways
+_RESAMPLED = 1 << 20  # samples resampled at once: the filter takes many times their memory
 _TERMS = 500  # largest numerator or denominator of a resampling ratio: the filter bank has that many rows
 
 
@@ -89,6 +90,7 @@ def decode(raw: bytes, info: MediaInfo, rate_hz: int, window: tuple[float, float
     if not blocks:
         raise MediaError("holds no samples" if window is None else f"holds no samples at {start_s:.2f} s")
     wave_S = np.concatenate(blocks) if len(blocks) > 1 else blocks[0]
+    del blocks  # as large again
     if not np.isfinite(wave_S).all():
         raise MediaError("holds samples that are not finite numbers")
     return resample(torch.from_numpy(np.ascontiguousarray(wave_S)), source_hz, rate_hz)
@@ -105,7 +107,25 @@ def resample(wave_S: Tensor, from_hz: int, to_hz: int) -> Tensor:
         ratio = 1 / ratio if inverse and ratio else ratio
     if not ratio:
         raise MediaError(f"a sampling rate of {from_hz} Hz cannot be used")
-    return _resampler(ratio.denominator, ratio.numerator)(wave_S)
+    if ratio == 1:
+        return wave_S
+    return _in_blocks(_resampler(ratio.denominator, ratio.numerator), wave_S, ratio)
+
+
+def _in_blocks(resampler: torchaudio.transforms.Resample, wave_S: Tensor, ratio: Fraction) -> Tensor:
+    """What the resampler makes of all of it at once, in less memory: each block sees as much of its neighbours as the
+    filter reaches."""
+    out, into = ratio.numerator, ratio.denominator  # as many samples are made of how many
+    step, reach = max(1, _RESAMPLED // max(out, into)) * into, -(-resampler.width // into) * into
+    if len(wave_S) <= step:
+        return resampler(wave_S)
+    resampled_S = wave_S.new_empty(-(-len(wave_S) * out // into))
+    for start in range(0, len(wave_S), step):
+        before = min(start, reach)
+        block_S = resampler(wave_S[start - before : start + step + reach])
+        target_S = resampled_S[start // into * out : (start + step) // into * out]
+        target_S.copy_(block_S[before // into * out :][: len(target_S)])
+    return resampled_S
 
 
 @lru_cache(maxsize=16)

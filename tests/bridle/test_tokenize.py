@@ -431,6 +431,19 @@ def test_places_where_codes_cannot_stand(
     assert sorted(map(str, tmp_path.rglob("*"))) == before
 
 
+def test_archives_of_others_are_not_removed(checkpoint: Path, sharded: Path, tmp_path: Path) -> None:
+    api.write_codes([sharded / "b"], out := tmp_path / "with", checkpoint=checkpoint)
+    for place in (out / "backup" / "thesis.tar", out / "thesis.tar", out / "index-mine.npy"):
+        place.parent.mkdir(exist_ok=True)
+        place.write_bytes(b"years of work")
+        with pytest.raises(UsageError, match=f"no shards, such as {place}"):
+            api.write_codes([sharded / "b"], out, checkpoint=checkpoint, overwrite=True)
+        assert place.read_bytes() == b"years of work"
+        place.unlink()
+    (out / "backup").rmdir()
+    api.write_codes([sharded / "b"], out, checkpoint=checkpoint, overwrite=True)
+
+
 def test_a_set_with_codes_is_replaced_whole(checkpoint: Path, sharded: Path, tmp_path: Path) -> None:
     api.write_codes([sharded], out := tmp_path / "with", checkpoint=checkpoint)
     with pytest.raises(UsageError, match="exists"):

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import json
 import tarfile
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -23,13 +24,13 @@ from typing import Any
 import numpy as np
 
 import bridle
-from bridle.archive import ROW, Shard, TarWriter, damaged, parse_description, save_index, write_durably
+from bridle.archive import ROW, Shard, TarWriter, damaged, index_name, parse_description, save_index, write_durably
 from bridle.errors import DataError, UsageError
 from bridle.infer.codes.arrays import as_codes, check_levels, check_range
 from bridle.infer.codes.compact import Record
 from bridle.schema import Codes, Modality
 from bridle.sharding import Manifest, find_sets
-from bridle.sharding.manifest import FILE, is_index, is_sharded
+from bridle.sharding.manifest import FILE, is_sharded, parse_manifest
 from bridle.storage import Location, opened
 from bridle.stream import SampleReader
 
@@ -62,14 +63,34 @@ def check_places(inputs: list[Location], out: Location) -> None:
         there, here = place.resolve(), out.resolve()
         if there == here or here in there.parents or there in here.parents:
             raise UsageError(f"{out} and {place} lie in each other", "Choose another --out.")
-    if out.exists() and not _ours(out):
-        raise UsageError(f"{out} holds files that are no shards", "Choose another --out, or remove them.")
+    if out.exists() and (strange := _strange(out)):
+        raise UsageError(
+            f"{out} holds files that are no shards, such as {strange}", "Choose another --out, or remove them."
+        )
 
 
-def _ours(folder: Path) -> bool:
-    """Whether nothing is lost with it but sets of shards."""
-    files = [path for path in folder.rglob("*") if not path.is_dir()] if folder.is_dir() else [folder]
-    return all(path.suffix == ".tar" or path.name == FILE or is_index(path.name) for path in files)
+def _strange(out: Path) -> Path | None:
+    """A file that would be lost with it and belongs to no set of shards."""
+    if not out.is_dir():
+        return out
+    known: dict[Path, set[str]] = {}
+    for path in sorted(out.rglob("*")):
+        if path.is_dir() and not path.is_symlink():
+            continue
+        if path.parent not in known:
+            known[path.parent] = _names(path.parent)
+        if path.name not in known[path.parent]:
+            return path
+    return None
+
+
+def _names(folder: Path) -> set[str]:
+    """Of the files of a set; none where there is none."""
+    try:
+        shards = parse_manifest(json.loads((folder / FILE).read_text(encoding="utf-8")), folder / FILE).shards
+    except (OSError, ValueError, RecursionError, DataError):
+        return set()
+    return {FILE, index_name(shards), *(shard.file for shard in shards)}
 
 
 def write(

@@ -1,0 +1,145 @@
+"""Work in parts: how large they are, what is kept of them, who waits for whom; and long sound in little memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bridle.errors import DataError, UsageError
+from bridle.infer.embed import check_vectors_output
+from bridle.infer.listing import Listing
+from bridle.infer.parts import NothingRead, in_parts
+from bridle.media import audio
+from bridle.schema import Modality
+
+# rank, where they meet: the second ends long after the others stop to wait
+APART = """
+import sys, time
+from datetime import timedelta
+import torch.distributed as dist
+from bridle import distributed
+rank = int(sys.argv[1])
+meet = f"file://{sys.argv[2]}"
+dist.init_process_group("gloo", init_method=meet, rank=rank, world_size=2, timeout=timedelta(seconds=2))
+print(distributed.together(lambda: time.sleep(5 * rank) or "done", hours_apart=True))
+dist.destroy_process_group()
+"""
+
+
+def work(out: Path, *, join: Any = None, **options: Any) -> Any:
+    """Squares of five numbers, two a part."""
+
+    def write(path: Path, span: range, found: Iterator[tuple[int, int]]) -> None:
+        path.write_text(json.dumps([square for _, square in found]))
+
+    def joined(path: Path, parts: list[Path]) -> dict[str, int]:
+        path.write_text(",".join(str(square) for part in parts for square in json.loads(part.read_text())))
+        return {"files": 5}
+
+    def compute(numbers: Iterator[int]) -> Any:
+        computed.append(0)
+        yield from ((number, number**2) for number in numbers if not computed.append(number))
+
+    computed = list[int]()
+    result = in_parts(out, {"work": "squares"}, 5, compute, write, join or joined, size=2, **options)
+    return result, computed
+
+
+def test_parts_stay_when_they_cannot_be_joined(tmp_path: Path) -> None:
+    def damaged(path: Path, parts: list[Path]) -> None:
+        raise DataError("one of the inputs was altered")
+
+    def nothing(path: Path, parts: list[Path]) -> None:
+        raise NothingRead("nothing could be read")
+
+    out, parts = tmp_path / "out.x", tmp_path / ".out.x.parts"
+    with pytest.raises(DataError, match="altered"):
+        work(out, join=damaged)
+    assert {"000000", "000001", "000002"} <= {path.name for path in parts.iterdir()}
+    assert work(out, resume=True) == ({"files": 5}, [0])  # none was computed again
+    assert out.read_text() == "0,1,4,9,16" and not parts.exists()
+    with pytest.raises(NothingRead):
+        work(out, join=nothing, overwrite=True)
+    assert out.exists() and not parts.exists()
+
+
+def test_killed_when_all_was_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, parts = tmp_path / "out.x", tmp_path / ".out.x.parts"
+    with monkeypatch.context() as patch:
+        patch.setattr("bridle.infer.parts.shutil.rmtree", lambda folder, **options: None)
+        assert work(out)[0] == {"files": 5}
+    assert parts.exists()
+    with pytest.raises(UsageError, match="exists"):
+        work(out)
+    assert work(out, resume=True) == ({"files": 5}, [])
+    assert out.read_text() == "0,1,4,9,16" and not parts.exists()
+    with pytest.raises(UsageError, match="exists"):  # now it is any file
+        work(out, resume=True)
+
+
+def test_large_files_make_small_parts(tmp_path: Path) -> None:
+    for folder, size in (("small", 1000), ("hours", 57_600_044), ("days", 1 << 31)):
+        (tmp_path / folder).mkdir()
+        for number in range(3):
+            with open(tmp_path / folder / f"{number}.wav", "wb") as file:
+                file.truncate(size)  # holes take no room
+    files = [Listing([tmp_path / name], Modality.AUDIO).part_files() for name in ("small", "hours", "days")]
+    assert files == [512, 4, 1]
+    assert Listing([tmp_path / "hours" / "0.wav"], Modality.AUDIO).part_files() == 4
+
+
+def test_a_folder_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    (tmp_path / "thesis.npz").mkdir()
+    with pytest.raises(UsageError, match="is a folder"):
+        check_vectors_output(tmp_path / "thesis.npz", resume=False, overwrite=True)
+
+
+def test_who_ends_early_waits_longer_than_for_a_collective(tmp_path: Path) -> None:
+    ranks = [
+        subprocess.Popen([sys.executable, "-c", APART, str(rank), str(tmp_path / "meet")], stdout=-1, text=True)
+        for rank in range(2)
+    ]
+    assert [rank.communicate(timeout=60)[0] for rank in ranks] == ["done\n"] * 2
+
+
+def test_an_interruption_is_said_once(tmp_path: Path) -> None:
+    code = """
+import os, time
+import click
+from bridle_cli.console import Console
+from bridle_cli import main, parts
+@click.command()
+@click.pass_obj
+def command(console):
+    parts.run(console, 2, False, lambda **options: print("begun", flush=True) or time.sleep(60))
+main._Commands.get_command = lambda *arguments: command
+raise SystemExit(main.main(["tokenize"]))
+"""
+    for rank, said in (("0", 1), ("1", 0)):
+        process = subprocess.Popen(
+            [sys.executable, "-c", code], stdout=-1, stderr=-1, text=True, env=os.environ | {"RANK": rank}
+        )
+        assert process.stdout and process.stdout.readline() == "begun\n"
+        time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+        assert (process.returncode, errors.count("Interrupted")) == (130, said), errors
+
+
+@pytest.mark.parametrize("from_hz", [8000, 11025, 44100, 48000])
+def test_long_sound_is_resampled_in_blocks_to_the_same(from_hz: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    wave_S = torch.randn(50_021, generator=torch.Generator().manual_seed(0))
+    whole_S = audio.resample(wave_S, from_hz, 16000)
+    monkeypatch.setattr(audio, "_RESAMPLED", 4000)
+    blocks_S = audio.resample(wave_S, from_hz, 16000)
+    assert blocks_S.shape == whole_S.shape and (blocks_S - whole_S).abs().max() < 1e-6
