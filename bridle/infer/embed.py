@@ -17,7 +17,7 @@ import torch
 from bridle.infer.array_file import read_arrays
 from bridle.infer.encode import Encoded, Failures, encode_listed
 from bridle.infer.listing import Listing
-from bridle.infer.parts import ITEMS, check_free, in_parts
+from bridle.infer.parts import check_free, in_parts
 from bridle.infer.pooling import Pool
 from bridle.infer.pretrained import pool_encoded
 from bridle.infer.tokenize import How, default_workers, left_out, nothing_read, size_of
@@ -67,7 +67,7 @@ def write_embeddings(
     per: Per = "file",
     pool: Pool = "mean",
     half: bool = False,
-    part_files: int = ITEMS,
+    part_files: int | None = None,
     resume: bool = False,
     overwrite: bool = False,
 ) -> dict[str, Any] | None:
@@ -88,12 +88,13 @@ def write_embeddings(
     """
     how, began = how or How(), time.monotonic()
     listing, failures = Listing(inputs, Modality(model.modality)), Failures(how.on_event)
+    size = part_files or listing.part_files()
     about: dict[str, Any] = {"model": model.fingerprint(), "checkpoint": model.source, "modality": model.modality}
     about |= {"per": per, "pool": pool, "inputs": [_whole(place) for place in inputs], "folder": os.getcwd()}
     said = {"files": len(listing), "content of the files": listing.fingerprint(), "batch size": how.batch_size}
 
     def compute(numbers: Iterator[int]) -> Generator[tuple[int, Embedded]]:
-        options: dict[str, Any] = {"failures": failures, "batch_size": how.batch_size, "together": part_files}
+        options: dict[str, Any] = {"failures": failures, "batch_size": how.batch_size, "together": size}
         options["workers"] = default_workers(len(listing)) if how.workers is None else how.workers
         for encoded in encode_listed(model, listing, numbers, model.features_and_class, **options):
             yield encoded.source.number, as_vectors(encoded, model, per, pool)
@@ -113,7 +114,7 @@ def write_embeddings(
         compute,
         write,
         partial(_join, about, out),
-        size=part_files,
+        size=size,
         resume=resume,
         overwrite=overwrite,
         on_event=how.on_event,
