@@ -64,7 +64,7 @@ def launch(
         on_warning: told when they are.
 
     Returns:
-        the exit code of the process that failed first, else 0.
+        the exit code of a process that failed by itself, else 0.
 
     Raises:
         EnvironmentFault: more processes than this machine has GPUs or, without any, cores.
@@ -103,7 +103,9 @@ def launch(
             first = failed.get_first_failure()[1].exitcode
             codes = [first, *(one.exitcode for one in failed.failures.values() if one.exitcode != -signal.SIGTERM)]
             killed = [code for code in codes if code < 0]
-            code = 128 - killed[0] if killed else first
+            # Those who only know that another one has gone say 5, too, and may end before it.
+            telling = [code for code in codes if code > 0 and code != EnvironmentFault.exit_code]
+            code = 128 - killed[0] if killed else (telling or codes)[0]
         if not killed or not restarts:
             return code
         on_warning("a process was killed: all start again, from what was kept")

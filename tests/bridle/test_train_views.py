@@ -162,7 +162,7 @@ def test_runs_are_listed_with_their_state(shards: Path, tmp_path: Path, capsys: 
         assert {Path(one["run"]).name: one["status"] for one in api.runs(root)}["killed"] == "running"
     assert main(["runs", str(root)]) == 0
     assert "interrupted" in capsys.readouterr().out
-    assert main(["runs", str(tmp_path / "nowhere")]) == 0
+    assert main(["runs", str(tmp_path / "nowhere")]) == 4
 
 
 def test_activations_that_are_computed_again_change_nothing_but_memory(shards: Path, tmp_path: Path) -> None:
