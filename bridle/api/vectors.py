@@ -102,11 +102,9 @@ def _model_of(about: dict[str, Any], index: Path, checkpoint: str | Path | None)
     """The checkpoint to load: the one that is named, else the one of the index."""
     if checkpoint is not None:
         return checkpoint
-    made_by = str(about.get("checkpoint", ""))
-    if not made_by or not Path(made_by).exists():
-        raise UsageError(
-            f"{index} was made with {made_by or 'a model'}, which is not there", "Name it: --checkpoint RUN"
-        )
+    made_by = Path(about.get("folder", ""), about["checkpoint"])
+    if not made_by.exists():
+        raise UsageError(f"{index} was made with {made_by}, which is not there", "Name it: --checkpoint RUN")
     return made_by
 
 

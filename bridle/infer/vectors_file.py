@@ -146,8 +146,9 @@ def read_vectors(path: Path) -> VectorsFile:
 
 def _check_about(about: Any, path: Path) -> None:
     check_version(about, path, FORMAT, VERSION, _HINT)
-    texts, inputs = (about.get(name) for name in ("model", "checkpoint", "per", "pool")), about.get("inputs")
-    if not (all(isinstance(one, str) for one in texts) and isinstance(inputs, list)):
+    texts = [about.get(name) for name in ("model", "checkpoint", "per", "pool")]
+    texts.append(about.get("folder", ""))
+    if not (all(isinstance(one, str) for one in texts) and isinstance(about.get("inputs"), list)):
         raise DataError(f"{path} is damaged: its header does not say which model made it", _HINT)
 
 

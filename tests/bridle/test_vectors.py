@@ -229,8 +229,9 @@ def test_a_nearer_file_of_the_same_name_is_not_meant(
     for name, source in {"p/a.wav": "7/7_theo_0.wav", "p/b.wav": "7/7_theo_1.wav", "q/a.wav": "7/7_theo_2.wav"}.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes((folder / source).read_bytes())
+    (tmp_path / "model").symlink_to(checkpoint)
     monkeypatch.chdir(tmp_path)
-    api.embed(["p"], "one.npz", checkpoint=checkpoint)
+    api.embed(["p"], "one.npz", checkpoint="model")  # found again from another folder, too
     api.embed(["p", "q"], "several.npz", checkpoint=checkpoint)
     api.embed(["p/a.wav"], "file.npz", checkpoint=checkpoint)
     monkeypatch.chdir(tmp_path / "q")
