@@ -39,6 +39,7 @@ MODALITY_PLACES = {
     "bridle/config/adapt.py": "which of the sizes in a patches section follow from the corpus",
     "bridle/sharding/transcode.py": "each kind is written in a format of its own",
     "bridle/doctor.py": "a clip of each kind is made to try its decoder",
+    "bridle/starter/patches.py": "what a comment says of each kind's sizes",
     "bridle/export/describe.py": "how each kind is opened in the read-me of an export",
     "bridle/export/huggingface.py": "which Auto class and processor go with each kind",
     "bridle/export/standalone/preprocess.py": "patches again, for programs without this library",

@@ -39,7 +39,7 @@ def init(
     from bridle.checkpoint import write_atomically
     from bridle.schema import Modality
     from bridle.sharding import find_sets
-    from bridle.starter import make_starter
+    from bridle.starter import choose, commented
     from bridle.storage import locate
 
     out = Path(out)
@@ -49,20 +49,21 @@ def init(
     manifests = find_sets(locate(shards), Modality(modality) if modality else None)
     if minutes and on_event:
         on_event("note", message="timing some steps: about half a minute ...")
-    made = make_starter(manifests, str(shards), preset=preset, minutes=minutes, device=pick_device(device))
+    choice = choose(manifests, preset=preset, minutes=minutes, device=pick_device(device))
+    text = commented(choice, manifests, str(shards), minutes)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(out, made.text)
+        write_atomically(out, text)
     except OSError as error:
         raise EnvironmentFault(f"{out} cannot be written: {error.strerror}.", "Choose another --out.") from error
     return {
         "config": str(out),
         "modality": str(manifests[0].modality),
-        "preset": made.preset,
-        "samples": made.samples,
-        "steps": made.steps,
-        "memory_mb": made.memory_mb,
-        "step_ms": made.step_ms,
+        "preset": choice.preset,
+        "samples": choice.samples,
+        "steps": choice.steps,
+        "memory_mb": round(choice.needed / 1e6),
+        "step_ms": {kind: round(1000 * seconds, 2) for kind, seconds in choice.step_s.items()},
     }
 
 

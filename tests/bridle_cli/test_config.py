@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from conftest import Inline
 
-from bridle import api, config, starter
+from bridle import api, config
 from bridle.sharding import find_sets, merge_extent
+from bridle.starter import choice
 from bridle_cli.main import main
 
 
@@ -138,7 +139,7 @@ def test_init_writes_what_validates_and_keeps_what_the_preset_would_do(
 
 
 def test_init_fits_the_schedule_to_a_time_and_the_file_trains(sets: Path, tmp_path: Path, monkeypatch, capsys) -> None:
-    monkeypatch.setattr(starter, "_TIMED_MINUTES", 0.01)
+    monkeypatch.setattr(choice, "_TIMED_MINUTES", 0.01)
     monkeypatch.chdir(tmp_path)
     begin = ["init", "--shards", str(sets / "image"), "--minutes", "3", "--device", "cpu"]
     assert main([*begin, "--json"]) == 0
@@ -181,10 +182,10 @@ def test_a_gpu_and_more_clips_choose_a_larger_preset() -> None:
     import torch
 
     gpu = torch.device("cuda")
-    chosen = [starter._choose("video", samples, gpu)[0] for samples in (9_999, 10_000, 199_999, 200_000)]
+    chosen = [choice._preset("video", samples, gpu)[0] for samples in (9_999, 10_000, 199_999, 200_000)]
     assert chosen == ["video-tiny", "video-small", "video-small", "video-base"]
-    assert starter._choose("video", 200_000, torch.device("cpu"))[0] == "video-tiny"
-    assert [starter._batch_size(64, samples) for samples in (1, 3, 12, 63, 64, 1000)] == [1, 1, 2, 8, 64, 64]
+    assert choice._preset("video", 200_000, torch.device("cpu"))[0] == "video-tiny"
+    assert [choice._batch_size(64, samples) for samples in (1, 3, 12, 63, 64, 1000)] == [1, 1, 2, 8, 64, 64]
 
 
 def test_a_file_without_extends_is_read_as_pretrain_reads_it(sets: Path, tmp_path: Path, capsys) -> None:
