@@ -73,6 +73,7 @@ with av.open(file, "w", format="mp4") as out:
 content, name = file.getvalue(), "grey.mp4"
 """,
 }
+_DECODED_BY = {"audio": ("soundfile", "torchaudio"), "image": ("pillow",), "video": ("av", "decord")}
 _DECODE = """
 from bridle.media import decode, probe
 info = probe(content, name)
@@ -107,15 +108,14 @@ def _packages() -> Iterator[Finding]:
     try:
         yield Finding("bridle", "ok", importlib.metadata.version("bridle"))
     except importlib.metadata.PackageNotFoundError:
-        yield Finding("bridle", "fault", "is not installed, only found", "pip install -c constraints.txt -e .")
+        yield Finding("bridle", "fault", "is not installed, only found", "in its folder: pip install -e .")
         return
     packages = _asked_for("")
     broken = _broken(packages)
     for name, bounds in packages.items():
         version, install = _version(name), f"pip install '{name}{bounds}'"
         if name in broken:
-            again = " ".join(_TOGETHER if name in _TOGETHER else (name,))
-            remedy = f"pip install --force-reinstall -c constraints.txt {again}"
+            remedy = _reinstall(*(_TOGETHER if name in _TOGETHER else (name,)))
             yield Finding(name, "fault", f"{version} cannot be imported: {broken[name]}", remedy)
         elif version and bounds.contains(version, prereleases=True):
             yield Finding(name, "ok", version)
@@ -131,6 +131,8 @@ def _extras() -> Iterator[Finding]:
     extras = {extra: _asked_for(extra) for extra in _EXTRAS}
     broken = _broken([name for packages in extras.values() for name in packages])
     for extra, packages in extras.items():
+        if not packages:  # not installed ourselves: nobody knows what they are
+            continue
         status: Status = "ok"
         told = []
         for name, bounds in packages.items():
@@ -151,13 +153,21 @@ def _extras() -> Iterator[Finding]:
 
 
 def _asked_for(extra: str) -> dict[str, SpecifierSet]:
-    """Packages that an extra (or "": all that is ours) asks for, and the versions they may have."""
-    parsed = [Requirement(one) for one in importlib.metadata.requires("bridle") or []]
+    """Packages that an extra (or "": all that is ours) asks for, and the versions they may have; none uninstalled."""
+    try:
+        parsed = [Requirement(one) for one in importlib.metadata.requires("bridle") or []]
+    except importlib.metadata.PackageNotFoundError:
+        return {}
     return {
         one.name: one.specifier
         for one in parsed
         if (one.marker is None or one.marker.evaluate({"extra": extra})) and (not extra or "extra" in str(one.marker))
     }
+
+
+def _reinstall(*names: str) -> str:
+    bounds = _asked_for("")
+    return " ".join(["pip install --force-reinstall", *(f"'{name}{bounds.get(name, '')}'" for name in names)])
 
 
 def _version(name: str) -> str | None:
@@ -200,19 +210,16 @@ def _decoders() -> Iterator[Finding]:
                 [sys.executable, "-c", clip + _DECODE], capture_output=True, text=True, timeout=_DECODING_S, check=False
             )
         except subprocess.TimeoutExpired:
-            yield Finding(f"decodes {modality}", "fault", f"hangs for {_DECODING_S} s", _reinstall(modality))
+            yield Finding(
+                f"decodes {modality}", "fault", f"hangs for {_DECODING_S} s", _reinstall(*_DECODED_BY[modality])
+            )
             continue
         if ran.returncode == 0:
             yield Finding(f"decodes {modality}", "ok", f"{ran.stdout.strip()} of a clip made here")
             continue
         last = (ran.stderr.strip().splitlines() or ["?"])[-1]
         why = _how_it_died(ran.returncode) if ran.returncode < 0 else last
-        yield Finding(f"decodes {modality}", "fault", why, _reinstall(modality))
-
-
-def _reinstall(modality: str) -> str:
-    names = {"audio": "soundfile torchaudio", "image": "pillow", "video": "av decord"}[modality]
-    return f"pip install --force-reinstall -c constraints.txt {names}"
+        yield Finding(f"decodes {modality}", "fault", why, _reinstall(*_DECODED_BY[modality]))
 
 
 def _devices() -> Iterator[Finding]:

@@ -64,7 +64,7 @@ class NumericalError(BridleError):
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal ended the work at a good place, with everything saved.
+    """A signal ended the work: what is finished is kept, what is half-done is not.
 
     Args:
         signal_number: 2 (SIGINT) leaves with 130, 15 (SIGTERM) with 143, as a shell reports them.

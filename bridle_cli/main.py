@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+import signal
 import sys
 import time
 import traceback
@@ -84,6 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if getattr(sys, stream) is None:  # closed by who started us: `bridle ... 2>&-`
             setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115
     console, began = Console(arguments), time.monotonic()
+    if argv is None and "RANK" not in os.environ:  # of several processes one that hangs must still end at once
+        _listen(os.getpid())
     try:
         if argv is None and (asked := os.environ.get(COMPLETE)):
             return shell_complete(commands, {"obj": console}, "bridle", COMPLETE, asked)
@@ -103,6 +106,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         if console.verbose:
             with suppress(OSError):
                 console.detail(_used(time.monotonic() - began))
+
+
+def _listen(own: int) -> None:
+    """SIGTERM takes back what is half-done, as Ctrl-C does; processes forked from this one just end by it."""
+
+    def stop(number: int, _: object) -> None:
+        if os.getpid() != own:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        raise Interrupted(number)
+
+    signal.signal(signal.SIGTERM, stop)
 
 
 def _used(seconds: float) -> str:
@@ -157,7 +172,7 @@ def _report(error: BaseException, console: Console) -> int:
 def _machine(error: BaseException) -> tuple[str, str]:
     """Message and hint for what the machine refused."""
     if isinstance(error, ImportError):
-        return f"A library is missing or broken: {error}", "pip install -c constraints.txt -e ."
+        return f"A library is missing or broken: {error}", "bridle doctor says which, and what to type."
     if not isinstance(error, OSError):
         return (
             f"Out of memory: {error}",

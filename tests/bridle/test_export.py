@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,29 @@ def test_an_export_loads_in_three_lines_and_is_equal(tmp_path: Path, modality: s
     loaded, original, clip = bridle.load(out, device="cpu"), Pretrained(model), CLIPS[modality]
     assert torch.equal(loaded.embed(clip), original.embed(clip))
     assert torch.equal(loaded.tokenize(clip).codes_THWQ, original.tokenize(clip).codes_THWQ)
+
+
+def test_a_command_that_is_told_to_end_leaves_nothing(tmp_path: Path) -> None:
+    run, _ = checkpoint(tmp_path / "run")
+    command = [
+        sys.executable,
+        "-m",
+        "bridle_cli",
+        "export",
+        str(run),
+        "--format",
+        "onnx",
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while not list(tmp_path.glob(".out.*")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.terminate()
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors.count("Interrupted")) == (143, 1), errors
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 def test_real_clips_in_a_process_of_its_own(tmp_path: Path) -> None:

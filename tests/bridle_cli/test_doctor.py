@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 from collections.abc import Callable
@@ -59,9 +60,22 @@ def test_packages_that_do_not_load_or_fit_are_told(fake: Callable[..., None]) ->
     found = {one.check: one for one in doctor._packages()}
     assert found["torchvision"].status == found["webdataset"].status == "fault"
     assert "torchvision::nms" in found["torchvision"].found and "SIGSEGV" in found["webdataset"].found
-    assert found["torchvision"].remedy.endswith(" torch torchvision torchaudio")
+    again = found["torchvision"].remedy.split("'")
+    assert again[0] == "pip install --force-reinstall " and again[1].startswith("torch<")
+    assert again[3].startswith("torchvision<") and again[5].startswith("torchaudio<")
     assert found["soundfile"].status == "warning" and "9.1, tried with" in found["soundfile"].found
     assert found["soundfile"].remedy.startswith("pip install 'soundfile<1") and found["rich"].status == "ok"
+
+
+def test_only_found_and_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", missing)
+    monkeypatch.setattr(importlib.metadata, "requires", missing)
+    found = [*doctor._packages(), *doctor._extras()]
+    assert [(one.check, one.status) for one in found] == [("python", "ok"), ("bridle", "fault")]
+    assert "pip install -e ." in found[1].remedy
 
 
 def test_an_extra_is_all_of_its_packages(fake: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
