@@ -167,8 +167,9 @@ class RunFolder:
             _State.model_validate(state)
         except (OSError, ValueError, RecursionError) as error:
             why = mistakes(error) if isinstance(error, ValidationError) else str(error)
+            missing = isinstance(error, FileNotFoundError)
             raise DataError(
-                f"{self.path} is not a run: {STATE} cannot be read ({why})",
+                f"{self.path} is not a run: " + (f"no {STATE} in it" if missing else f"{STATE} cannot be read ({why})"),
                 "Runs lie below runs/ unless --out said so.",
             ) from error
         return state
