@@ -159,6 +159,8 @@ class Pool:
         return self
 
     def __exit__(self, *error: object) -> None:
+        if not self._ray.is_initialized():  # cut off: Ray would connect anew and end the process for want of these
+            return
         for actor in {*self._load, *(actor for actor, _ in self._under_way.values())}:
             self._ray.kill(actor)
 

@@ -49,6 +49,10 @@ class Nodes:
         self.second = self.cluster.add_node(**NODE)
 
     def kill_second(self) -> None:
+        from ray._private.worker import global_worker
+
+        if global_worker.node.unique_id == self.second.unique_id:
+            pytest.skip("Ray 2.50 has taken the node that is to go for the one that this process runs on")
         self.cluster.remove_node(self.second, allow_graceful=False)
 
     def kill_workers(self) -> int:
