@@ -4,6 +4,9 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 BENCH_READY := $(VENV)/.bench-ready
+# Two processes, of a thread each, share the files: more hold a GB of libraries each, more threads wait for each other.
+RUN_TESTS := -m pytest --numprocesses 2 --dist loadfile
+TESTS := tests
 
 .PHONY: demo test test-minimal test-latest lint docs bench clean
 
@@ -11,7 +14,7 @@ demo: $(READY)
 	$(BIN)/python benchmarks/demo.py
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python $(RUN_TESTS) $(TESTS)
 
 # The same tests with the lowest versions that setup.cfg allows, and with the newest, each in an environment of its own
 # (5 GB, made anew: the newest are others tomorrow). By hand before a release and after a change of the ranges.
@@ -19,12 +22,12 @@ test-minimal:
 	$(PYTHON) -m venv --clear $(VENV)-minimal
 	$(VENV)-minimal/bin/python -m pip install --quiet --disable-pip-version-check \
 		--constraint constraints-minimal.txt --editable '.[test]'
-	$(VENV)-minimal/bin/python -m pytest
+	OMP_NUM_THREADS=1 $(VENV)-minimal/bin/python $(RUN_TESTS) $(TESTS)
 
 test-latest:
 	$(PYTHON) -m venv --clear $(VENV)-latest
 	$(VENV)-latest/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
-	$(VENV)-latest/bin/python -m pytest
+	OMP_NUM_THREADS=1 $(VENV)-latest/bin/python $(RUN_TESTS) $(TESTS)
 
 lint: $(READY)
 	$(BIN)/ruff check .
