@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from bridle.config.loading import dump, ground, load, presets
     from bridle.config.sections import Config
 
-__all__ = ["Config", "differences", "dump", "ground", "load", "presets"]
+__all__ = ["MOST_SEED", "Config", "differences", "dump", "ground", "load", "presets"]
+
+MOST_SEED = 2**32 - 1  # what all that draw take; scikit-learn takes no more
 
 _HOME = {
     "Config": "sections",
