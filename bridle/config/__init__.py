@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MOST_SEED", "Config", "differences", "dump", "ground", "load", "presets"]
 
-MOST_SEED = 2**32 - 1  # what all that draw take; scikit-learn takes no more
+MOST_SEED = 2**32 - 1  # scikit-learn takes no larger ones
 
 _HOME = {
     "Config": "sections",
