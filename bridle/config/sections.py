@@ -31,8 +31,8 @@ class AudioPatches(Section):
     mel_bins: Positive = 128  # bands of the spectrogram, a multiple of patch_mels
     high_hz: Annotated[float, Field(ge=0.0)] = 0.0  # upper edge of the mel bands; 0 is half of rate_hz
     frames: Positive = 1024  # 10 ms each; longer clips are cropped, shorter ones masked, never learned
-    patch_frames: Positive = 16  # a patch in time
-    patch_mels: Positive = 16  # a patch in frequency
+    patch_frames: Positive = 16  # a patch in time, in these frames
+    patch_mels: Positive = 16  # a patch in frequency, in bands
     normalise: Literal["corpus", "clip"] = "corpus"  # clip: mean 0 and variance 1 in each clip
     roll: bool = True  # augmentation: shift in time, wrapping around
     gain_db: Annotated[float, Field(ge=0.0)] = 6.0  # augmentation: uniform in +- this
