@@ -75,10 +75,14 @@ class Interrupted(KeyboardInterrupt):
         self.exit_code = 128 + signal_number
 
 
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """Of the known names the one that was probably meant."""
+    return next(iter(difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.5)), None)
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """`"; did you mean 'x'?"` for the closest known name, or the list of all when none is close."""
     known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    if close:
-        return f"did you mean '{close[0]}'?"
+    if close := closest(name, known):
+        return f"did you mean '{close}'?"
     return "known: " + ", ".join(known)

@@ -14,8 +14,6 @@ def run() -> None:
     if "RANK" in os.environ:
         # One of several processes: the threads of their connections may abort it while Python takes itself down, and
         # whoever started it would take a finished run for a lost one.
-        sys.stdout.flush()
-        sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
 

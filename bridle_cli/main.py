@@ -23,6 +23,7 @@ from bridle import __version__
 from bridle.errors import BridleError, ConfigError, Interrupted, UsageError
 from bridle_cli import options
 from bridle_cli.console import Console
+from bridle_cli.streams import ReaderGone, guarded
 
 COMMANDS = (
     "shard",
@@ -80,15 +81,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: arguments without the program's name; `None` takes the process's own.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    for stream in ("stdout", "stderr"):
-        if getattr(sys, stream) is None:  # closed by who started us: `bridle ... 2>&-`
-            setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115
-    console, began = Console(arguments), time.monotonic()
     if argv is None and "RANK" not in os.environ:  # of several processes one that hangs must still end at once
         _listen(os.getpid())
+    with guarded():
+        return _run(list(sys.argv[1:] if argv is None else argv), os.environ.get(COMPLETE) if argv is None else None)
+
+
+def _run(arguments: list[str], asked: str | None) -> int:
+    """The command, or the completions that a shell has asked for."""
+    console, began = Console(arguments), time.monotonic()
     try:
-        if argv is None and (asked := os.environ.get(COMPLETE)):
+        if asked:
             return shell_complete(commands, {"obj": console}, "bridle", COMPLETE, asked)
         with commands.make_context("bridle", arguments, obj=console) as context:
             commands.invoke(context)
@@ -96,16 +99,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except click.exceptions.Exit as leave:  # --help and --version
         return leave.exit_code
-    except BrokenPipeError:
-        return _stop_writing()
+    except ReaderGone:
+        return 0
     except (Exception, KeyboardInterrupt) as error:
         if console.debug:
             traceback.print_exception(error, file=sys.stderr)
         return _report(error, console)
     finally:
         if console.verbose:
-            with suppress(OSError):
-                console.detail(_used(time.monotonic() - began))
+            console.detail(_used(time.monotonic() - began))
 
 
 def _listen(own: int) -> None:
@@ -185,9 +187,3 @@ def _machine(error: BaseException) -> tuple[str, str]:
             "Nothing half-written was kept. Free some space and run the command again, with --resume if it has that.",
         )
     return f"{name}{error.strerror or error}", ""
-
-
-def _stop_writing() -> int:
-    """The reader of our output has gone (`bridle ... | head`): no more output, and none at exit either."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0

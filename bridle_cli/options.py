@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
+from bridle.config import MOST_SEED
 from bridle.errors import nearest
 from bridle_cli.console import Console
 
@@ -36,11 +38,23 @@ class _Place(click.Path):
         self._remote = remote
 
     def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
+        if value == "":
+            self.fail("the path is empty (a variable that is not set?).", parameter, context)
         if isinstance(value, str) and "://" in value:
             if not self._remote:
                 self.fail(f"'{value}' is not on this machine; give a local path.", parameter, context)
             return value
         return super().convert(value, parameter, context)
+
+
+class Between(click.FloatRange):
+    """A number within bounds; nan, which no bound holds off, and inf are none."""
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> float:
+        number: float = super().convert(value, parameter, context)
+        if not math.isfinite(number):
+            self.fail(f"'{value}' is not a finite number.", parameter, context)
+        return number
 
 
 PATH = _Place(remote=False)
@@ -121,7 +135,7 @@ def shared(command: _Command) -> _Command:
     return command
 
 
-seed = click.option("--seed", type=click.IntRange(min=0), default=None, help="Seed of every random choice.")
+seed = click.option("--seed", type=click.IntRange(0, MOST_SEED), default=None, help="Seed of every random choice.")
 device = click.option(
     "--device",
     type=click.Choice(["auto", "cpu", "cuda"]),
@@ -144,7 +158,7 @@ engine = click.option(
 )
 max_missing = click.option(
     "--max-missing",
-    type=click.FloatRange(0, 1),
+    type=Between(0, 1),
     default=0.5,
     show_default=True,
     help="Share of a part's files that a task's lists may name in vain.",

@@ -230,6 +230,12 @@ def test_links_of_the_site_lead_somewhere(site: Path) -> None:
                 assert address.fragment in found[target].ids | {"__skip"}, f"{path.name}: {link}"
 
 
+def test_every_key_of_the_configuration_has_a_meaning() -> None:
+    rows = re.findall(r"^\| `(\w+)` \|.*\| (.*) \|$", pages.hook("configuration").keys(), re.MULTILINE)
+    assert len(rows) > 60
+    assert {key for key, meaning in rows if not meaning.strip()} == {"modality"}
+
+
 def test_the_reference_is_complete(site: Path) -> None:
     from bridle import api
     from bridle.config import sections

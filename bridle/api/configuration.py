@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,19 +44,20 @@ def init(
     from bridle.storage import locate
 
     out = Path(out)
-    if out.is_dir() or (out.exists() and not overwrite):
+    if out.is_dir() or (os.path.lexists(out) and not overwrite):
         what = "is a folder" if out.is_dir() else "exists already"
         raise UsageError(f"{out} {what}.", "Choose another --out" + ("." if out.is_dir() else ", or --overwrite."))
     manifests = find_sets(locate(shards), Modality(modality) if modality else None)
-    if minutes and on_event:
-        on_event("note", message="timing some steps: about half a minute ...")
-    choice = choose(manifests, preset=preset, minutes=minutes, device=pick_device(device))
+    report = on_event or silent
+    choice = choose(manifests, preset=preset, minutes=minutes, device=pick_device(device), on_event=report)
     text = commented(choice, manifests, str(shards), minutes)
+    target = Path(os.path.realpath(out))  # a link keeps being one
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(out, text)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(target, text)
     except OSError as error:
-        raise EnvironmentFault(f"{out} cannot be written: {error.strerror}.", "Choose another --out.") from error
+        why = f"{out.parent} is no folder" if isinstance(error, FileExistsError) else error.strerror
+        raise EnvironmentFault(f"{out} cannot be written: {why}.", "Choose another --out.") from error
     return {
         "config": str(out),
         "modality": str(manifests[0].modality),
@@ -93,7 +95,8 @@ def config_validate(
             failed.append((file, error))
     if failed:
         told = [why.message if str(file) in why.message else f"{file}: {why.message}" for file, why in failed]
-        raise ConfigError("\n".join(told), failed[0][1].hint)
+        *lines, hint = [part for message, (_, why) in zip(told, failed) for part in (message, why.hint)]
+        raise ConfigError("\n".join(filter(None, lines)), hint)
     return found
 
 

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from bridle.config.loading import dump, ground, load, presets
     from bridle.config.sections import Config
 
-__all__ = ["Config", "differences", "dump", "ground", "load", "presets"]
+__all__ = ["MOST_SEED", "Config", "differences", "dump", "ground", "load", "presets"]
+
+MOST_SEED = 2**32 - 1  # scikit-learn takes no larger ones
 
 _HOME = {
     "Config": "sections",

@@ -1,12 +1,11 @@
 """Presets, files, `--set` and flags -> one checked `Config`.
 
-Every source is flattened to dotted keys (`optim.lr`) that remember where they were written. Later sources win key by
-key: preset < `--config` file < `--set` < flag. All mistakes are collected and reported together, each with its source.
+Every source becomes settings under dotted keys (see `document.py`). Later sources win key by key: preset < `--config`
+file < `--set` < flag. All mistakes are collected and reported together, each with its source.
 """
 
 from __future__ import annotations
 
-import re
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,29 +17,17 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError, create_model
 from pydantic_core import ErrorDetails
-from yaml.error import MarkedYAMLError
 
 from bridle.config.adapt import Extent, adapt_patches
+from bridle.config.document import Setting, Settings, parse_set, read, show
 from bridle.config.sections import AudioPatches, Config, ImagePatches, VideoPatches
-from bridle.errors import ConfigError, nearest
+from bridle.errors import ConfigError, closest, nearest
 
 _Section = typing.TypeVar("_Section", bound=BaseModel)
 _PATCHES: dict[str, type[BaseModel]] = {"audio": AudioPatches, "image": ImagePatches, "video": VideoPatches}
 _PRINT_ONE = "bridle config show --preset NAME prints one."
-_UNREADABLE = (yaml.YAMLError, ValueError, RecursionError)  # PyYAML's own, of impossible dates, of deep nesting
 # Sizes that only fit each other: who sets one by hand keeps the preset's others.
 _TOGETHER = ({"size", "patch"}, {"frames", "stride", "tubelet", "patch_frames"}, {"high_hz"})
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """One value and where it was written: `preset audio-tiny`, `my.yaml:4`, `--set`, `--seed`."""
-
-    value: Any
-    origin: str
-
-
-Settings = dict[str, Setting]
 
 
 def presets() -> list[str]:
@@ -68,17 +55,14 @@ def load(
     Raises:
         ConfigError: naming every mistake at once, each with its source.
     """
-    in_file, parent = _read_file(Path(file)) if file is not None else ({}, None)
+    by_hand, parent, mistakes = _read_file(Path(file)) if file is not None else ({}, None, [])
     if preset and parent and preset != parent:
-        raise ConfigError(
-            f"{file} extends preset '{parent}', but --preset asks for '{preset}'.", "Leave one of them out."
-        )
+        mistakes.append(f"{file} extends preset '{parent}', but --preset asks for '{preset}': leave one of them out")
     preset = preset or parent
     settings = _read_preset(preset) if preset else {}
     fixed = settings.get("patches.modality")
-    by_hand, mistakes = in_file, []
     for text in sets:
-        parsed, mistake = _parse_set(text)
+        parsed, mistake = parse_set(text)
         by_hand |= parsed
         mistakes += mistake
     for key, value in (flags or {}).items():
@@ -111,7 +95,7 @@ class Ground:
 def ground(file: Path) -> Ground:
     """Of a file, or of the run or export in a folder."""
     file = Path(file)
-    settings, parent = _read_file(file)
+    settings, parent, _ = _read_file(file)  # `load` tells of mistakes
     modality = settings.get("patches.modality")
     if parent or modality is None or str(modality.value) not in _PATCHES:
         return Ground(parent, False)
@@ -138,37 +122,17 @@ def _adapt(settings: Settings, extent: Extent, by_hand: Settings) -> Settings:
     return {f"patches.{name}": Setting(value, "the corpus") for name, value in changes.items()}
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML where `1e-3` is a number: PyYAML follows YAML 1.1 and wants `1.0e-3`."""
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        """Aliases of whole sections may hold themselves, and a few lines of them may stand for gigabytes."""
-        alias = self.check_event(yaml.AliasEvent)
-        node = super().compose_node(parent, index)
-        if alias and not isinstance(node, yaml.ScalarNode):
-            mark = node.start_mark if node else None
-            raise MarkedYAMLError(problem="an alias (*name) may stand for one value only", problem_mark=mark)
-        return node
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
-    list("-+.0123456789"),
-)
-
-
 def _read_preset(name: str, below: tuple[str, ...] = ()) -> Settings:
     if name not in presets():
         raise ConfigError(f"There is no preset '{name}'; {nearest(name, presets())}", _PRINT_ONE)
     if name in below:
         raise ConfigError(f"Presets extend each other in a circle: {' -> '.join((*below, name))}.")
     text = (resources.files("bridle.config") / "presets" / f"{name}.yaml").read_text("utf-8")
-    own, parent = _read_yaml(text, f"preset {name}", lines=False)
+    own, parent, _ = _read_yaml(text, f"preset {name}", lines=False)
     return (_read_preset(parent, (*below, name)) if parent else {}) | own
 
 
-def _read_file(path: Path) -> tuple[Settings, str | None]:
+def _read_file(path: Path) -> tuple[Settings, str | None, list[str]]:
     """Of a file, or of the run (or export) in a folder."""
     if path.is_dir():
         if not (path / "config.yaml").exists():
@@ -183,93 +147,43 @@ def _read_file(path: Path) -> tuple[Settings, str | None]:
     return _read_yaml(text, str(path), lines=True)
 
 
-def _read_yaml(text: str, origin: str, *, lines: bool) -> tuple[Settings, str | None]:
-    """Settings of one document and the preset that it extends."""
-    try:
-        settings = dict(_flatten(_Loader(text), "", origin, lines))
-    except _UNREADABLE as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{origin}:{mark.line + 1}" if mark and lines else origin
-        raise ConfigError(f"{where}: not valid YAML: {_why(error)}.") from None
+def _read_yaml(text: str, origin: str, *, lines: bool) -> tuple[Settings, str | None, list[str]]:
+    """Settings of one document, the preset that it extends, and its mistakes."""
+    settings, mistakes = read(text, origin, lines=lines)
     parent = settings.pop("extends", None)
-    if parent is not None and not isinstance(parent.value, str):
-        raise ConfigError(f"extends ({parent.origin}): wanted the name of a preset, got {_show(parent.value)}.")
-    if parent is not None and parent.value not in presets():
-        raise ConfigError(
-            f"extends ({parent.origin}): there is no preset '{parent.value}'; {nearest(parent.value, presets())}",
-            _PRINT_ONE,
-        )
-    return settings, parent.value if parent else None
-
-
-def _flatten(
-    loader: _Loader, prefix: str, origin: str, lines: bool, node: yaml.Node | None = None
-) -> Iterator[tuple[str, Setting]]:
-    """Leaves of a YAML document under dotted keys; an empty document has none."""
-    node = node or loader.get_single_node()
-    if node is None:
-        return
-    where = f"{origin}:{node.start_mark.line + 1}" if lines else origin
-    if isinstance(node, yaml.MappingNode):
-        if node.tag != "tag:yaml.org,2002:map":
-            raise ConfigError(f"{where}: {prefix or 'the file'} has the tag {node.tag}; wanted plain sections.")
-        seen: dict[str, int] = {}
-        for key_node, value_node in node.value:
-            key, line = str(loader.construct_object(key_node, deep=True)), key_node.start_mark.line + 1
-            if key in seen:
-                places = f"{origin}:{seen[key]} and {origin}:{line}" if lines else origin
-                raise ConfigError(f"{prefix + '.' if prefix else ''}{key} ({places}): is there twice.", "Keep one.")
-            seen[key] = line
-            yield from _flatten(loader, f"{prefix}.{key}" if prefix else key, origin, lines, value_node)
-    elif prefix:
-        yield prefix, Setting(loader.construct_object(node, deep=True), where)
-    else:
-        raise ConfigError(f"{where}: wanted sections with keys (`optim:` and below it `lr: 1e-3`).")
-
-
-def _parse_set(text: str) -> tuple[Settings, list[str]]:
-    """One `section.key=value`; what cannot be read comes back as a mistake."""
-    key, equals, value = text.partition("=")
-    key = key.strip()
-    if not equals or not key:
-        return {}, [f"--set {text}: wanted section.key=value, such as optim.lr=1e-3"]
-    try:
-        loader = _Loader(value)
-        node = loader.get_single_node()
-        if node is None:
-            return {}, [f"--set {text}: the value is missing (null for none)"]
-        return dict(_flatten(loader, key, "--set", False, node)), []
-    except _UNREADABLE as error:
-        return {}, [f"--set {text}: the value is not valid YAML: {_why(error)}"]
-
-
-def _why(error: Exception) -> str:
-    return "nested too deep" if isinstance(error, RecursionError) else str(getattr(error, "problem", None) or error)
+    if parent is None or parent.value in presets():
+        return settings, parent.value if parent else None, mistakes
+    if not isinstance(parent.value, str):
+        mistakes.append(f"extends ({parent.origin}): wanted the name of a preset, got {show(parent.value)}")
+        return settings, None, mistakes
+    mistakes.append(
+        f"extends ({parent.origin}): there is no preset '{parent.value}'; {nearest(parent.value, presets())}"
+    )
+    return settings, closest(parent.value, presets()), mistakes  # the rest is looked at as if that had been meant
 
 
 def _check(settings: Settings, mistakes: list[str], preset: str | None) -> Config:
-    """Unknown keys first, then pydantic over what is left."""
+    """Unknown keys first, then pydantic over what is left; all but the patches where their kind is not known."""
     modality = settings.get("patches.modality")
-    if modality is None:
-        raise ConfigError(
-            "The configuration names no modality.",
-            "Name a --preset, or --shards where the command has that: MODALITY-tiny of their kind is put below it.",
-        )
-    if str(modality.value) not in _PATCHES:
-        raise ConfigError(
-            f"patches.modality ({modality.origin}): wanted one of {', '.join(_PATCHES)}, got {_show(modality.value)}."
-        )
-    known = dict(_leaves(Config, modality.value))
+    usable = modality is not None and str(modality.value) in _PATCHES
+    assumed: str = modality.value if modality and usable else next(iter(_PATCHES))
+    if not usable:
+        mistakes.append(_no_modality(modality))
+        settings = {key: setting for key, setting in settings.items() if not key.startswith("patches.")}
+        settings["patches.modality"] = Setting(assumed, "")
+    known = dict(_leaves(Config, assumed))
     sections = {key.rpartition(".")[0] for key in known}
+    named = [key for key, kind in known.items() if typing.get_origin(kind) is dict]  # names of the user's own: data.mix
     tree: dict[str, Any] = {}
     for key, setting in settings.items():
         if key in known:
             section, _, name = key.rpartition(".")
             tree.setdefault(section, {})[name] = setting.value
-        elif typing.get_origin(known.get(key.rpartition(".")[0])) is dict:  # names of the user's own, as in data.mix
-            field, _, name = key.rpartition(".")
-            section, _, word = field.rpartition(".")
-            tree.setdefault(section, {}).setdefault(word, {})[name] = setting.value
+        elif owner := next((one for one in named if key.startswith(f"{one}.")), None):
+            section, _, word = owner.rpartition(".")
+            held = tree.setdefault(section, {}).get(word)
+            names = held if isinstance(held, dict) else {}  # it may have been set to something else before
+            tree[section][word] = names | {key.removeprefix(f"{owner}."): setting.value}
         elif key in sections and setting.value is None:  # a heading whose keys are all commented out
             continue
         elif key in sections:
@@ -278,8 +192,17 @@ def _check(settings: Settings, mistakes: list[str], preset: str | None) -> Confi
             )
         else:
             mistakes.append(f"{key} ({setting.origin}): unknown key; {_suggest(key, known)}")
-    hint = f"`bridle config show --preset {preset or f'{modality.value}-tiny'}` prints every key and its value."
+    hint = f"`bridle config show --preset {preset or f'{assumed}-tiny'}` prints every key and its value."
     return _validated(Config, tree, settings, mistakes, hint)
+
+
+def _no_modality(given: Setting | None) -> str:
+    if given:
+        return f"patches.modality ({given.origin}): wanted one of {', '.join(_PATCHES)}, got {show(given.value)}"
+    return (
+        "patches.modality (missing): the configuration names no modality; name a --preset, or --shards where the "
+        "command has that: MODALITY-tiny of their kind is put below it"
+    )
 
 
 def load_section(
@@ -293,11 +216,11 @@ def load_section(
     Raises:
         ConfigError: naming every mistake at once, each with its source.
     """
-    own, parent = _read_yaml(text, origin, lines=lines)
+    own, parent, mistakes = _read_yaml(text, origin, lines=lines)
     settings = {f"{heading}.{key}": setting for key, setting in own.items()}
-    mistakes = [f"extends ({origin}): only configurations of a run have it"] if parent else []
+    mistakes += [f"extends ({origin}): only configurations of a run have it"] if parent else []
     for one in sets:
-        parsed, mistake = _parse_set(one)
+        parsed, mistake = parse_set(one)
         settings |= parsed
         mistakes += mistake
     known = {f"{heading}.{name}": None for name in kind.model_fields}
@@ -362,7 +285,7 @@ def _explain(error: ErrorDetails, settings: Settings) -> str:
     origins = ", ".join(dict.fromkeys(settings[name].origin for name in written)) or "missing"
     if error["type"] == "value_error":  # our own check over several keys of a section
         return f"{key} ({origins}): {error['ctx']['error']}"
-    return f"{key} ({origins}): wanted {_wanted(error)}, got {_show(error['input'])}"
+    return f"{key} ({origins}): wanted {_wanted(error)}, got {show(error['input'])}"
 
 
 def _wanted(error: ErrorDetails) -> str:
@@ -372,6 +295,7 @@ def _wanted(error: ErrorDetails) -> str:
         "bool_type": "true or false",
         "string_type": "text",
         "none_required": "null",
+        "dict_type": "names and numbers below it",
         "missing": "a value",
     }
     if error["type"] in kinds:
@@ -379,12 +303,3 @@ def _wanted(error: ErrorDetails) -> str:
     if error["type"] == "literal_error":
         return str(error["ctx"]["expected"])
     return error["msg"].removeprefix("Input should be ").removeprefix("a valid ")
-
-
-def _show(value: Any) -> str:
-    """A value as a user would write it, with its type where the looks deceive."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"{value!r} (text)" if isinstance(value, str) else repr(value)

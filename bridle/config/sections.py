@@ -9,6 +9,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from bridle.config import MOST_SEED
+
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
@@ -26,11 +28,11 @@ class AudioPatches(Section):
 
     modality: Literal["audio"] = "audio"
     rate_hz: Literal[16000] = 16000  # what all sound is resampled to
-    mel_bins: Positive = 128
+    mel_bins: Positive = 128  # bands of the spectrogram, a multiple of patch_mels
     high_hz: Annotated[float, Field(ge=0.0)] = 0.0  # upper edge of the mel bands; 0 is half of rate_hz
     frames: Positive = 1024  # 10 ms each; longer clips are cropped, shorter ones masked, never learned
-    patch_frames: Positive = 16
-    patch_mels: Positive = 16
+    patch_frames: Positive = 16  # a patch in time, in these frames
+    patch_mels: Positive = 16  # a patch in frequency, in bands
     normalise: Literal["corpus", "clip"] = "corpus"  # clip: mean 0 and variance 1 in each clip
     roll: bool = True  # augmentation: shift in time, wrapping around
     gain_db: Annotated[float, Field(ge=0.0)] = 6.0  # augmentation: uniform in +- this
@@ -50,10 +52,10 @@ class ImagePatches(Section):
     """RGB -> `size` x `size` -> squares of `patch` pixels."""
 
     modality: Literal["image"] = "image"
-    size: Positive = 224
-    patch: Positive = 16
+    size: Positive = 224  # pixels of a side, a multiple of patch
+    patch: Positive = 16  # pixels of a patch's side
     crop_scale: Share = 0.2  # augmentation: smallest share of the area a random crop keeps; 1 = off
-    flip: bool = True
+    flip: bool = True  # augmentation: mirrored left to right, one in two
 
     @model_validator(mode="after")
     def _divisible(self) -> ImagePatches:
@@ -66,13 +68,13 @@ class VideoPatches(Section):
     """Every `stride`-th frame -> `size` x `size` -> tubelets of `tubelet` frames x `patch` x `patch` pixels."""
 
     modality: Literal["video"] = "video"
-    frames: Positive = 16
-    stride: Positive = 4
-    size: Positive = 224
-    tubelet: Positive = 2
-    patch: Positive = 16
-    crop_scale: Share = 0.5
-    flip: bool = True
+    frames: Positive = 16  # of a window, a multiple of tubelet
+    stride: Positive = 4  # one in so many frames of the video is taken
+    size: Positive = 224  # pixels of a side, a multiple of patch
+    tubelet: Positive = 2  # a patch in time, in frames of the window
+    patch: Positive = 16  # pixels of a patch's side
+    crop_scale: Share = 0.5  # augmentation: smallest share of the area a random crop keeps; 1 = off
+    flip: bool = True  # augmentation: mirrored left to right, one in two
     # How much each frame's difference from its tubelet's mean frame is enlarged; 1 leaves the pixels as they are. What
     # changes is a small part of a video's variance: plain pixels make codes and features of what stands still.
     motion_gain: Rate = 1.0
@@ -89,10 +91,10 @@ class VideoPatches(Section):
 class EncoderSection(Section):
     """A pre-norm Vision Transformer; the tokenizer's own encoder has the same shape unless it says otherwise."""
 
-    width: Positive = 768
-    depth: Positive = 12
-    heads: Positive = 12
-    mlp_ratio: Rate = 4.0
+    width: Positive = 768  # of the features, a multiple of heads
+    depth: Positive = 12  # blocks
+    heads: Positive = 12  # of the attention in each block
+    mlp_ratio: Rate = 4.0  # hidden width of a block's two linear layers, times width
 
     @model_validator(mode="after")
     def _divisible(self) -> EncoderSection:
@@ -112,9 +114,9 @@ class PredictorSection(EncoderSection):
 class TokenizerSection(Section):
     """The tokenizer's own encoder; `null` takes the encoder's value."""
 
-    depth: Positive | None = None
-    estimator_depth: Positive = 3
-    commitment: Annotated[float, Field(ge=0.0)] = 0.25
+    depth: Positive | None = None  # blocks
+    estimator_depth: Positive = 3  # blocks of the estimator, which predicts the encoder's features from the codes
+    commitment: Annotated[float, Field(ge=0.0)] = 0.25  # weight of what draws vectors towards their codes
     level_weights: Literal["uniform", "energy"] = "uniform"  # of the levels in the encoder's cross-entropy
     standardise: bool = True  # z and the estimator's targets get mean 0 and deviation 1 over the batches
 
@@ -122,24 +124,24 @@ class TokenizerSection(Section):
 class QuantizerSection(Section):
     """Residual quantizer: `levels` (Q) codebooks of `codes` (K) vectors of `width` (C)."""
 
-    levels: Positive = 4
-    codes: Annotated[int, Field(ge=2, le=65536)] = 256
-    width: Positive = 256
+    levels: Positive = 4  # codes of a patch, each of what the ones before left over
+    codes: Annotated[int, Field(ge=2, le=65536)] = 256  # vectors in each codebook
+    width: Positive = 256  # of these vectors
     learn: Literal["ema", "gradient"] = "ema"  # how the learned tokenizer's codebooks move
-    decay: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.99
+    decay: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.99  # of the moving averages (ema)
     dead_below: Share = 0.3  # replace a code used less than this share of its expected usage 1/K
-    kmeans_iterations: Positive = 10
-    # cold start: leading principal components of the patches that are kept (null: all), and how far their
-    # variances are levelled (0 not at all, 0.5 fully whitened)
-    cold_components: Positive | None = None
+    kmeans_iterations: Positive = 10  # with which codebooks begin
+    cold_components: Positive | None = None  # cold start: leading principal components that are kept; null: all
+    # Cold start: how far the variances of these are levelled; 0: not at all, 0.5: fully whitened.
     cold_whitening: Annotated[float, Field(ge=0.0, le=0.5)] = 0.0
 
 
 class MaskSection(Section):
     """Which patches the encoder does not see."""
 
+    # random: single patches; tube: the same rows and columns at all times; block: rectangles.
     shape: Literal["random", "tube", "block"] = "random"
-    ratio: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.8
+    ratio: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.8  # share of a clip's patches that are hidden
     per_clip: Positive = 1  # masks a clip that share one tokenizer pass
     predict: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0  # share of the hidden patches whose codes are predicted
 
@@ -148,13 +150,13 @@ class OptimSection(Section):
     """AdamW with warm-up and cosine to zero in each phase."""
 
     batch_size: Positive = 1024  # clips a step
-    lr: Rate = 5e-4
-    tokenizer_lr: Rate = 2e-4
-    beta1: Share = 0.9
-    beta2: Share = 0.95
-    weight_decay: Annotated[float, Field(ge=0.0)] = 1e-4
+    lr: Rate = 5e-4  # highest rate of encoder and predictor
+    tokenizer_lr: Rate = 2e-4  # highest rate of tokenizer and estimator
+    beta1: Share = 0.9  # of AdamW: decay of the gradients' average
+    beta2: Share = 0.95  # of AdamW: decay of their squares' average
+    weight_decay: Annotated[float, Field(ge=0.0)] = 1e-4  # of matrices
     warmup: Share = 0.1  # share of a phase's steps
-    clip_norm: Annotated[float, Field(gt=0.0)] = 3.0
+    clip_norm: Annotated[float, Field(gt=0.0)] = 3.0  # longer gradients are shortened to it
     ema: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0  # decay of an average of the encoder that all use sees; 0: none
 
 
@@ -164,9 +166,9 @@ class ScheduleSection(Section):
     Joint mode is one phase, as long as all of these together.
     """
 
-    mode: Literal["interleaved", "joint"] = "interleaved"
+    mode: Literal["interleaved", "joint"] = "interleaved"  # tokenizer and encoder in turn, or both at once
     turns: Count = 1  # tokenizer + encoder phases after the cold start
-    cold: Rate = 100.0
+    cold: Rate = 100.0  # the encoder learns codes of the patches themselves
     tokenizer: Rate = 25.0  # each
     encoder: Annotated[float, Field(ge=0.0)] = 100.0  # each; 0 leaves it out: the tokenizer has the last word
     restart: bool = False  # an encoder phase begins with a new encoder instead of going on with the one before
@@ -177,8 +179,8 @@ class ScheduleSection(Section):
 class TrainSection(Section):
     """How the loop runs; nothing here changes what is learned, but for the seed and the precision."""
 
-    seed: Count = 0
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    seed: Annotated[int, Field(ge=0, le=MOST_SEED)] = 0  # of every random choice
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 where the device computes in it
     # Clips a device computes at once; a step adds up their gradients. Null: all it has; auto: as many as fit. Only the
     # tokenizer's standardising tells parts from the whole.
     part: Positive | Literal["auto"] | None = None
@@ -186,12 +188,12 @@ class TrainSection(Section):
     compile: bool = False  # blocks through torch.compile
     # Each of several devices holds a part of the weights, gradients and moments (FSDP2), for encoders that do not fit.
     shard_weights: bool = False
-    log_every: Positive = 10
+    log_every: Positive = 10  # steps
     checkpoint_every: Positive = 500  # steps
     keep: Positive = 2  # checkpoints
     tracker: Literal["none", "tensorboard", "wandb"] = "none"  # besides metrics.jsonl; extras of the same names
     probe_every: Count = 500  # steps between two looks at labelled clips, if there are any; 0: never
-    probe_clips: Positive = 500
+    probe_clips: Positive = 500  # that are looked at, at most
 
 
 class DataSection(Section):

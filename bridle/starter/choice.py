@@ -6,7 +6,7 @@ import itertools
 import statistics
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,16 @@ from typing import Any
 import torch
 
 from bridle import config
-from bridle.config.recipe import Recipe
 from bridle.config.sections import Config
 from bridle.cores import cores
+from bridle.errors import ConfigError
 from bridle.model import weightless
 from bridle.sharding import Manifest, merge_extent
 from bridle.train import pretrain
 from bridle.train.cost import free_memory, step_bytes
 from bridle.train.phases import plan_phases
 
+OnEvent = Callable[..., None]
 PHASES = ("cold", "tokenizer", "encoder")
 _GIGABYTE = 1e9
 _TINY_BELOW, _SMALL_BELOW = 10_000, 200_000  # clips, with a GPU
@@ -68,23 +69,31 @@ class Choice:
         return sum(phase.steps or 0 for phase in plan_phases(self.full.schedule, self.steps_per_epoch))
 
 
-def choose(manifests: Sequence[Manifest], *, preset: str | None, minutes: float | None, device: str) -> Choice:
+def choose(
+    manifests: Sequence[Manifest], *, preset: str | None, minutes: float | None, device: str, on_event: OnEvent
+) -> Choice:
     """Looks at sets and this machine.
 
     Args:
         manifests: sets of one modality.
         preset: instead of the one that the number of clips and the device suggest.
         minutes: how long the run may take: some steps are timed, and the schedule is stretched to it.
+        on_event: told `note` and `progress` of the timing.
 
     Raises:
         ConfigError: no such preset, or one of another modality.
+        UsageError: minutes without end.
     """
     samples, where = sum(manifest.samples for manifest in manifests), torch.device(device)
     decoded = sum(manifest.decoded_bytes for manifest in manifests)
     extent = merge_extent(manifests)
     modality = str(manifests[0].modality)
     chosen, why = (preset, "As you asked") if preset else _preset(modality, samples, where)
-    Recipe(modality, chosen).load()  # says so if it is for another modality
+    if (other := config.load(chosen).patches.modality) != modality:
+        raise ConfigError(
+            f"Preset '{chosen}' is for {other}, and these shards are {modality}.",
+            f"Choose --preset {modality}-tiny, or leave it out.",
+        )
     full = config.load(chosen, extent=extent)
     wanted = full.optim.batch_size
     full = _changed(full, "optim", batch_size=_batch_size(wanted, samples))
@@ -93,8 +102,10 @@ def choose(manifests: Sequence[Manifest], *, preset: str | None, minutes: float 
     if needed > free / 2:
         full = _changed(full, "train", part="auto")
     full = _changed(full, "data", **_data(full, manifests, decoded, where))
-    step_s = _time(full, manifests, device) if minutes else {}
-    if minutes:
+    step_s: dict[str, float] = {}
+    if minutes is not None:
+        plan_phases(full.schedule, samples / full.optim.batch_size, max_minutes=minutes)  # says so if that is no length
+        step_s = _time(full, manifests, device, on_event)
         factor = 60 * minutes / _seconds(full, samples / full.optim.batch_size, step_s)
         full = _changed(
             full, "schedule", **{name: float(f"{getattr(full.schedule, name) * factor:.3g}") for name in PHASES}
@@ -117,7 +128,7 @@ def _preset(modality: str, samples: int, device: torch.device) -> tuple[str, str
 
 def _batch_size(wanted: int, samples: int) -> int:
     """The preset's, or a power of two that leaves four steps in a pass over a smaller set."""
-    return wanted if samples >= wanted else 1 << max(0, (samples // 4).bit_length() - 1)
+    return wanted if samples >= 4 * wanted else 1 << max(0, (samples // 4).bit_length() - 1)
 
 
 def _data(full: Config, manifests: Sequence[Manifest], decoded: int, device: torch.device) -> dict[str, Any]:
@@ -132,13 +143,17 @@ def _data(full: Config, manifests: Sequence[Manifest], decoded: int, device: tor
     }
 
 
-def _time(full: Config, manifests: Sequence[Manifest], device: str) -> dict[str, float]:
+def _time(full: Config, manifests: Sequence[Manifest], device: str, on_event: OnEvent) -> dict[str, float]:
     """Seconds a step of each kind of phase takes here: a short run that is thrown away."""
     marks: list[tuple[str, float]] = []
+    steps = itertools.count(1)
+    on_event("note", message=f"timing steps: at least one of each phase, and {60 * _TIMED_MINUTES:g} s of them ...")
 
     def mark(kind: str, **fields: Any) -> None:
         if kind in ("phase", "step"):
             marks.append((fields["phase"], time.monotonic()))
+        if kind == "step":
+            on_event("progress", done=next(steps), total=None, what="timed steps")
 
     timed = _changed(full, "train", log_every=1, checkpoint_every=10**9, probe_every=0, tracker="none")
     with tempfile.TemporaryDirectory(prefix="bridle-init-") as folder:

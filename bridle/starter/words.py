@@ -77,7 +77,7 @@ def _about_machine(choice: Choice) -> str:
 
 def _about_batch(choice: Choice) -> str:
     fewer = choice.full.optim.batch_size < choice.wanted
-    few = f" (the preset's {choice.wanted} are more than the {choice.samples} there are)" if fewer else ""
+    few = f" (the preset's {choice.wanted} would leave fewer than four steps in a pass)" if fewer else ""
     kept = (
         "The rates in optim are still the preset's: try lower ones too" if fewer else "With another number scale them"
     )

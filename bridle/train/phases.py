@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bridle.config.sections import ScheduleSection
+from bridle.errors import UsageError
 
 Kind = Literal["cold", "tokenizer", "encoder", "joint"]
+_LONGEST = 10**12  # steps or minutes; phases of more steps than 2**53 would not add up
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,11 @@ def plan_phases(
     epochs: float | None = None,
     max_minutes: float | None = None,
 ) -> list[Phase]:
-    """All phases of a run; at most one of the limits is given, and stretches or shrinks every phase alike."""
+    """All phases of a run; at most one of the limits is given, and stretches or shrinks every phase alike.
+
+    Raises:
+        UsageError: the length is none, or without end.
+    """
     lengths: list[tuple[Kind, float]] = [("cold", schedule.cold)]
     lengths += [("tokenizer", schedule.tokenizer), ("encoder", schedule.encoder)] * schedule.turns
     lengths = [(kind, length) for kind, length in lengths if length]
@@ -46,10 +52,17 @@ def plan_phases(
     if schedule.mode == "joint":
         lengths = [("joint", total)]
     if max_minutes is not None:
+        _check_length(max_minutes, "minutes")
         return [Phase(kind, None, 60 * max_minutes * length / total) for kind, length in lengths]
     wanted = steps if steps is not None else (epochs if epochs is not None else total) * steps_per_epoch
+    _check_length(wanted, "steps")
     counts = _divide(max(1, round(wanted)), [length for _, length in lengths])
     return [Phase(kind, count) for (kind, _), count in zip(lengths, counts, strict=True) if count]
+
+
+def _check_length(length: float, unit: str) -> None:
+    if not 0 < length <= _LONGEST:
+        raise UsageError(f"A run of {length} {unit}: wanted more than 0 and at most {_LONGEST:,}.")
 
 
 def _divide(steps: int, shares: list[float]) -> list[int]:

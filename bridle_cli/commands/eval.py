@@ -90,7 +90,7 @@ def _list(context: click.Context, parameter: click.Parameter, value: bool) -> No
     "--folds", type=click.IntRange(min=2), default=None, help="Cross-validation.  [default: 5, without parts]"
 )
 @click.option(
-    "--test-share", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=None, help="One split instead."
+    "--test-share", type=options.Between(0, 1, min_open=True, max_open=True), default=None, help="One split instead."
 )
 @click.option(
     "--labels",

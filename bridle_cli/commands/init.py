@@ -26,7 +26,7 @@ from bridle_cli.progress import Progress
 @options.preset
 @click.option(
     "--minutes",
-    type=click.FloatRange(min=0, min_open=True),
+    type=options.Between(min=0, min_open=True),
     default=None,
     help="How long the run may take: some steps are timed, and the schedule is stretched to it.",
 )

@@ -42,10 +42,10 @@ def _as_settings(batch_size: str | None) -> tuple[str, ...]:
 @options.sets
 @options.out("Folder of the run; default: runs/SET-PRESET.")
 @click.option("--steps", type=click.IntRange(min=1), default=None, help="Length of the run in steps.")
-@click.option("--epochs", type=click.FloatRange(min=0, min_open=True), default=None, help="Or in passes over the data.")
+@click.option("--epochs", type=options.Between(min=0, min_open=True), default=None, help="Or in passes over the data.")
 @click.option(
     "--max-minutes",
-    type=click.FloatRange(min=0, min_open=True),
+    type=options.Between(min=0, min_open=True),
     default=None,
     help="Or in time: schedules stretch to end then.",
 )

@@ -72,7 +72,7 @@ def kind(schema: dict[str, Any]) -> str:
     names = {"integer": "whole number", "number": "number", "boolean": "`true`, `false`", "null": "`null`"}
     words = names.get(schema.get("type", ""), "names and numbers")
     bounds = {"exclusiveMinimum": ">", "minimum": "at least", "exclusiveMaximum": "<", "maximum": "at most"}
-    limits = [f"{word} {schema[key]:g}" for key, word in bounds.items() if key in schema]
+    limits = [f"{word} {schema[key]:.10g}" for key, word in bounds.items() if key in schema]
     return f"{words}, {' and '.join(limits)}" if limits else words
 
 

@@ -109,6 +109,9 @@ def test_null_and_sections_can_be_set() -> None:
         ("mask.ratio", ["mask.ratio", "section.key=value"]),
         ("mask.ratio=", ["mask.ratio", "missing"]),
         ("mask.ratio=[", ["mask.ratio", "YAML"]),
+        ("mask={ratio: 0.5, ratio: 0.6}", ["mask.ratio", "--set", "is there twice"]),
+        ("train.seed=4294967296", ["train.seed", "4294967295"]),
+        ("data.mix=null", ["data.mix", "wanted names and numbers", "null"]),
     ],
 )
 def test_each_mistake_says_key_source_and_remedy(text: str, said: list[str]) -> None:
@@ -147,6 +150,37 @@ def test_all_mistakes_come_at_once_with_file_and_line(tmp_path: Path) -> None:
 def test_unusable_file(text: str, said: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=said):
         config.load(file=write(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("extends: image-tny\n", "extends (FILE:1): there is no preset 'image-tny'; did you mean 'image-tiny'"),
+        ("extends: qqq\n", "extends (FILE:1): there is no preset 'qqq'; known: audio-base"),
+        ("extends: [image-tiny]\n", "extends (FILE:1): wanted the name of a preset"),
+        ("extends: image-tiny\npatches: {modality: film}\n", "patches.modality (FILE:2): is 'film'"),
+        ("patches: {modality: film, x: 1}\n", "patches.modality (FILE:1): wanted one of audio, image, video"),
+        ("", "patches.modality (missing): the configuration names no modality"),
+        ("extends: image-tiny\nmask: !mine {shape: tube}\n", "mask (FILE:2): has the tag !mine"),
+        ("extends: image-tiny\nmask: {<<: {shape: tube}}\n", "<< (FILE:2): merge keys are not read"),
+        ("extends: image-tiny\nmask.ratio: 0.5\nmask: {ratio: 0.6}\n", "mask.ratio (FILE:2 and FILE:3): is there"),
+        ("extends: image-tiny\nmask: {ratio: 0.5}\nmask.ratio: 0.6\n", "mask.ratio (FILE:2 and FILE:3): is there"),
+    ],
+)
+def test_no_mistake_hides_another(text: str, said: str, tmp_path: Path) -> None:
+    file = write(tmp_path, text + "optim:\n  lr: fast\n  bta1: 1\n")
+    with pytest.raises(ConfigError) as caught:
+        config.load(file=file)
+    lines, line = caught.value.message.splitlines(), text.count("\n") + 2
+    assert sum(said.replace("FILE", str(file)) in one for one in lines) == 1
+    assert any(f"optim.lr ({file}:{line}): wanted a number" in one for one in lines)
+    assert any(f"optim.bta1 ({file}:{line + 1}): unknown key" in one for one in lines)
+
+
+def test_names_of_sets_may_have_dots_and_come_after_null(tmp_path: Path) -> None:
+    file = write(tmp_path, "extends: audio-tiny\ndata: {mix: {v1.0: 3.0, v1_0: 1.0}}\n")
+    assert config.load(file=file).data.mix == {"v1.0": 3.0, "v1_0": 1.0}
+    assert config.load("audio-tiny", sets=["data.mix=null", "data.mix.a=2"]).data.mix == {"a": 2.0}
 
 
 def test_missing_and_binary_file(tmp_path: Path) -> None:

@@ -570,6 +570,9 @@ def test_phases_and_rates_by_hand() -> None:
     assert [p.steps for p in plan_phases(schedule, 2.0, steps=40)] == [20, 5, 15]
     assert [p.steps for p in plan_phases(schedule, 2.0, steps=3)] == [1, 1, 1]
     assert [p.seconds for p in plan_phases(schedule, 2.0, max_minutes=2)] == [60.0, 15.0, 45.0]
+    for limit in ({"steps": 0}, {"steps": 10**23}, {"epochs": math.nan}, {"epochs": 1e308}, {"max_minutes": math.inf}):
+        with pytest.raises(UsageError, match="wanted more than 0 and at most"):
+            plan_phases(schedule, 2.0, **limit)
     assert rate_share(0.05, 0.1) == pytest.approx(0.5)
     assert rate_share(0.1, 0.1) == pytest.approx(1.0)
     assert rate_share(0.55, 0.1) == pytest.approx(0.5)

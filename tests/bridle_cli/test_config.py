@@ -52,7 +52,7 @@ def test_validate_reports_all_mistakes_of_all_files(tmp_path: Path, capsys) -> N
     one = write(tmp_path / "one.yaml", "extends: audio-tiny\noptim:\n  lr: fast\nmaks:\n  ratio: 0.5\n")
     two = write(tmp_path / "two.yaml", "extends: audio-tny\n")
     good = write(tmp_path / "good.yaml", "extends: image-tiny\n")
-    bare = write(tmp_path / "bare.yaml", "optim: {lr: 0.1}\n")
+    bare = write(tmp_path / "bare.yaml", "mask: {ratio: most}\n")
     assert main(["config", "validate", one, good, two, str(tmp_path / "three.yaml"), bare]) == 3
     out, err = capsys.readouterr()
     assert out == ""
@@ -61,10 +61,12 @@ def test_validate_reports_all_mistakes_of_all_files(tmp_path: Path, capsys) -> N
         f"maks.ratio ({one}:5): unknown key; did you mean 'mask.ratio'",
         f"extends ({two}:1): there is no preset 'audio-tny'; did you mean 'audio-tiny'",
         "three.yaml: No such file",
-        f"{bare}: The configuration names no modality",
+        f"mask.ratio ({bare}:1): wanted a number",
+        "the configuration names no modality",
     ):
         assert said in err
     assert "good.yaml" not in err and "Traceback" not in err
+    assert err.count("prints every key") == 3 and err.index("prints every key") < err.index(two)
 
 
 def test_validate_looks_at_the_shards(sets: Path, tmp_path: Path, capsys) -> None:
@@ -142,8 +144,10 @@ def test_init_fits_the_schedule_to_a_time_and_the_file_trains(sets: Path, tmp_pa
     monkeypatch.setattr(choice, "_TIMED_MINUTES", 0.01)
     monkeypatch.chdir(tmp_path)
     begin = ["init", "--shards", str(sets / "image"), "--minutes", "3", "--device", "cpu"]
-    assert main([*begin, "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
+    assert main([*begin, "--json", "--verbose"]) == 0
+    out, err = capsys.readouterr()
+    told = json.loads(out)
+    assert "at least one of each phase" in err and "timed steps 2/?" in err
     plan = api.pretrain(sets / "image", recipe=api.Recipe(file=Path("bridle.yaml")), device="cpu", dry_run=True)
     assert told["step_ms"].keys() == {"cold", "tokenizer"} and plan["steps"] == told["steps"]
     seconds = sum(phase["steps"] * told["step_ms"][phase["name"]] for phase in plan["phases"]) / 1000
@@ -168,6 +172,7 @@ def test_init_fits_the_schedule_to_a_time_and_the_file_trains(sets: Path, tmp_pa
         (["--shards", "SETS/audio", "--out", "."], 2),
         (["--shards", "SETS/audio", "--out", "/proc/bridle.yaml"], 5),
         (["--shards", "SETS/audio", "--minutes", "0"], 2),
+        (["--shards", "SETS/audio", "--minutes", "1e200"], 2),
     ],
 )
 def test_init_refuses_and_leaves_nothing(arguments, code, sets: Path, tmp_path: Path, monkeypatch, capsys) -> None:
@@ -178,6 +183,23 @@ def test_init_refuses_and_leaves_nothing(arguments, code, sets: Path, tmp_path: 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_init_keeps_links_and_says_whose_modality_and_what_is_no_folder(
+    sets: Path, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    begin = ["init", "--shards", str(sets / "audio"), "--device", "cpu"]
+    assert main([*begin, "--preset", "image-tiny"]) == 3
+    assert "Preset 'image-tiny' is for image, and these shards are audio" in capsys.readouterr().err
+    link, target = Path("link.yaml"), Path("there.yaml")
+    link.symlink_to(target)
+    assert main([*begin, "--out", "link.yaml"]) == 2 and not target.exists()
+    assert "link.yaml exists already" in capsys.readouterr().err
+    assert main([*begin, "--out", "link.yaml", "--overwrite"]) == 0
+    assert link.is_symlink() and "extends: audio-tiny" in target.read_text()
+    assert main([*begin, "--out", "there.yaml/more.yaml"]) == 5
+    assert "there.yaml is no folder" in capsys.readouterr().err
+
+
 def test_a_gpu_and_more_clips_choose_a_larger_preset() -> None:
     import torch
 
@@ -185,7 +207,7 @@ def test_a_gpu_and_more_clips_choose_a_larger_preset() -> None:
     chosen = [choice._preset("video", samples, gpu)[0] for samples in (9_999, 10_000, 199_999, 200_000)]
     assert chosen == ["video-tiny", "video-small", "video-small", "video-base"]
     assert choice._preset("video", 200_000, torch.device("cpu"))[0] == "video-tiny"
-    assert [choice._batch_size(64, samples) for samples in (1, 3, 12, 63, 64, 1000)] == [1, 1, 2, 8, 64, 64]
+    assert [choice._batch_size(64, samples) for samples in (1, 3, 12, 63, 64, 255, 256)] == [1, 1, 2, 8, 16, 32, 64]
 
 
 def test_a_file_without_extends_is_read_as_pretrain_reads_it(sets: Path, tmp_path: Path, capsys) -> None:
@@ -224,7 +246,7 @@ def test_a_complete_file_is_known_by_what_it_was_made_from(sets: Path, tmp_path:
         ("optim:\n  lr: 1\n  lr: 2\n", "optim.lr (FILE:2 and FILE:3): is there twice"),
         ("a: &a {b: *a}\n", "FILE:1: not valid YAML: an alias"),
         ("a: &a [1, 1]\nb: &b [*a, *a]\n", "FILE:1: not valid YAML: an alias"),
-        ("optim: !mine {lr: 1}\n", "FILE:1: optim has the tag !mine"),
+        ("optim: !mine {lr: 1}\n", "optim (FILE:1): has the tag !mine"),
         ("optim: {lr: !!python/object/apply:os.system [ls]}\n", "FILE:1: not valid YAML: could not determine"),
         ("optim: {lr: 2024-13-45}\n", "not valid YAML: month must be"),
         ("a: " + "[" * 5000, "nested too deep"),

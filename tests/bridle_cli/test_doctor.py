@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import importlib.metadata
 import json
 import os
@@ -89,6 +90,12 @@ def test_an_extra_is_all_of_its_packages(fake: Callable[..., None], monkeypatch:
     assert "--force-reinstall 'bridle[onnx]'" in onnx.remedy
     assert (parquet.status, parquet.found[:24]) == ("warning", "pyarrow 1.0, tried with ")
     assert (search.status, search.found) == ("note", "faiss-cpu is not there")
+
+
+def test_every_extra_for_users_is_looked_at() -> None:
+    setup = configparser.ConfigParser()
+    setup.read(Path(__file__).parents[2] / "setup.cfg")
+    assert {*doctor._EXTRAS} == {*setup["options.extras_require"]} - {"bench", "docs", "test", "dev"}
 
 
 def test_what_is_short_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -104,6 +104,12 @@ def test_a_file_name_cannot_move_the_cursor(failing, capsys) -> None:
         ),
         (["export", "runs/x", "--format", "onnx", "--opset", "17", "--out", "y"], "from 18 to 22"),
         (["pretrain", "--steps", "0"], "--steps"),
+        (["pretrain", "--epochs", "nan"], "not a finite number"),
+        (["pretrain", "--max-minutes", "inf"], "not a finite number"),
+        (["init", "--minutes", "nan"], "not a finite number"),
+        (["init", "--out", ""], "the path is empty"),
+        (["eval", "--test-share", "nan"], "not a finite number"),
+        (["pretrain", "--seed", "99999999999999999999"], "4294967295"),
         (["pretrain", "--steps", "5", "--epochs", "2"], "exclude each other"),
         (["pretrain", "--resume", "runs/x", "--steps", "5"], "--steps"),
         (["config", "show"], "--preset"),
@@ -158,7 +164,7 @@ def test_full_stdout_is_an_environment_error() -> None:
             text=True,
         )
     assert done.returncode == 5
-    assert "disk is full" in done.stderr
+    assert "stdout" in done.stderr
     assert "Traceback" not in done.stderr
 
 
