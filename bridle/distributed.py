@@ -80,7 +80,7 @@ def launch(
     for name in list(logging.root.manager.loggerDict):
         if name.startswith("torch.distributed.elastic"):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # the processes speak for themselves
-    extra, run_id = list[str](), uuid.uuid4().hex
+    extra, run_id = list[str](), f"bridle-{uuid.uuid4().hex}"
     while True:
         # Its own restarts would repeat what a user got wrong, too: only what was killed from outside is worth it.
         settings = LaunchConfig(

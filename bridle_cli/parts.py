@@ -10,11 +10,13 @@ from typing import Any, TypeVar
 import click
 
 from bridle import api
+from bridle.errors import Interrupted
 from bridle_cli import options
 from bridle_cli.console import Console
 from bridle_cli.progress import Progress
 
-_INTERRUPTED = 130
+_INTERRUPTED = 130, 143
+_GO_ON = "what is done is kept; go on with the same command and --resume"
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
@@ -61,7 +63,11 @@ def run(console: Console, devices: int, resume: bool, work: Callable[..., dict[s
         work: called with `resume` and `on_event`; `{}` from processes but the first.
     """
     if devices > 1 and "RANK" not in os.environ:
-        raise click.exceptions.Exit(api.launch(console.arguments, devices, on_event=Progress(console)))
+        code = api.launch(console.arguments, devices, on_event=Progress(console))
+        if code in _INTERRUPTED:
+            console.warn(_GO_ON)
+            raise Interrupted(code - 128)
+        raise click.exceptions.Exit(code)
     rank = os.environ.get("RANK", "0")
     console.quiet = console.quiet or rank != "0"
     resume = resume or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
@@ -69,10 +75,11 @@ def run(console: Console, devices: int, resume: bool, work: Callable[..., dict[s
         try:
             result = work(resume=resume, on_event=progress)
         except KeyboardInterrupt:
+            # It is said once: by who started the processes, else by the first of them.
+            if rank != "0" or os.environ.get("TORCHELASTIC_RUN_ID", "").startswith("bridle-"):
+                raise click.exceptions.Exit(_INTERRUPTED[0]) from None
             if progress.parts and Path(progress.parts).exists():
-                console.warn("what is done is kept; go on with the same command and --resume")
-            if rank != "0":  # the first says it
-                raise click.exceptions.Exit(_INTERRUPTED) from None
+                console.warn(_GO_ON)
             raise
     if result:
         console.result(result, hide=["failures"])

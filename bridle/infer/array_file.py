@@ -19,6 +19,7 @@ from safetensors.numpy import save
 
 from bridle.errors import DataError
 
+AGAIN = "Write it again, or copy it again."
 _DAMAGE = (
     *(OSError, EOFError, LookupError, TypeError, ValueError, RuntimeError),
     *(zipfile.BadZipFile, zlib.error, SafetensorError),
@@ -50,6 +51,8 @@ def read_arrays(path: Path, names: Sequence[str], what: str, suffix: str = "") -
     try:
         arrays, text = (_read_npz if (suffix or path.suffix) == ".npz" else _read_safetensors)(path, names)
         header = json.loads(text)
+        if not isinstance(header, dict):
+            raise ValueError("its header is no object")
         wanted = header.pop("crc32", None)  # there is none in files of the first versions
         if names and wanted not in (None, _crc(header, arrays)):
             raise ValueError("its checksum is another")
@@ -57,9 +60,7 @@ def read_arrays(path: Path, names: Sequence[str], what: str, suffix: str = "") -
     except FileNotFoundError:
         raise
     except _DAMAGE as error:
-        raise DataError(
-            f"{path} is not a {what}, or is damaged: {error}", "Write it again, or copy it again."
-        ) from error
+        raise DataError(f"{path} is not a {what}, or is damaged: {error}", AGAIN) from error
 
 
 def _crc(header: Any, arrays: dict[str, np.ndarray]) -> int:

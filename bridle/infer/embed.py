@@ -87,7 +87,7 @@ def write_embeddings(
         EnvironmentFault: the disk is full or cannot be written.
     """
     how, began = how or How(), time.monotonic()
-    listing, failures = Listing(inputs, Modality(model.modality)), Failures(how.on_event)
+    listing, failures = Listing(inputs, Modality(model.modality), accounting=True), Failures(how.on_event)
     size = part_files or listing.part_files()
     about: dict[str, Any] = {"model": model.fingerprint(), "checkpoint": model.source, "modality": model.modality}
     about |= {"per": per, "pool": pool, "inputs": [_whole(place) for place in inputs], "folder": os.getcwd()}
@@ -127,9 +127,9 @@ def write_embeddings(
 
 
 def _join(about: dict[str, Any], out: Location, path: Path, parts: list[Path]) -> dict[str, Any]:
-    headers = [read_arrays(part, (), "finished part", PART)[1] for part in parts]
-    skipped = [one for header in headers for one in header["skipped"]]
-    if not any(header["files"] for header in headers):
+    headers = [read_arrays(part, (), "finished part", PART)[1] for part in parts]  # checked when they are joined
+    skipped = [one for header in headers for one in header.get("skipped", ())]
+    if not any(header.get("files") for header in headers):
         raise nothing_read(Failures(reasons={one["file"]: one["reason"] for one in skipped}))
     sizes = join_vectors(path, parts, {**about, "skipped": skipped}, out.suffix)
     return {**sizes, "skipped": len(skipped), "failures": skipped}

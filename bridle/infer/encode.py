@@ -53,15 +53,23 @@ class Encoded:
 
 @dataclass(slots=True)
 class Failures:
-    """Files that could not be read, with the reason; `on_event("warning", message=...)` tells of each."""
+    """Files that could not be read, with the reason; `on_event("warning", message=...)` tells of each.
+
+    Attributes:
+        reasons: by path.
+        numbered: by number in a listing, where several may have one path.
+    """
 
     on_event: Callable[..., None] | None = None
     reasons: dict[str, str] = field(default_factory=dict)
+    numbered: dict[int, str] = field(default_factory=dict)
 
-    def add(self, path: str, reason: str) -> None:
-        if path in self.reasons:  # read again, and told already
+    def add(self, path: str, reason: str, number: int | None = None) -> None:
+        if path in self.reasons and (number is None or number in self.numbered):  # read again, and told already
             return
         self.reasons[path] = reason
+        if number is not None:
+            self.numbered[number] = reason
         if self.on_event:
             self.on_event("warning", message=f"skipped {path}: {reason}")
 
@@ -163,7 +171,7 @@ def _all_windows(opened: Iterable[Opened], files: deque[_File], failures: Failur
                 yield file, view
             file.complete = True
         except MediaError as error:
-            failures.add(source.path, error.message)
+            failures.add(source.path, error.message, source.number)
             files.remove(file)
 
 

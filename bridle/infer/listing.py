@@ -6,9 +6,10 @@ files, folders, shards --Listing--> Source
 from __future__ import annotations
 
 import hashlib
+import os
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import accumulate
 from pathlib import Path, PurePosixPath
@@ -20,7 +21,7 @@ from bridle.infer.sources import Member, Source, check_modality
 from bridle.media import detect
 from bridle.schema import Modality
 from bridle.sharding import Manifest, find_sets
-from bridle.sharding.discover import media_below
+from bridle.sharding.discover import Found, media_below
 from bridle.sharding.manifest import is_sharded
 from bridle.storage import Location
 from bridle.stream import SampleReader
@@ -38,18 +39,21 @@ class Listing:
         inputs: media files, folders of media (labels: the folder that holds the file), sets of shards or folders of
             such sets.
         modality: what the checkpoint was trained on.
+        accounting: nothing is passed over in silence and no two files of a folder share a name: names of media that are
+            no files, and folders that cannot be read, come along (to fail), and samples of several sets are called
+            SET/path.
 
     Raises:
         DataError: an input that does not exist, holds nothing, or is of another modality (naming both).
     """
 
-    def __init__(self, inputs: Sequence[Location], modality: Modality) -> None:
+    def __init__(self, inputs: Sequence[Location], modality: Modality, *, accounting: bool = False) -> None:
         if not inputs:
             raise UsageError("nothing to read", "name a file, a folder or a set of shards")
         self._parts: list[_File | _Files | _Samples] = []
         for place in inputs:
             below = place if len(inputs) > 1 else None  # equal names below two folders stay apart
-            self._parts += _find(place, modality, below)
+            self._parts += _find(place, modality, below, accounting)
         self._first = list(accumulate((len(part) for part in self._parts), initial=0))
 
     def __len__(self) -> int:
@@ -84,6 +88,7 @@ class _Files:
     folder: Location
     names: list[str]
     called: Location | None  # by what input; None: by their paths below the folder
+    unreadable: Mapping[str, str] = field(default_factory=dict)  # and why
 
     def __len__(self) -> int:
         return len(self.names)
@@ -91,7 +96,8 @@ class _Files:
     def source(self, number: int, read: bool) -> Source:
         name = self.names[number]
         path = name if self.called is None else str(self.called / name)
-        return Source(path, self.folder / name, labels=_folder_label(name))
+        data = MediaError(self.unreadable[name]) if name in self.unreadable else self.folder / name
+        return Source(path, data, labels=_folder_label(name))
 
     def bytes(self) -> float | None:
         """About as many; None: nothing says it."""
@@ -136,7 +142,7 @@ class _Samples:
     manifest: Manifest
     reader: SampleReader
     part: str
-    called: Location | None
+    called: Location | PurePosixPath | None
 
     def __len__(self) -> int:
         return len(self.reader)
@@ -159,17 +165,28 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _find(place: Location, modality: Modality, called: Location | None) -> Sequence[_File | _Files | _Samples]:
+def _find(
+    place: Location, modality: Modality, called: Location | None, accounting: bool
+) -> Sequence[_File | _Files | _Samples]:
     if not place.exists():
         raise DataError(f"{place} does not exist", "Name a file, a folder of media, or a set of shards.")
     if is_sharded(place):
-        return [_Samples(one, SampleReader([one]), _part_of(one, place), called) for one in _sets_of(place, modality)]
+        sets = _sets_of(place, modality)
+        apart = accounting and len(sets) > 1
+        return [_samples(one, set_below(one, place), called, apart) for one in sets]
     if place.is_file():
         kind = detect(place.name)
         if kind is not None:
             check_modality({kind}, modality, place)
         return [_File(place)]
-    return [_Files(place, _media_below(place, modality), called)]
+    found = Found()
+    names = _media_below(place, modality, found)
+    unreadable = {
+        one["file"]: one["reason"]
+        for one in (found.rejects if accounting else ())
+        if one["file"].endswith("/") or detect(one["file"]) is modality
+    }
+    return [_Files(place, sorted([*names, *unreadable], key=os.fsencode), called, unreadable)]
 
 
 def find_sources(inputs: Sequence[Location], modality: Modality, *, read: bool = True) -> tuple[Iterator[Source], int]:
@@ -205,17 +222,24 @@ def _folder_label(file: str) -> tuple[str, ...]:
     return (name,) if name else ()
 
 
-def _media_below(folder: Location, modality: Modality) -> list[str]:
+def _media_below(folder: Location, modality: Modality, found: Found) -> list[str]:
     try:
-        return media_below(folder, modality)
+        return media_below(folder, modality, found)
     except DataError as error:
         raise DataError(
             f"the checkpoint was trained on {modality}, but there are {error.message}", error.hint
         ) from None
 
 
-def _part_of(manifest: Manifest, below: Location) -> str:
-    return str(manifest.folder).removeprefix(str(below)).strip("/").partition("/")[0]
+def set_below(manifest: Manifest, place: Location) -> str:
+    """Where a set that was found below `place` lies in it; "" if it is the place itself."""
+    return str(manifest.folder).removeprefix(str(place)).strip("/")
+
+
+def _samples(manifest: Manifest, name: str, called: Location | None, apart: bool) -> _Samples:
+    """Of the set of that name, which is a part of those of its samples' names if it is to be told `apart`."""
+    by = (called or PurePosixPath()) / name if apart else called
+    return _Samples(manifest, SampleReader([manifest]), name.partition("/")[0], by)
 
 
 def _shard_source(reader: SampleReader, part: str, sample: int, read: bool = True) -> Source:

@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
@@ -25,11 +26,12 @@ from typing import Any, TypeVar
 
 from bridle import distributed
 from bridle.errors import DataError, EnvironmentFault, UsageError
-from bridle.storage import Location, Remote, cache_folder
+from bridle.storage import Location, Remote, cache_folder, hashed
 
 ITEMS = 512  # a part of files: minutes of work, thousands of parts for a million
 _ABOUT, _LOCK, _CLAIMS, _STOP, _JOINED, _RESULT = "work.json", "lock", "claims", "stop", "joined", "result.json"
 _FORMAT, _VERSION = "bridle-parts", 1
+_GO_ON = "go on with --resume; another --out begins again."
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -55,11 +57,13 @@ def check_free(out: Location, *, resume: bool, overwrite: bool) -> None:
     Raises:
         UsageError: `out` exists, or was begun and interrupted, and nobody said what to do about it; or it is a file by
             its ending, and a folder is there.
+        DataError: there is no such bucket.
     """
     folder = parts_folder(out)
+    _check_bucket(out)
     if out.suffix and out.is_dir():
         raise UsageError(f"{out} is a folder", "Choose another --out.")
-    if out.exists() and not overwrite and not (resume and _is_published(folder)):
+    if out.exists() and not overwrite and not (resume and _is_published(out, folder)):
         raise UsageError(f"{out} exists", "choose another --out, or add --overwrite")
     if (folder / _ABOUT).exists() and not (resume or overwrite):
         done = sum(1 for _ in _finished(folder))
@@ -104,27 +108,28 @@ def in_parts(
 
     Raises:
         UsageError: see `check_free`; another process is at it, or it was begun with something else.
-        EnvironmentFault: the disk is full or cannot be written.
+        DataError: from `join`; of a damaged part it says what to do about it.
+        EnvironmentFault: the disk is full or cannot be written, or is not the same for all processes.
     """
     work = _Work(out, parts_folder(out), items, size, on_event or (lambda kind, **fields: None))
     content = {"format": _FORMAT, "version": _VERSION, **said, "part": size}
     with ExitStack() as stack:
         published = distributed.first_decides(lambda: stack.enter_context(_begun(work, content, resume, overwrite)))
         if not published:
+            distributed.together(work.check_shared)
             distributed.together(lambda: work.compute(compute, write), hours_apart=True)
         if distributed.rank():
             return None
         joined, about = work.folder / _JOINED, work.folder / _RESULT
         try:
             if not published:
-                result = join(joined, [work.folder / work.name(number) for number in range(work.parts)])
-                _write_json(about, result)
+                _write_json(about, work.join(join, joined))
                 _publish(joined, out)
             result = json.loads(about.read_text())
         except NothingRead:
             shutil.rmtree(work.folder, ignore_errors=True)
             raise
-        shutil.rmtree(work.folder, ignore_errors=True)
+        _end(work.folder)
         return result
 
 
@@ -149,6 +154,29 @@ class _Work:
     def done(self) -> int:
         """Items of all parts that are finished, by whatever process."""
         return sum(len(self.span(int(path.name))) for path in _finished(self.folder))
+
+    def check_shared(self) -> None:
+        """Raises EnvironmentFault where the folder that the first process has made is not seen."""
+        if not (self.folder / _ABOUT).exists():
+            raise EnvironmentFault(
+                f"{self.folder}, made by process 0, is not there on {socket.gethostname()}",
+                "Processes on several machines need a file system that all of them see: for OUT, and if OUT is in "
+                "object storage for the folder that BRIDLE_CACHE names.",
+            )
+
+    def join(self, join: Join[Result], joined: Path) -> Result:
+        """What `join` says; of a part that cannot be read, what to do about it."""
+        parts = [self.folder / self.name(number) for number in range(self.parts)]
+        try:
+            return join(joined, parts)
+        except (DataError, ValueError) as error:  # the reader of codes knows no errors of ours
+            said = getattr(error, "message", str(error))
+            if not any(str(part) in said for part in parts):
+                raise
+            raise DataError(
+                f"a finished part cannot be used: {said}",
+                "Remove it and go on with --resume, or start again: --overwrite.",
+            ) from error
 
     def compute(self, compute: Compute[Item], write: Write[Item]) -> None:
         """This process's share of what is missing."""
@@ -220,7 +248,7 @@ def _begun(work: _Work, said: Mapping[str, Any], resume: bool, overwrite: bool) 
             work.folder.mkdir(parents=True, exist_ok=True)
             _sync(work.folder.parent)
             with _only_one(work.folder, work.out):
-                published = resume and work.out.exists() and _is_published(work.folder)
+                published = resume and work.out.exists() and _is_published(work.out, work.folder)
                 if not published:
                     _remove(work.folder / _RESULT)
                 _prepare(work.folder, json.loads(json.dumps(said)), work.out, resume)
@@ -248,9 +276,25 @@ def _prepare(folder: Path, said: dict[str, Any], out: Location, resume: bool) ->
     _write_json(about, said)
 
 
-def _is_published(folder: Path) -> bool:
-    """Whether a command was killed when OUT had got its name and the parts were still there."""
-    return (folder / _RESULT).exists() and not (folder / _JOINED).exists()
+def _is_published(out: Location, folder: Path) -> bool:
+    """Whether a command was killed when OUT, which exists, had got its name and the parts were still there."""
+    joined = folder / _JOINED
+    if not (folder / _RESULT).exists():
+        return False
+    if not joined.exists():
+        return True
+    # An object is a copy and not what was joined itself: the command may have been killed between the two.
+    return isinstance(out, Remote) and out.size() == joined.stat().st_size and hashed(out) == hashed(joined)
+
+
+def _end(folder: Path) -> None:
+    """The parts go, and last of all what says that OUT is there: killed on the way, --resume ends it."""
+    with contextlib.suppress(OSError):
+        for entry in list(folder.iterdir()):
+            if entry.name not in (_ABOUT, _LOCK, _RESULT):
+                _remove(entry)
+        _remove(folder / _RESULT)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _write_json(path: Path, content: Any) -> None:
@@ -310,6 +354,7 @@ def _sync(folder: Path) -> None:
 def _publish(joined: Path, out: Location) -> None:
     """`out`, whole; what it replaces goes then."""
     if isinstance(out, Remote):
+        _check_bucket(out)
         out.upload(joined)
         joined.unlink()
         return
@@ -331,6 +376,11 @@ def _publish(joined: Path, out: Location) -> None:
     _sync(out.parent)
 
 
+def _check_bucket(out: Location) -> None:
+    if isinstance(out, Remote) and out.url.startswith("s3://") and not out.bucket.exists():
+        raise DataError(f"there is no bucket {out.bucket}", f"Make it and {_GO_ON}")
+
+
 def _remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path)
@@ -347,5 +397,5 @@ def _blamed(out: Location) -> Iterator[None]:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise EnvironmentFault(
             f"{out} cannot be written: {'the disk is full' if full else error.strerror or error}",
-            "Free some space and go on with --resume." if full else "Choose another --out.",
+            f"{'Free some space' if full else 'Mend that'} and {_GO_ON}",
         ) from error

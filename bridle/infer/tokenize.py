@@ -20,12 +20,12 @@ import torch
 
 from bridle import distributed
 from bridle.cluster import Cluster, Engine
-from bridle.errors import DataError, UsageError
+from bridle.errors import UsageError
 from bridle.infer import codes as forms
 from bridle.infer.codes.arrays import as_codes as from_record
 from bridle.infer.codes.arrays import check_levels
-from bridle.infer.codes.compact import CodesError, CodesFile, CodesWriter, Record
-from bridle.infer.codes.members import check_places
+from bridle.infer.codes.compact import CodesFile, CodesWriter, Record
+from bridle.infer.codes.members import check_places, check_replaced
 from bridle.infer.codes.members import write as write_members
 from bridle.infer.encode import BATCH_SIZE, Encoded, Failures, encode_listed
 from bridle.infer.listing import Listing
@@ -87,13 +87,13 @@ def tokenize_inputs(
     require_codes(model)
     kept = check_levels(levels, model.config.quantizer.levels, model.source)
     failures = Failures(on_event)
-    listing = Listing(inputs, Modality(model.modality))
+    listing = Listing(inputs, Modality(model.modality), accounting=True)
     done = 0
     how = How(batch_size, workers, engine, device)
     for _, found in _tokenized(model, listing, iter(range(len(listing))), failures, how):
         done += 1
         if on_event:
-            on_event("progress", done=done + len(failures.reasons), total=len(listing), what="files")
+            on_event("progress", done=done + len(failures.numbered), total=len(listing), what="files")
         yield replace(found, codes_THWQ=found.codes_THWQ[..., :kept])
     if not done:
         raise nothing_read(failures)
@@ -109,6 +109,8 @@ def check_output(out: Location, inputs: Sequence[Location], *, resume: bool, ove
     if not out.suffix:
         check_places(list(inputs), out)
     check_free(out, resume=resume, overwrite=overwrite)
+    if overwrite and isinstance(out, Path) and not out.suffix:
+        check_replaced(inputs[0], out)
 
 
 def write_tokens(
@@ -135,7 +137,7 @@ def write_tokens(
     how, began = how or How(), time.monotonic()
     require_codes(model)
     kept = check_levels(levels, model.config.quantizer.levels, model.source)
-    listing = Listing(inputs, Modality(model.modality))
+    listing = Listing(inputs, Modality(model.modality), accounting=True)
     failures, fingerprint = Failures(how.on_event), model.fingerprint()
     size = part_files or listing.part_files()
     header = {
@@ -230,43 +232,39 @@ def _write_part(
 def left_out(listing: Listing, failures: Failures, numbers: set[int]) -> list[tuple[int, str, str]]:
     """Number, name and reason of files that could not be read."""
     files = [(number, listing.source(number).path) for number in sorted(numbers)]
-    return [(number, file, failures.reasons.get(file, "cannot be read")) for number, file in files]
+    return [(number, file, failures.numbered.get(number, "cannot be read")) for number, file in files]
 
 
 def _join(
     header: dict[str, Any], inputs: Sequence[Location], out: Location, path: Path, parts: list[Path]
 ) -> dict[str, Any]:
     """All parts in the form that `out` tells."""
-    try:
-        skipped, read = dict[int, dict[str, str]](), 0
+    skipped, read = dict[int, dict[str, str]](), 0
+    for part in parts:
+        with CodesFile(part) as file:
+            skipped |= {number: {"file": name, "reason": why} for number, name, why in file.tail["skipped"]}
+            read += len(file)
+    if not read:
+        raise nothing_read(Failures(reasons={one["file"]: one["reason"] for one in skipped.values()}))
+    header, patches = {**header, "skipped": list(skipped.values())}, 0
+
+    def records() -> Iterator[tuple[int, Record]]:
+        nonlocal patches
         for part in parts:
             with CodesFile(part) as file:
-                skipped |= {number: {"file": name, "reason": why} for number, name, why in file.tail["skipped"]}
-                read += len(file)
-        if not read:
-            raise nothing_read(Failures(reasons={one["file"]: one["reason"] for one in skipped.values()}))
-        header, patches = {**header, "skipped": list(skipped.values())}, 0
+                for number, record in zip(file.tail["numbers"], file, strict=True):
+                    patches += record.codes_QTHW[0].size
+                    yield number, record
 
-        def records() -> Iterator[tuple[int, Record]]:
-            nonlocal patches
-            for part in parts:
-                with CodesFile(part) as file:
-                    for number, record in zip(file.tail["numbers"], file, strict=True):
-                        patches += record.codes_QTHW[0].size
-                        yield number, record
-
-        if out.suffix:
-            each = (
-                from_record(record.file, record.codes_QTHW, record.times_T.tolist(), header["codes"])
-                for _, record in records()
-            )
-            forms.write_codes(path, each, header, out.suffix)
-        else:
-            write_members(path, records(), header, skipped, inputs[0], Modality(header["modality"]))
-    except CodesError as error:
-        raise DataError(
-            f"{error.message}, a finished part", "Remove it and go on with --resume, or start again: --overwrite."
-        ) from error
+    if out.suffix:
+        sizes = header["codes"], header["levels"]
+        each = (
+            from_record(record.file, record.codes_QTHW, record.times_T, sizes, header["levels"], path)
+            for _, record in records()
+        )
+        forms.write_codes(path, each, header, out.suffix)
+    else:
+        write_members(path, records(), header, skipped, inputs[0], Modality(header["modality"]))
     return {"files": read, "patches": patches, "skipped": len(skipped), "failures": header["skipped"]}
 
 

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from bridle.errors import DataError, UsageError
-from bridle.infer.array_file import check_version, read_arrays, write_arrays
+from bridle.infer.array_file import AGAIN, check_version, read_arrays, write_arrays
 from bridle.infer.codes.table import require_pyarrow
 from bridle.schema import Embedded
 from bridle.storage import Location
@@ -127,21 +127,28 @@ def read_vectors(path: Path) -> VectorsFile:
         EnvironmentFault: Parquet's library is missing.
     """
     if not path.is_file():
-        raise DataError(f"{path} does not exist", _HINT)
+        raise DataError(f"{path} {'is a folder' if path.is_dir() else 'does not exist'}", _HINT)
     if path.suffix == ".parquet":
         return _read_parquet(path)
     arrays, about = read_arrays(path, _ARRAYS, "vectors file")
     _check_about(about, path)
     files = about.pop("files", None)
-    counts_F, rows = arrays["counts"], len(arrays["vectors"])
-    named = isinstance(files, list) and all(isinstance(file, str) for file in files)
-    counted = named and counts_F.shape == (len(files),) and counts_F.dtype.kind == "i" and bool((counts_F >= 0).all())
-    if not counted or counts_F.sum() != rows or arrays["vectors"].ndim != 2 or arrays["vectors"].dtype.kind != "f":
-        raise DataError(f"{path} is damaged: its counts do not add up to its vectors")
-    if arrays["times"].shape != (rows,) or arrays["times"].dtype.kind != "f" or arrays["coords"].shape != (rows, 3):
-        raise DataError(f"{path} is damaged: not every vector has a time and a place")
+    counts_F = arrays["counts"]
+    counted = isinstance(files, list) and counts_F.shape == (len(files),) and counts_F.dtype.kind == "i"
+    if not counted or (counts_F < 0).any() or counts_F.sum() != len(arrays["vectors"]):
+        raise DataError(f"{path} is damaged: its counts do not add up to its vectors", AGAIN)
     file_R = np.repeat(np.arange(len(files)), counts_F)
-    return VectorsFile(files, arrays["vectors"], arrays["times"], arrays["coords"], file_R, about)
+    return _checked(VectorsFile(files, arrays["vectors"], arrays["times"], arrays["coords"], file_R, about), path)
+
+
+def _checked(read: VectorsFile, path: Path) -> VectorsFile:
+    rows, arrays = len(read.file_R), (read.vectors_RD, read.times_R, read.coords_R3)
+    shapes = read.vectors_RD.shape[:1], read.vectors_RD.ndim, read.times_R.shape, read.coords_R3.shape
+    kinds = "".join(array.dtype.kind for array in arrays)
+    named = all(isinstance(file, str) for file in read.files)
+    if not named or kinds != "ffi" or shapes != ((rows,), 2, (rows,), (rows, 3)) or not np.isfinite(read.times_R).all():
+        raise DataError(f"{path} is damaged: not every vector has a name, a time and a place", AGAIN)
+    return read
 
 
 def _check_about(about: Any, path: Path) -> None:
@@ -203,6 +210,9 @@ def _read_parquet(path: Path) -> VectorsFile:
         coords_R3 = np.stack([table[name].to_numpy() for name in ("step", "row", "column")], 1)
         times_R = table["time"].to_numpy()
     except (OSError, KeyError, ValueError, AttributeError, arrow.ArrowException) as error:
-        raise DataError(f"{path} is not a vectors file, or is damaged: {error}") from error
+        raise DataError(f"{path} is not a vectors file, or is damaged: {error}", AGAIN) from error
+    if file_R.dtype.kind != "i":
+        raise DataError(f"{path} is damaged: not every vector has the number of a file", AGAIN)
     begins_R = np.concatenate([[True], np.diff(file_R) != 0])[: len(names)]
-    return VectorsFile(list(names[begins_R]), vectors_RD, times_R, coords_R3, begins_R.cumsum() - 1, about)
+    read = VectorsFile(list(names[begins_R]), vectors_RD, times_R, coords_R3, begins_R.cumsum() - 1, about)
+    return _checked(read, path)

@@ -113,13 +113,16 @@ def _walk_remote(folder: Remote, below: str, found: Found, sound_tracks: bool) -
             found.others += 1
 
 
-def media_below(raw: Location, modality: Modality) -> list[str]:
+def media_below(raw: Location, modality: Modality, found: Found | None = None) -> list[str]:
     """Candidates of one modality, sorted by the bytes of their paths.
+
+    Args:
+        found: takes what else was met.
 
     Raises:
         DataError: no folder, or nothing of that kind in it.
     """
-    found = Found()
+    found = found or Found()
     files = sorted((path for path, kind in walk(raw, found) if kind is modality), key=os.fsencode)
     found.choose(raw, modality)
     return files

@@ -110,6 +110,9 @@ def test_an_ending_that_tells_no_form_is_refused(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=r"'\.txt' is no form of codes") as caught:
             wrong()
         assert ".parquet" in caught.value.hint
+    for ending in FORMS:
+        with pytest.raises(UsageError, match="an ending without a name"):
+            check_ending(tmp_path / f".{ending}")
     with pytest.raises(UsageError, match="not on this machine"):
         bridle.read_codes("s3://bucket/c.codes")
     with pytest.raises(DataError, match="does not exist"):
@@ -179,6 +182,70 @@ def test_safetensors_of_something_else_are_refused(tmp_path: Path) -> None:
     save_file({"weight": np.zeros(3)}, tmp_path / "c.safetensors")
     with pytest.raises(DataError, match=r"c\.safetensors"):
         read_codes(tmp_path / "c.safetensors")
+
+
+def _table(path: Path, header: dict[str, Any] | None = None, **columns: Any) -> None:
+    """One file with one code, but for what is said."""
+    right = {
+        "file": pyarrow.array(["a"]),
+        "grid": pyarrow.array([[1, 1, 1]]),
+        "levels": pyarrow.array([1]),
+        "times": pyarrow.array([[0.0]]),
+        "codes": pyarrow.array([[3]], pyarrow.list_(pyarrow.uint8())),
+    }
+    about = {"format": "bridle-codes", "version": 1, "codes": 8, "levels": 1, **(header or {})}
+    table = pyarrow.table(right | columns).replace_schema_metadata({"bridle": json.dumps(about)})
+    pyarrow.parquet.write_table(table, path)
+
+
+def _archive(path: Path, header: dict[str, Any] | None = None, **arrays: np.ndarray) -> None:
+    right = {"codes": np.ones((1, 1), np.int16), "times": np.zeros(1), "grids": np.ones((1, 3), np.int32)}
+    about = {"format": "bridle-codes", "version": 1, "codes": 8, "levels": 1, "files": ["a"], **(header or {})}
+    text = np.frombuffer(json.dumps(about).encode(), np.uint8)
+    np.savez(path, **{**right, **arrays, "header": text})  # type: ignore[arg-type]
+
+
+TABLES = [
+    {"codes": pyarrow.array([None], pyarrow.list_(pyarrow.uint8()))},
+    {"codes": pyarrow.array([3])},
+    {"codes": pyarrow.array([[1.5]])},
+    {"codes": pyarrow.array([[-1]])},
+    {"file": pyarrow.array([None], pyarrow.string())},
+    {"file": pyarrow.array([1])},
+    {"grid": pyarrow.array([[-1, 1, 1]])},
+    {"levels": pyarrow.array([2])},
+    {"times": pyarrow.array([[float("inf")]])},
+    {"times": pyarrow.array([["0"]])},
+    {"header": {"levels": -1}},
+    {"header": {"levels": 2}},
+    {"header": {"codes": "8"}},
+]
+ARCHIVES = [
+    {"codes": np.ones((1, 0), np.int16)},
+    {"codes": np.ones((1, 1))},
+    {"codes": np.full((1, 1), -1)},
+    {"times": np.full(1, np.nan)},
+    {"times": np.zeros(())},
+    {"grids": np.array([[1, 1 << 62, 4]])},
+    {"header": {"levels": 3}},
+    {"header": {"files": [None]}},
+    {"header": {"files": "a"}},
+]
+
+
+@pytest.mark.parametrize(
+    ("form", "write", "wrongs"), [("parquet", _table, TABLES), ("npz", _archive, ARCHIVES)], ids=["parquet", "npz"]
+)
+def test_what_are_no_codes_is_not_read_as_codes(tmp_path: Path, form: str, write: Any, wrongs: list[Any]) -> None:
+    write(path := tmp_path / f"c.{form}")
+    assert [(codes.file, codes.grid, codes.levels) for codes in read_codes(path)] == [("a", (1, 1, 1), 1)]
+    for wrong in wrongs:
+        write(path, **wrong)
+        with pytest.raises(DataError, match=rf"c\.{form}"):
+            read_codes(path)
+    np.savez(tmp_path / "number.npz", codes=1, times=1, grids=1, header=np.frombuffer(b"5", np.uint8))
+    with pytest.raises(DataError, match="no object"):
+        read_codes(tmp_path / "number.npz")
 
 
 # --- the compact file ------------------------------------------------------------------------------------------------
@@ -268,9 +335,50 @@ def test_what_is_wrong_is_said(tmp_path: Path) -> None:
         assert str(path) in caught.value.message and hint in caught.value.hint
 
 
+def parts_of_compact(
+    grid: tuple[int, int, int] = (2, 1, 1),
+    runs: tuple[tuple[int, float, float], ...] = ((2, 0.0, 0.5),),
+    head: bytes = b'{"codes": 8, "levels": 1}',
+    behind: bytes = b"",
+) -> bytes:
+    """A file of one record `a` with two codes, but for what is said; every CRC is right."""
+
+    def checked(content: bytes) -> bytes:
+        return content + struct.pack("<I", zlib.crc32(content))
+
+    content = checked(b"BRDLCODE" + struct.pack("<II", 1, len(head)) + head)
+    at = len(content)
+    about = struct.pack("<4I", 1, *grid) + b"a" + b"".join(struct.pack("<Idd", *run) for run in runs)
+    content += checked(struct.pack("<I", len(about)) + about) + checked(b"\1\2") + behind
+    tail, end = struct.pack("<QI", at, 2) + b"{}", struct.pack("<QQ", len(content), 1)
+    return content + checked(tail) + checked(end) + b"END\n"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"grid": ((1 << 32) - 1, 0, 1), "runs": (((1 << 32) - 1, 0.0, 0.5),)},  # 32 GB of times
+        {"grid": (1 << 29, 1, 1), "runs": ((1 << 29, 0.0, 0.5),)},
+        {"grid": (0, 1, 1), "runs": ()},
+        {"runs": ((2, 0.0, float("inf")),)},
+        {"runs": ((2, float("nan"), 0.5),)},
+        {"behind": b"more"},
+        {"head": '{"codes": 8, "levels": 1}'.encode("utf-16")},
+    ],
+)
+def test_a_compact_file_with_right_checksums_and_wrong_content(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    path = tmp_path / "c.codes"
+    path.write_bytes(parts_of_compact())
+    assert [codes.codes_THWQ.flatten().tolist() for codes in read_codes(path)] == [[1, 2]]
+    path.write_bytes(parts_of_compact(**wrong))
+    with pytest.raises(DataError, match=r"c\.codes is damaged"):
+        read_codes(path)
+
+
 def test_codes_out_of_range_are_refused_by_writer_and_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, five = tmp_path / "c.codes", np.full((1, 1, 1, 1), 5)
-    for wrong in (five, -five, np.zeros((2, 1, 1, 1)), np.zeros((1, 2, 1, 1))):
+    none = np.zeros((1, 1, 0, 1), int)
+    for wrong in (five, -five, np.zeros((2, 1, 1, 1), int), np.zeros((1, 2, 1, 1), int), five / 2, none):
         with pytest.raises(CodesError, match=r"a\.wav"), CodesWriter(path, {"codes": 5, "levels": 1}) as writer:
             writer.add("a.wav", wrong, [0.0])
         with pytest.raises(CodesError):  # nor is there a file that passes for one

@@ -34,24 +34,40 @@ dist.init_process_group("gloo", init_method=meet, rank=rank, world_size=2, timeo
 print(distributed.together(lambda: time.sleep(5 * rank) or "done", hours_apart=True))
 dist.destroy_process_group()
 """
+# rank, where they meet: each with a disk of its own
+ON_MACHINES = """
+import os, sys
+import torch.distributed as dist
+from bridle.infer.parts import in_parts
+from bridle.storage import Remote
+rank, folder = int(sys.argv[1]), sys.argv[2]
+os.environ["BRIDLE_CACHE"] = f"{folder}/{rank}"
+dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+try:
+    in_parts(Remote("memory://bucket/out.x"), {}, 5, lambda numbers: iter(()), None, None, size=2)
+except Exception as error:
+    print(error)
+dist.destroy_process_group()
+"""
 
 
-def work(out: Path, *, join: Any = None, **options: Any) -> Any:
+def joined(path: Path, parts: list[Path]) -> dict[str, int]:
+    path.write_text(",".join(str(square) for part in parts for square in json.loads(part.read_text())))
+    return {"files": 5}
+
+
+def work(out: Path, *, join: Any = joined, **options: Any) -> Any:
     """Squares of five numbers, two a part."""
 
     def write(path: Path, span: range, found: Iterator[tuple[int, int]]) -> None:
         path.write_text(json.dumps([square for _, square in found]))
-
-    def joined(path: Path, parts: list[Path]) -> dict[str, int]:
-        path.write_text(",".join(str(square) for part in parts for square in json.loads(part.read_text())))
-        return {"files": 5}
 
     def compute(numbers: Iterator[int]) -> Any:
         computed.append(0)
         yield from ((number, number**2) for number in numbers if not computed.append(number))
 
     computed = list[int]()
-    result = in_parts(out, {"work": "squares"}, 5, compute, write, join or joined, size=2, **options)
+    result = in_parts(out, {"work": "squares"}, 5, compute, write, join, size=2, **options)
     return result, computed
 
 
@@ -73,18 +89,32 @@ def test_parts_stay_when_they_cannot_be_joined(tmp_path: Path) -> None:
     assert out.exists() and not parts.exists()
 
 
-def test_killed_when_all_was_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("removed", range(8))
+def test_killed_while_the_parts_are_removed(tmp_path: Path, removed: int) -> None:
+    """Three parts, claims and what the join said; then what it was, a lock, and the folder."""
     out, parts = tmp_path / "out.x", tmp_path / ".out.x.parts"
-    with monkeypatch.context() as patch:
-        patch.setattr("bridle.infer.parts.shutil.rmtree", lambda folder, **options: None)
-        assert work(out)[0] == {"files": 5}
-    assert parts.exists()
+    if not (child := os.fork()):
+        counts = iter(range(removed))
+
+        def killed(remove: Any) -> Any:
+            return lambda *names, **options: os._exit(9) if next(counts, None) is None else remove(*names, **options)
+
+        def join(path: Path, parts: list[Path]) -> dict[str, int]:
+            os.unlink, os.rmdir = killed(os.unlink), killed(os.rmdir)
+            return joined(path, parts)
+
+        work(out, join=join)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9 and parts.exists()
     with pytest.raises(UsageError, match="exists"):
         work(out)
-    assert work(out, resume=True) == ({"files": 5}, [])
-    assert out.read_text() == "0,1,4,9,16" and not parts.exists()
+    if removed < 5:
+        assert work(out, resume=True) == ({"files": 5}, [])
+        assert not parts.exists()
     with pytest.raises(UsageError, match="exists"):  # now it is any file
         work(out, resume=True)
+    assert out.read_text() == "0,1,4,9,16"
+    assert work(out, overwrite=True)[0] == {"files": 5} and not parts.exists()
 
 
 def test_large_files_make_small_parts(tmp_path: Path) -> None:
@@ -112,6 +142,14 @@ def test_who_ends_early_waits_longer_than_for_a_collective(tmp_path: Path) -> No
     assert [rank.communicate(timeout=60)[0] for rank in ranks] == ["done\n"] * 2
 
 
+def test_machines_without_a_common_folder_say_so(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", ON_MACHINES]
+    ranks = [subprocess.Popen([*command, str(rank), str(tmp_path)], stdout=-1, text=True) for rank in range(2)]
+    first, second = (rank.communicate(timeout=60)[0] for rank in ranks)
+    assert first.startswith(f"process 1: {tmp_path}/1/building/") and "BRIDLE_CACHE" in first
+    assert second == "" and not list(tmp_path.rglob("*.parts"))
+
+
 def test_an_interruption_is_said_once(tmp_path: Path) -> None:
     code = """
 import os, time
@@ -125,10 +163,9 @@ def command(console):
 main._Commands.get_command = lambda *arguments: command
 raise SystemExit(main.main(["tokenize"]))
 """
-    for rank, said in (("0", 1), ("1", 0)):
-        process = subprocess.Popen(
-            [sys.executable, "-c", code], stdout=-1, stderr=-1, text=True, env=os.environ | {"RANK": rank}
-        )
+    launched = {"TORCHELASTIC_RUN_ID": "bridle-1"}  # then who started it says it
+    for said, more in ((1, {"RANK": "0"}), (0, {"RANK": "1"}), (0, {"RANK": "0", **launched})):
+        process = subprocess.Popen([sys.executable, "-c", code], stdout=-1, stderr=-1, text=True, env=os.environ | more)
         assert process.stdout and process.stdout.readline() == "begun\n"
         time.sleep(0.2)
         process.send_signal(signal.SIGINT)

@@ -589,3 +589,39 @@ def test_codes_of_files_there_are_written_there(raw: Path, bucket: Remote, tmp_p
     assert not list(cache.cache_folder().glob("building/*"))
     with pytest.raises(UsageError, match="exists"):
         api.write_codes(["s3://media/raw"], outs[1], checkpoint=tmp_path)
+
+
+@pytest.mark.usefixtures("inline")
+def test_codes_on_their_way_there(raw: Path, bucket: Remote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed when they had come there, with another object there meanwhile, and without a bucket."""
+    save_model(snapshot(small("audio")), tmp_path)
+    out, upload = bucket / "codes.npz", Remote.upload
+    work = {"checkpoint": tmp_path, "workers": 0}
+
+    def cut(self: Remote, source: Path) -> None:
+        upload(self, source)
+        os._exit(9)
+
+    if not (child := os.fork()):
+        Remote.upload = cut  # type: ignore[method-assign]
+        api.write_codes([raw / "class0"], out.url, **work)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    whole = out.read_bytes()
+    out.write_bytes(whole[:-1] + b"?")
+    with pytest.raises(UsageError, match="exists"):
+        api.write_codes([raw / "class0"], out.url, resume=True, **work)
+    out.write_bytes(whole)
+    assert api.write_codes([raw / "class0"], out.url, resume=True, **work)["files"] == 10
+    assert out.read_bytes() == whole and not list(cache.cache_folder().glob("building/*"))
+
+    with pytest.raises(DataError, match="there is no bucket s3://nowhere"):
+        api.write_codes([raw], "s3://nowhere/c.codes", checkpoint=tmp_path / "nothing is loaded")
+
+    def gone(self: Remote, source: Path) -> None:
+        raise FileNotFoundError(2, "No such file or directory", self.url)
+
+    monkeypatch.setattr(Remote, "upload", gone)
+    with pytest.raises(EnvironmentFault, match="cannot be written") as caught:
+        api.write_codes([raw / "class0"], (bucket / "late.codes").url, **work)
+    assert "go on with --resume" in caught.value.hint
+    assert list(cache.cache_folder().glob("building/*/000000"))

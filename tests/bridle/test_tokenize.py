@@ -24,6 +24,7 @@ import bridle
 from bridle import api
 from bridle.checkpoint import save_model, snapshot
 from bridle.errors import BridleError, DataError, EnvironmentFault, UsageError
+from bridle.infer import Failures, Source, encode
 from bridle.infer import tokenize as tokens
 from bridle.schema import Modality
 from bridle.sharding import Options, find_sets, shard, verify
@@ -266,8 +267,11 @@ def test_overwrite_starts_again(checkpoint: Path, raw: Path, unfinished: Path) -
 def test_a_damaged_part_is_noticed(checkpoint: Path, raw: Path, unfinished: Path) -> None:
     part = unfinished.with_name(".c.codes.parts") / "000000"
     part.write_bytes(part.read_bytes()[:-30])
-    with pytest.raises(DataError, match=r"(?s)parts/000000 is cut"):
+    with pytest.raises(DataError, match=r"a finished part cannot be used: .*parts/000000 is cut") as caught:
         api.write_codes([raw], unfinished, checkpoint=checkpoint, resume=True)
+    assert caught.value.hint.startswith("Remove it and go on with --resume")
+    part.unlink()
+    assert api.write_codes([raw], unfinished, checkpoint=checkpoint, resume=True)["files"] == FILES
 
 
 def test_interrupted_by_hand_says_how_to_go_on(checkpoint: Path, raw: Path, tmp_path: Path) -> None:
@@ -373,13 +377,14 @@ def test_codes_stand_beside_the_media(checkpoint: Path, sharded: Path, tmp_path:
         found = list(samples_of(after.folder))
         assert [one["__key__"] for one in found] == keys
         for sample in found:
-            codes = expected[sample["json"]["path"]]
+            codes = expected[f"{after.folder.name}/{sample['json']['path']}"]
             assert (sample["codes.npy"] == codes.codes_THWQ.movedim(-1, 0).numpy()).all()
             assert sample["codes.npy"].dtype == np.uint8
             assert sample["json"]["codes"] == {"grid": list(codes.grid), "times": pytest.approx(codes.times_T)}
     rejected = [one for manifest in find_sets(out) for one in manifest.rejects if "altered" in one["reason"]]
     assert len(rejected) == 1
-    assert len(bridle.read_codes(out)) == result["files"]
+    assert {codes.file for codes in bridle.read_codes(out)} == expected.keys()
+    assert len(expected) == result["files"]
     assert {codes.levels for codes in bridle.read_codes(out, levels=2)} == {2}
     with pytest.raises(DataError, match="without codes"):
         bridle.read_codes(sharded / "b")
@@ -411,7 +416,7 @@ def test_sets_with_codes_lose_no_index(checkpoint: Path, sharded: Path, tmp_path
         ("with", ["set/first.tar"], "no set of shards"),
         ("set", ["set"], "lie in each other"),
         ("set/inside", ["set"], "lie in each other"),
-        ("mine", ["set"], "no shards"),
+        ("mine", ["set"], "mine/thesis.txt was not made by bridle tokenize"),
         ("s3://bucket/with", ["set"], "object storage"),
     ],
 )
@@ -436,7 +441,7 @@ def test_archives_of_others_are_not_removed(checkpoint: Path, sharded: Path, tmp
     for place in (out / "backup" / "thesis.tar", out / "thesis.tar", out / "index-mine.npy"):
         place.parent.mkdir(exist_ok=True)
         place.write_bytes(b"years of work")
-        with pytest.raises(UsageError, match=f"no shards, such as {place}"):
+        with pytest.raises(UsageError, match=f"{place} was not made by bridle tokenize"):
             api.write_codes([sharded / "b"], out, checkpoint=checkpoint, overwrite=True)
         assert place.read_bytes() == b"years of work"
         place.unlink()
@@ -444,16 +449,56 @@ def test_archives_of_others_are_not_removed(checkpoint: Path, sharded: Path, tmp
     api.write_codes([sharded / "b"], out, checkpoint=checkpoint, overwrite=True)
 
 
+def test_media_that_the_input_has_not_are_not_removed(checkpoint: Path, sharded: Path, tmp_path: Path) -> None:
+    """Nor such as lie beside codes: they may be the only ones."""
+    shutil.copytree(sharded / "b", tmp_path / "foreign" / "b")
+    api.write_codes([sharded / "a"], tmp_path / "other", checkpoint=checkpoint)
+    api.write_codes([sharded], tmp_path / "more", checkpoint=checkpoint)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for out, kept in (("foreign", "foreign/b"), ("other", "other"), ("more", "more/a")):
+        with pytest.raises(UsageError, match=f"{tmp_path / kept}/.* was not made by bridle tokenize of {sharded}/b"):
+            api.write_codes([sharded / "b"], tmp_path / out, checkpoint=checkpoint, overwrite=True)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
 def test_a_set_with_codes_is_replaced_whole(checkpoint: Path, sharded: Path, tmp_path: Path) -> None:
-    api.write_codes([sharded], out := tmp_path / "with", checkpoint=checkpoint)
+    api.write_codes([sharded / "b"], out := tmp_path / "with", checkpoint=checkpoint)
     with pytest.raises(UsageError, match="exists"):
-        api.write_codes([sharded / "b"], out, checkpoint=checkpoint)
-    api.write_codes([sharded / "b"], out, checkpoint=checkpoint, levels=1, overwrite=True)
+        api.write_codes([sharded], out, checkpoint=checkpoint)
+    api.write_codes([sharded], out, checkpoint=checkpoint, levels=1, overwrite=True)
     assert {codes.levels for codes in bridle.read_codes(out)} == {1}
-    assert names(tmp_path) == ["with"] and not (out / "a").exists()
-    (tar,) = out.glob("*.tar")
+    assert names(tmp_path) == ["with"] and names(out) == ["a", "b"]
+    (tar,) = (out / "b").glob("*.tar")
     with tarfile.open(tar) as content:
         assert len(content.getnames()) == 3 * 7
+
+
+def test_files_of_one_name_stay_two_with_a_reason_each(checkpoint: Path, sharded: Path, tmp_path: Path) -> None:
+    for name, content in (("a", b"RIFF"), ("b", b"")):
+        shutil.copytree(sharded / "b", tmp_path / "sets" / name)
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.wav").write_bytes(content)
+    read = [codes.file for codes in tokens.tokenize_inputs(load(checkpoint), [tmp_path / "sets"])]
+    assert len({*read}) == len(read) == 14 and {name.split("/")[0] for name in read} == {"a", "b"}
+    write_sound(tmp_path / "a" / "good.wav", 1)
+    both = [Source("x.wav", tmp_path / name / "x.wav", number=number) for number, name in enumerate("ab")]
+    failures = Failures()
+    assert not list(encode(load(checkpoint), both, lambda batch: (batch.x_BNP,), failures=failures))
+    assert len({*failures.numbered.values()}) == 2
+
+
+def test_what_is_no_readable_file_is_listed(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    write_sound(tmp_path / "raw" / "m.wav", 1)
+    (tmp_path / "raw" / "gone.wav").symlink_to("nowhere")
+    (tmp_path / "raw" / "gone.txt").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "raw" / "pipe.wav")  # to open it would take forever
+    result = api.write_codes([tmp_path / "raw"], tmp_path / "c.codes", checkpoint=checkpoint, workers=1)
+    assert (result["files"], result["skipped"]) == (1, 2)
+    assert result["failures"] == [
+        {"file": "gone.wav", "reason": "a link to nothing"},
+        {"file": "pipe.wav", "reason": "no regular file"},
+    ]
 
 
 # --- bad input -------------------------------------------------------------------------------------------------------

@@ -109,10 +109,32 @@ def test_damaged_vectors_files_are_refused(tmp_path: Path, suffix: str) -> None:
             read_vectors(out)
     with pytest.raises(DataError, match="does not exist"):
         read_vectors(tmp_path / f"none{suffix}")
+    with pytest.raises(DataError, match="is a folder"):
+        read_vectors(tmp_path)
     out.unlink()
     write_vectors(out, some_vectors(), {**ABOUT, "version": 2})
     with pytest.raises(DataError, match="version 2"):
         read_vectors(out)
+
+
+def test_a_table_of_other_types_is_refused(tmp_path: Path) -> None:
+    import pyarrow.parquet
+
+    write_vectors(path := tmp_path / "v.parquet", some_vectors()[1:2], ABOUT)
+    whole = pyarrow.parquet.read_table(path)
+    for name, wrong in (
+        ("file", pyarrow.array([None], pyarrow.string())),
+        ("number", pyarrow.array([None], pyarrow.int64())),
+        ("time", pyarrow.array(["x"])),
+        ("time", pyarrow.array([None], pyarrow.float64())),
+        ("row", pyarrow.array([0.5])),
+        ("vector", pyarrow.array([None], pyarrow.list_(pyarrow.float32(), 5))),
+        ("vector", pyarrow.array([[1, 2]], pyarrow.list_(pyarrow.int32(), 2))),
+        ("vector", pyarrow.array([[1.0, 2.0]])),
+    ):
+        pyarrow.parquet.write_table(whole.set_column(whole.column_names.index(name), name, wrong), path)
+        with pytest.raises(DataError, match=r"v\.parquet is"):
+            read_vectors(path)
 
 
 def test_a_file_gets_the_vector_that_it_gets_alone(folder: Path, tmp_path: Path) -> None:
@@ -165,6 +187,26 @@ def test_interrupted_and_resumed_is_the_same_to_the_byte(folder: Path, tmp_path:
     write_embeddings(model, [folder], cut, part_files=2, resume=True)
     assert cut.read_bytes() == whole.read_bytes()
     assert {path.name for path in tmp_path.iterdir()} == {whole.name, cut.name}
+
+
+def test_a_damaged_part_says_what_to_do(folder: Path, tmp_path: Path) -> None:
+    model, out, parts = small("audio"), tmp_path / "v.npz", tmp_path / ".v.npz.parts"
+
+    def interrupt(kind: str, **said: Any) -> None:
+        if kind == "progress" and said["done"] > 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_embeddings(model, [folder], out, How(on_event=interrupt), part_files=2)
+    whole = (parts / "000000").read_bytes()
+    for damaged in (whole[:-30], whole.replace(b"skipped", b"skjpped"), whole[:-1] + bytes([whole[-1] ^ 1])):
+        (parts / "000000").write_bytes(damaged)
+        with pytest.raises(DataError, match=f"finished part cannot be used: {parts}/000000 is") as caught:
+            write_embeddings(model, [folder], out, part_files=2, resume=True)
+        assert caught.value.hint.startswith("Remove it and go on with --resume")
+    (parts / "000000").unlink()
+    assert write_embeddings(model, [folder], out, part_files=2, resume=True)
+    assert len(read_vectors(out).files) == 6
 
 
 def test_the_nearest_are_found_by_cosine_of_z_scores() -> None:

@@ -72,6 +72,14 @@ def test_several_devices_are_several_processes_of_the_same_command(fake, monkeyp
     assert double.options["restarted"]
 
 
+@pytest.mark.parametrize("code", [130, 143])
+def test_who_started_several_processes_says_that_they_were_interrupted(fake, capsys, code) -> None:
+    fake("launch", code)
+    assert main(["tokenize", "x", "--out", "x.codes", "--devices", "2"]) == code
+    said = capsys.readouterr().err
+    assert said.count("Interrupted.") == said.count("--resume") == 1
+
+
 def test_pretrain_takes_the_shards_folder_by_default(fake) -> None:
     double = fake("pretrain", RUN)
     assert main(["pretrain"]) == 0

@@ -23,6 +23,8 @@ SUFFIXES = (".codes", ".parquet", ".npz", ".safetensors")
 
 def check_ending(out: Location) -> None:
     """Raises UsageError for a name that tells no form, EnvironmentFault where a library is missing for it."""
+    if out.name in SUFFIXES:
+        raise UsageError(f"{out} is an ending without a name", f"Give --out a name: NAME{out.name}")
     if out.suffix and out.suffix not in SUFFIXES:
         raise UsageError(
             f"{out}: '{out.suffix}' is no form of codes",
@@ -82,7 +84,8 @@ def _compact(path: Path, levels: int | None) -> Iterator[Codes]:
         with CodesFile(path) as file:
             file.kept = arrays.check_levels(levels, file.levels, path)
             for record in file:
-                yield arrays.as_codes(record.file, record.codes_QTHW, record.times_T.tolist(), file.codes)
+                sizes = file.codes, file.kept  # the others are not even read
+                yield arrays.as_codes(record.file, record.codes_QTHW, record.times_T, sizes, file.kept, path)
     except CodesError as error:  # its reader knows nothing of BRIDLE
         raise DataError(error.message, error.hint) from error
 

@@ -12,6 +12,7 @@ Shapes: F files, T H W grid, Q levels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,12 @@ import numpy as np
 import torch
 
 from bridle.errors import DataError, UsageError
-from bridle.infer.array_file import check_version, read_arrays, write_arrays
+from bridle.infer.array_file import AGAIN, check_version, read_arrays, write_arrays
 from bridle.schema import Codes
 
 FORMAT = "bridle-codes"
 VERSION = 1
+_MOST_CODES = 1 << 31
 
 
 def write(path: Path, codes: Iterable[Codes], header: dict[str, Any], suffix: str) -> None:
@@ -55,29 +57,49 @@ def read(path: Path, levels: int | None = None) -> Iterator[Codes]:
     """
     arrays, content = read_arrays(path, ("codes", "times", "grids"), "codes file")
     check_codes(content, path)
-    codes, times, grids, files = arrays["codes"], arrays["times"], arrays["grids"], content.get("files", [])
-    named = isinstance(files, list) and all(isinstance(file, str) for file in files)
-    kinds = (codes.dtype.kind, grids.dtype.kind, times.dtype.kind) == ("i", "i", "f")
-    most = content.get("codes")  # files of the first versions do not say it
-    if not (named and kinds and (most is None or type(most) is int)):
-        raise DataError(f"{path} is damaged: not all of its arrays are of their types")
-    if codes.ndim != 2 or grids.ndim != 2 or grids.shape[1] != 3 or (grids < 1).any():
-        raise DataError(f"{path} is damaged: its grids do not add up to its codes")
-    patches, steps = grids.prod(1, dtype=np.int64), grids[:, 0]
-    if (len(files), patches.sum(), steps.sum()) != (len(grids), len(codes), len(times)):
-        raise DataError(f"{path} is damaged: its grids do not add up to its codes")
-    check_range(codes, most, path)
-    kept = check_levels(levels, codes.shape[1], path)
+    codes, times, grids, files = arrays["codes"], arrays["times"], arrays["grids"], content.get("files")
+    dimensions = codes.ndim, times.ndim, grids.shape[1:], grids.dtype.kind
+    if dimensions != (2, 1, (3,), "i") or (grids < 1).any() or not isinstance(files, list):
+        raise DataError(f"{path} is damaged: not all of its arrays are of their types", AGAIN)
+    patches, steps = [math.prod(grid) for grid in grids.tolist()], grids[:, 0].tolist()  # of any size, in Python
+    if (len(files), sum(patches), sum(steps)) != (len(grids), len(codes), len(times)):
+        raise DataError(f"{path} is damaged: its grids do not add up to its codes", AGAIN)
+    # Files of the first versions do not say them.
+    sizes = sizes_of({"codes": _MOST_CODES, "levels": codes.shape[1], **content}, path)
+    kept = check_levels(levels, sizes[1], path)
     for file, grid, part, time in zip(
-        files, grids.tolist(), np.split(codes[:, :kept], patches.cumsum()[:-1]), np.split(times, steps.cumsum()[:-1])
+        files, grids.tolist(), np.split(codes, np.cumsum(patches[:-1])), np.split(times, np.cumsum(steps[:-1]))
     ):
-        yield Codes(file, torch.from_numpy(part.reshape(*grid, kept)), time.tolist())
+        yield as_codes(file, np.moveaxis(part.reshape(*grid, codes.shape[1]), -1, 0), time, sizes, kept, path)
 
 
-def as_codes(file: str, codes_QTHW: np.ndarray, times: Sequence[float], most: int) -> Codes:
-    """In the form that the model gives: levels last, int16 (int32 for codebooks beyond 32768)."""
-    codes_THWQ = np.ascontiguousarray(np.moveaxis(codes_QTHW, 0, -1)).astype(np.int16 if most <= 1 << 15 else np.int32)
-    return Codes(file, torch.from_numpy(codes_THWQ), list(times))
+def as_codes(
+    file: Any, codes_QTHW: np.ndarray, times: Sequence[float] | np.ndarray, sizes: tuple[int, int], kept: int, path: Any
+) -> Codes:
+    """In the form that the model gives: levels last, int16 (int32 for codebooks beyond 32768).
+
+    Args:
+        sizes: of the codebooks, and how many levels there are.
+        kept: of these levels the first so many are given.
+
+    Raises:
+        DataError: naming `path`, if these are no codes of those sizes, a time a step, and a name.
+    """
+    (most, levels), times_T = sizes, np.asarray(times)
+    fit = codes_QTHW.ndim == 4 and len(codes_QTHW) == levels and times_T.shape == codes_QTHW.shape[1:2]
+    kinds = isinstance(file, str) and codes_QTHW.dtype.kind in "iu" and times_T.dtype.kind in "iuf"
+    if not (fit and kinds and codes_QTHW.size and np.isfinite(times_T).all()):
+        what = f"{codes_QTHW.dtype} {codes_QTHW.shape} with times {times_T.dtype} {times_T.shape}"
+        raise DataError(f"{path} is damaged: {what} are no codes of {file!r}", AGAIN)
+    if not 0 <= codes_QTHW.min() <= codes_QTHW.max() < most:
+        wrong = codes_QTHW.min() if codes_QTHW.min() < 0 else codes_QTHW.max()
+        raise DataError(
+            f"{path} holds the code {wrong}, and its codebook has {most}",
+            "Who wrote it has another codebook in mind; write it again with bridle tokenize.",
+        )
+    kind = np.int16 if most <= 1 << 15 else np.int32
+    codes_THWQ = np.ascontiguousarray(np.moveaxis(codes_QTHW[:kept], 0, -1)).astype(kind)
+    return Codes(file, torch.from_numpy(codes_THWQ), times_T.tolist())
 
 
 def check_codes(header: Any, path: Path) -> None:
@@ -85,14 +107,16 @@ def check_codes(header: Any, path: Path) -> None:
     check_version(header, path, FORMAT, VERSION, "Write one: bridle tokenize FILES --out codes.npz")
 
 
-def check_range(codes: np.ndarray, most: Any, path: object) -> None:
-    """Raises DataError for codes that a codebook of `most` has not; None: nobody says how many it has."""
-    if codes.size and (codes.min() < 0 or (type(most) is int and codes.max() >= most)):
-        wrong = codes.min() if codes.min() < 0 else codes.max()
-        raise DataError(
-            f"{path} holds the code {wrong}, and its codebook has {most}",
-            "Who wrote it has another codebook in mind; write it again with bridle tokenize.",
-        )
+def sizes_of(header: Any, path: Any) -> tuple[int, int]:
+    """Size of the codebooks, and how many levels there are.
+
+    Raises:
+        DataError: it does not say them.
+    """
+    codes, levels = header.get("codes"), header.get("levels")
+    if type(codes) is not int or type(levels) is not int or codes < 1 or levels < 1:
+        raise DataError(f"{path} is damaged: it speaks of {levels!r} levels of {codes!r} codes", AGAIN)
+    return codes, levels
 
 
 def check_levels(wanted: int | None, there: int, where: object) -> int:

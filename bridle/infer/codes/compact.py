@@ -8,8 +8,9 @@ docs/codes.md:
     tail     u64 offset of each record, u32 size, JSON, u32 CRC
     end      u64 offset of the tail, u64 number of records, u32 CRC, "END\\n"
 
-All numbers are little-endian, every CRC is CRC-32 of what stands before it in its part. Levels come one after the other
-because the codes are residual: the first n of them are a valid, coarser tokenization, and a prefix of each record.
+All numbers are little-endian; a CRC is the CRC-32 of what stands before it in its part, and one behind a level of that
+level's codes alone. Nothing lies between the parts. Levels come one after the other because the codes are residual: the
+first n of them are a valid, coarser tokenization, and a prefix of each record.
 
 Shapes: Q levels, T H W grid, N = T * H * W patches.
 """
@@ -103,9 +104,10 @@ class CodesWriter:
         Raises:
             CodesError: other levels than the header says, codes that its codebook has not, or not a time a step.
         """
-        if codes_QTHW.ndim != 4 or len(codes_QTHW) != self._levels or len(times_T) != codes_QTHW.shape[1]:
-            raise CodesError(f"{file}: {codes_QTHW.shape} codes and {len(times_T)} times do not fit")
-        if codes_QTHW.size and not 0 <= codes_QTHW.min() <= codes_QTHW.max() < self._codes:
+        fit = codes_QTHW.ndim == 4 and len(codes_QTHW) == self._levels and len(times_T) == codes_QTHW.shape[1]
+        if not (fit and codes_QTHW.size and codes_QTHW.dtype.kind in "iu" and np.isfinite(times_T).all()):
+            raise CodesError(f"{file}: {codes_QTHW.dtype} {codes_QTHW.shape} and {len(times_T)} times are no codes")
+        if not 0 <= codes_QTHW.min() <= codes_QTHW.max() < self._codes:
             raise CodesError(f"{file}: codes that a codebook of {self._codes} has not")
         name, runs = file.encode(*_NAMES), b"".join(_RUN.pack(*run) for run in _runs(times_T))
         about = _GRID.pack(len(name), *codes_QTHW.shape[1:]) + name + runs
@@ -152,7 +154,7 @@ class CodesFile:
             self.kept = self.levels if levels is None else levels
             if not 1 <= self.kept <= self.levels:
                 raise CodesError(f"{self._path} has {self.levels} levels, not {levels}", f"1 to {self.levels}")
-            self._offsets, self.tail = self._read_tail()
+            self._bounds, self.tail = self._read_tail()
         except BaseException:
             self._file.close()
             raise
@@ -164,7 +166,7 @@ class CodesFile:
         self._file.close()
 
     def __len__(self) -> int:
-        return len(self._offsets)
+        return len(self._bounds) - 1
 
     def __iter__(self) -> Iterator[Record]:
         return (self[number] for number in range(len(self)))
@@ -172,24 +174,26 @@ class CodesFile:
     def __getitem__(self, number: int) -> Record:
         if not 0 <= number < len(self):
             raise IndexError(number)
-        offset = int(self._offsets[number])
+        offset, end = self._bounds[number : number + 2].tolist()
         (size,) = _U32.unpack(self._bytes(offset, _U32.size))
         about = self._checked(offset, _U32.size + size)[_U32.size :]
         try:
             name_bytes, *grid = _GRID.unpack_from(about)
             file = about[_GRID.size : _GRID.size + name_bytes].decode(*_NAMES)
+            kind = code_type(self.codes)
+            at, level_bytes = offset + _U32.size + size + 4, grid[0] * grid[1] * grid[2] * kind.itemsize
+            # Before anything is made in the size that the grid says.
+            if min(grid) < 1 or at + self.levels * (level_bytes + 4) != end:
+                raise ValueError("another grid than codes")
             times_T = _times(about[_GRID.size + name_bytes :], grid[0])
         except (struct.error, ValueError) as error:
             raise self._damaged(f"record {number}") from error
-        kind = code_type(self.codes)
-        level_bytes = grid[0] * grid[1] * grid[2] * kind.itemsize
-        at = offset + _U32.size + size + 4
         levels = []
         for _ in range(self.kept):
             levels.append(np.frombuffer(self._checked(at, level_bytes), kind).reshape(grid))
             at += level_bytes + 4
         codes_QTHW = np.stack(levels)
-        if codes_QTHW.size and int(codes_QTHW.max()) >= self.codes:
+        if int(codes_QTHW.max()) >= self.codes:
             raise CodesError(
                 f"{self._path}: {file} has the code {codes_QTHW.max()}, and the codebook only {self.codes}",
                 "Who wrote it has another codebook in mind; write it again with bridle tokenize.",
@@ -207,6 +211,7 @@ class CodesFile:
             raise CodesError(
                 f"{self._path} has version {version}, this reader knows {VERSION}", "Update BRIDLE to read it."
             )
+        self._records_at = _HEAD.size + size + 4
         return self._json(self._checked(0, _HEAD.size + size)[_HEAD.size :])
 
     def _sizes(self) -> tuple[int, int]:
@@ -216,6 +221,7 @@ class CodesFile:
         return codes, levels
 
     def _read_tail(self) -> tuple[np.ndarray, dict[str, Any]]:
+        """Where each record begins, and the last one ends; what the writer noted."""
         size = self._file.seek(0, os.SEEK_END)
         end = self._bytes(max(0, size - _END.size), _END.size)
         tail_at, files, crc, mark = _END.unpack(end)
@@ -227,7 +233,10 @@ class CodesFile:
         (text_bytes,) = _U32.unpack_from(tail, 8 * files)
         if 8 * files + 4 + text_bytes != len(tail):
             raise self._damaged("its tail")
-        return np.frombuffer(tail, "<u8", files), self._json(tail[8 * files + 4 :])
+        bounds = np.append(np.frombuffer(tail, "<u8", files), np.uint64(tail_at))
+        if bounds[0] != self._records_at or (bounds[1:] <= bounds[:-1]).any():
+            raise self._damaged("where its records are")
+        return bounds, self._json(tail[8 * files + 4 :])
 
     def _checked(self, at: int, size: int) -> bytes:
         """Bytes that the CRC behind them agrees with."""
@@ -248,7 +257,7 @@ class CodesFile:
 
     def _json(self, text: bytes) -> dict[str, Any]:
         try:
-            content = json.loads(text)
+            content = json.loads(text.decode())  # of bytes it would guess other encodings
         except (ValueError, RecursionError) as error:
             raise self._damaged("its description") from error
         if not isinstance(content, dict):
@@ -278,8 +287,12 @@ def _runs(times_T: Sequence[float] | np.ndarray) -> Iterator[tuple[int, float, f
 
 
 def _times(packed: bytes, steps: int) -> np.ndarray:
-    """The reverse, `(T,)` float64; ValueError if they are not so many."""
+    """The reverse, `(T,)` float64; ValueError if they are not so many, or no numbers."""
     runs = list(_RUN.iter_unpack(packed))
     if sum(count for count, _, _ in runs) != steps:
         raise ValueError("other times than steps")
-    return np.concatenate([np.empty(0), *(start + step * np.arange(count) for count, start, step in runs)])
+    with np.errstate(all="ignore"):
+        times_T = np.concatenate([np.empty(0), *(start + step * np.arange(count) for count, start, step in runs)])
+    if not np.isfinite(times_T).all():
+        raise ValueError("times that are no numbers")
+    return times_T

@@ -5,20 +5,22 @@
     KEY.codes.npy   (Q, T, H, W), uint8 (uint16 beyond 256 codes)
 
 Every set keeps its name, its keys and their order, tar by tar. Samples without codes are left out and listed among the
-rejects of the manifest, whose options say which model the codes are of.
+rejects of the manifest, whose options say which model the codes are of, and ("of") which shards they were made of:
+only what holds no media that are not in the input is ever replaced.
 
 Shapes: Q levels, T H W grid.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import itertools
 import json
 import tarfile
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -26,11 +28,12 @@ import numpy as np
 import bridle
 from bridle.archive import ROW, Shard, TarWriter, damaged, index_name, parse_description, save_index, write_durably
 from bridle.errors import DataError, UsageError
-from bridle.infer.codes.arrays import as_codes, check_levels, check_range
+from bridle.infer.codes.arrays import as_codes, check_levels, sizes_of
 from bridle.infer.codes.compact import Record
+from bridle.infer.listing import set_below
 from bridle.schema import Codes, Modality
 from bridle.sharding import Manifest, find_sets
-from bridle.sharding.manifest import FILE, is_sharded, parse_manifest
+from bridle.sharding.manifest import FILE, find_all_sets, is_sharded, parse_manifest
 from bridle.storage import Location, opened
 from bridle.stream import SampleReader
 
@@ -63,14 +66,23 @@ def check_places(inputs: list[Location], out: Location) -> None:
         there, here = place.resolve(), out.resolve()
         if there == here or here in there.parents or there in here.parents:
             raise UsageError(f"{out} and {place} lie in each other", "Choose another --out.")
-    if out.exists() and (strange := _strange(out)):
+
+
+def check_replaced(place: Location, out: Path) -> None:
+    """Whether all that lies at `out` was made of the sets at `place`, so that no media are lost with it.
+
+    Raises:
+        UsageError: naming a file that was not.
+    """
+    if out.exists() and (strange := _strange(out, {_identity(manifest) for manifest in find_all_sets(place)})):
         raise UsageError(
-            f"{out} holds files that are no shards, such as {strange}", "Choose another --out, or remove them."
+            f"{strange} was not made by bridle tokenize of {place}, and would be lost",
+            "Choose another --out, or remove it yourself.",
         )
 
 
-def _strange(out: Path) -> Path | None:
-    """A file that would be lost with it and belongs to no set of shards."""
+def _strange(out: Path, sources: set[str]) -> Path | None:
+    """A file that would be lost with `out` and belongs to no set that was made of one of these sources."""
     if not out.is_dir():
         return out
     known: dict[Path, set[str]] = {}
@@ -78,19 +90,27 @@ def _strange(out: Path) -> Path | None:
         if path.is_dir() and not path.is_symlink():
             continue
         if path.parent not in known:
-            known[path.parent] = _names(path.parent)
+            known[path.parent] = _names(path.parent, sources)
         if path.name not in known[path.parent]:
             return path
     return None
 
 
-def _names(folder: Path) -> set[str]:
-    """Of the files of a set; none where there is none."""
+def _names(folder: Path, sources: set[str]) -> set[str]:
+    """Of the files of a set that was made of one of these; none where there is none."""
     try:
-        shards = parse_manifest(json.loads((folder / FILE).read_text(encoding="utf-8")), folder / FILE).shards
+        manifest = parse_manifest(json.loads((folder / FILE).read_text(encoding="utf-8")), folder / FILE)
     except (OSError, ValueError, RecursionError, DataError):
         return set()
-    return {FILE, index_name(shards), *(shard.file for shard in shards)}
+    said = manifest.options.get("codes")
+    if not isinstance(said, dict) or said.get("of") not in sources:
+        return set()
+    return {FILE, index_name(manifest.shards), *(shard.file for shard in manifest.shards)}
+
+
+def _identity(manifest: Manifest) -> str:
+    """Other shards have another one."""
+    return hashlib.sha256(repr([(shard.file, shard.sha256) for shard in manifest.shards]).encode()).hexdigest()
 
 
 def write(
@@ -109,19 +129,21 @@ def write(
     """
     said = {name: header[name] for name in ("checkpoint", "model", "codes", "levels")}
     first, waiting = 0, _Waiting(records)
-    for manifest in find_sets(place, modality):
-        folder = path / str(manifest.folder).removeprefix(str(place)).strip("/")
+    manifests = find_sets(place, modality)
+    for manifest in manifests:
+        name = set_below(manifest, place)
+        folder, by = path / name, f"{name}/" if len(manifests) > 1 else ""  # as the listing calls its samples
         folder.mkdir(parents=True, exist_ok=True)
         shards, rows_N = _copy(manifest, folder, first, waiting)
-        numbers = range(first, first + manifest.samples)
+        failed = [skipped[number] for number in range(first, first + manifest.samples) if number in skipped]
         first += manifest.samples
         copy = replace(
             manifest,
             shards=shards,
             samples=len(rows_N),
             bytes=sum(shard.bytes for shard in shards),
-            rejects=[*manifest.rejects, *(skipped[number] for number in numbers if number in skipped)],
-            options={**manifest.options, "codes": said},
+            rejects=[*manifest.rejects, *({**one, "file": one["file"].removeprefix(by)} for one in failed)],
+            options={**manifest.options, "codes": {**said, "of": _identity(manifest)}},
             created_by=f"bridle {bridle.__version__}",
         )
         save_index(folder, shards, rows_N)
@@ -169,22 +191,27 @@ def read(folder: Location, levels: int | None = None) -> Iterator[Codes]:
     Raises:
         DataError: no sets, sets without codes, or damaged ones.
     """
-    for manifest in find_sets(folder):
+    manifests = find_sets(folder)
+    for manifest in manifests:
         said = manifest.options.get("codes")
         if not isinstance(said, dict):
             raise DataError(
                 f"{manifest.folder} is a set of shards without codes", "bridle tokenize SHARDS --out FOLDER makes one"
             )
-        kept = check_levels(levels, said["levels"], manifest.folder)
+        sizes = sizes_of(said, manifest.folder / FILE)
+        kept = check_levels(levels, sizes[1], manifest.folder)
         for shard in manifest.shards:
             place = manifest.folder / shard.file
             try:
-                yield from _read_tar(place, said["codes"], said["levels"], kept)
+                for file, codes_QTHW, times in _read_tar(place):
+                    if len(manifests) > 1:
+                        file = str(PurePosixPath(set_below(manifest, folder), file))
+                    yield as_codes(file, codes_QTHW, times, sizes, kept, place)
             except (OSError, tarfile.TarError, LookupError, TypeError, ValueError) as error:
                 raise damaged(place, f"its codes cannot be read ({error})") from error
 
 
-def _read_tar(place: Location, most: int, levels: int, kept: int) -> Iterator[Codes]:
+def _read_tar(place: Location) -> Iterator[tuple[Any, np.ndarray, Any]]:
     metas: dict[str, dict[str, Any]] = {}
     with opened(place) as file, tarfile.open(fileobj=file, mode="r:") as tar:
         for member in tar:
@@ -197,8 +224,4 @@ def _read_tar(place: Location, most: int, levels: int, kept: int) -> Iterator[Co
                 metas[key] = parse_description(content.read())
                 continue
             codes_QTHW, meta = np.load(io.BytesIO(content.read()), allow_pickle=False), metas.pop(key)
-            times = meta["codes"]["times"]
-            if codes_QTHW.ndim != 4 or len(codes_QTHW) != levels or len(times) != codes_QTHW.shape[1]:
-                raise ValueError(f"{member.name} has the shape {codes_QTHW.shape}")
-            check_range(codes_QTHW, most, place)
-            yield as_codes(meta["path"], codes_QTHW[:kept], times, most)
+            yield meta["path"], codes_QTHW, meta["codes"]["times"]

@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 
 from bridle.errors import DataError, EnvironmentFault
-from bridle.infer.codes.arrays import FORMAT, VERSION, as_codes, check_codes, check_levels, check_range
+from bridle.infer.array_file import AGAIN
+from bridle.infer.codes.arrays import FORMAT, VERSION, as_codes, check_codes, check_levels, sizes_of
 from bridle.infer.codes.compact import code_type
 from bridle.schema import Codes
 
@@ -96,30 +97,25 @@ def read(path: Path, levels: int | None = None) -> Iterator[Codes]:
         with arrow.parquet.ParquetFile(path, page_checksum_verification=True) as table:
             header = json.loads((table.schema_arrow.metadata or {}).get(_ABOUT, b"null"))
             check_codes(header, path)
-            kept = check_levels(levels, header["levels"], path)
+            sizes = sizes_of(header, path)
+            kept = check_levels(levels, sizes[1], path)
             for group in range(table.num_row_groups):
-                for row in _rows(table.read_row_group(group)):
-                    yield _codes(row, header, kept, path)
+                for file, codes_QTHW, times in _rows(table.read_row_group(group)):
+                    yield as_codes(file, codes_QTHW, times, sizes, kept, path)
     except FileNotFoundError:
         raise
-    except (arrow.ArrowException, OSError, LookupError, TypeError, ValueError) as error:
+    # AttributeError: an array without values is None
+    except (arrow.ArrowException, OSError, LookupError, TypeError, ValueError, AttributeError) as error:
         raise DataError(
-            f"{path} is not a table of codes, or is damaged: {str(error).splitlines()[0]}",
-            "Write it again, or copy it again.",
+            f"{path} is not a table of codes, or is damaged: {str(error).splitlines()[0]}", AGAIN
         ) from error
 
 
-def _rows(table: Any) -> Iterator[tuple[str, list[int], np.ndarray, list[float]]]:
-    columns = [table.column(name) for name in ("file", "grid", "codes", "times")]
+def _rows(table: Any) -> Iterator[tuple[Any, np.ndarray, list[float]]]:
+    columns = [table.column(name) for name in ("file", "levels", "grid", "codes", "times")]
     for row in range(table.num_rows):
-        file, grid, codes, times = (column[row] for column in columns)
-        yield file.as_py(), grid.as_py(), codes.values.to_numpy(), times.as_py()
-
-
-def _codes(row: tuple[str, list[int], np.ndarray, list[float]], header: Any, kept: int, path: Path) -> Codes:
-    file, grid, flat, times = row
-    codes_QTHW = flat.reshape(header["levels"], *grid)[:kept]
-    if len(times) != grid[0]:
-        raise ValueError(f"{file} has {len(times)} times and {grid[0]} steps")
-    check_range(codes_QTHW, header["codes"], path)
-    return as_codes(file, codes_QTHW, times, header["codes"])
+        file, levels, grid, codes, times = (column[row] for column in columns)
+        shape = levels.as_py(), *grid.as_py()
+        if min(shape) < 1:
+            raise ValueError(f"{file} has {shape} codes")
+        yield file.as_py(), codes.values.to_numpy().reshape(shape), times.as_py()
