@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 import os
 import re
+import struct
 import subprocess
 import sys
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import soundfile
 import torch
+from PIL import Image
 from standins import small
 
 from bridle.checkpoint import Head, save_classifier, save_model, snapshot
@@ -109,6 +114,57 @@ def put_clip(modality: str, folder: Path) -> Clip:
         source = sorted(path for path in (MEDIA / modality).rglob("*") if path.is_file())[0]
         target.write_bytes(source.read_bytes())
     return clip_of(modality, target)
+
+
+def _photo() -> Image.Image:
+    with Image.open(sorted((MEDIA / "image").rglob("*.jpg"))[0]) as file:
+        return file.convert("RGB").resize((60, 44))
+
+
+def _see_through(mode: str) -> Image.Image:
+    """From nothing at the left to all at the right."""
+    picture = _photo().convert(mode)
+    picture.putalpha(Image.linear_gradient("L").rotate(90).resize(picture.size))
+    return picture
+
+
+def _grey(dtype: type, scale: float) -> Image.Image:
+    return Image.fromarray((np.asarray(_photo().convert("L"), np.float64) * scale).astype(dtype))
+
+
+# What `Image.open(...).convert("RGB")` and plain decoding show otherwise than it is meant: how to write each.
+PICTURES: dict[str, Callable[[Path], None]] = {
+    "rgba.png": lambda file: _see_through("RGB").save(file),
+    "la.png": lambda file: _see_through("L").save(file),
+    "palette.png": lambda file: _photo().quantize(4).save(file, transparency=0),
+    "16 bits.png": lambda file: _grey(np.uint16, 257).save(file),
+    "float.tif": lambda file: _grey(np.float32, 1 / 255).save(file),
+}
+
+
+def _turned(file: Path) -> None:
+    """By the matrix in the header of its track, as telephones do."""
+    content = bytearray(sorted((MEDIA / "video").rglob("*.mp4"))[0].read_bytes())
+    start = content.index(b"tkhd") + 44
+    assert content[start - 40] == 0  # the version with short times
+    content[start : start + 36] = struct.pack(">9i", 0, 0x10000, 0, -0x10000, 0, 0, 0, 0, 0x40000000)
+    file.write_bytes(content)
+
+
+def _uneven(file: Path) -> None:
+    """Every tenth frame stays for four times as long."""
+    with av.open(sorted((MEDIA / "video").rglob("*.mp4"))[0]) as source, av.open(file, "w") as target:
+        stream = target.add_stream("mpeg4", rate=25)
+        shape = source.streams.video[0]
+        stream.width, stream.height, stream.pix_fmt = shape.width, shape.height, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 25)
+        for number, frame in enumerate(source.decode(video=0)):
+            frame.pts, frame.time_base = number + 3 * (-(-number // 10)), Fraction(1, 25)
+            target.mux(stream.encode(frame.reformat(format="yuv420p")))
+        target.mux(stream.encode())
+
+
+VIDEOS: dict[str, Callable[[Path], None]] = {"turned.mp4": _turned, "uneven.mp4": _uneven}
 
 
 def code_in(text: Path) -> str:

@@ -209,6 +209,8 @@ def _keep_classifier(model: Bridle, head: Head | None, out: Path, result: dict[s
         report("note", message=f"{out} has the result alone: with several folds there is no one classifier to keep")
         return
     told = {key: result[key] for key in ("checkpoint", "task", "data", "metric", "value", "ci95", "recipe")}
+    if told["checkpoint"] != "random":
+        told["checkpoint"] = str(Path(told["checkpoint"]).resolve())  # the classifier may be used from another folder
     save_classifier(model, head, out, {"finetuned": told})
 
 

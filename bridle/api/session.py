@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bridle.errors import EnvironmentFault, UsageError
+from bridle.storage import Remote, locate
 
 if TYPE_CHECKING:
     from bridle.model import Bridle
@@ -45,8 +46,15 @@ def pick_device(name: str) -> str:
 
 
 def open_model(checkpoint: str | Path | None, device: str) -> Bridle:
-    """The network of a checkpoint; `None` takes the newest run."""
+    """The network of a checkpoint; `None` takes the newest run.
+
+    Raises:
+        UsageError: it is in object storage. DataError: there is no usable model.
+    """
     from bridle.checkpoint import load_model, newest_run
+
+    if checkpoint is not None and isinstance(locate(checkpoint), Remote):
+        raise UsageError(f"{checkpoint}: a checkpoint must lie on a disk of this machine", "Copy it there first.")
 
     return load_model(newest_run(RUNS) if checkpoint is None else Path(checkpoint), device=pick_device(device))
 

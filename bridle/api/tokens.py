@@ -29,7 +29,7 @@ def load(
 
     Args:
         checkpoint: a run, checkpoint or export; `None`: the newest run below `runs/`.
-        device: "auto", "cpu" or "cuda".
+        device: "auto", "cpu", "cuda" or one of several, as "cuda:1".
         dtype: what features are computed in; they are float32 when they come out, and codes always are computed in it.
         batch_size: windows that the model sees at once.
         workers: threads that decode ahead.
@@ -44,12 +44,13 @@ def load(
     from bridle.infer import Pretrained
 
     dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-    if dtype not in dtypes:
+    if not isinstance(dtype, str) or dtype not in dtypes:
         raise UsageError(f"dtype {dtype} is not known", f"choose from {', '.join(dtypes)}")
     if not isinstance(batch_size, int) or not isinstance(workers, int) or batch_size < 1 or workers < 0:
         raise UsageError(f"batch_size {batch_size}, workers {workers}: whole numbers from 1 and 0 are needed")
-    if not isinstance(checkpoint, str | os.PathLike | None):
+    if not isinstance(checkpoint, str | os.PathLike | None) or checkpoint == "":
         raise UsageError(f"checkpoint {checkpoint!r} is no path", "name a run, a checkpoint or an export")
+    checkpoint = None if checkpoint is None else os.fsdecode(checkpoint)
     return Pretrained(open_model(checkpoint, device), dtypes[dtype], batch_size, workers)
 
 

@@ -100,9 +100,9 @@ def _check(tested: Tested) -> None:
 
 
 def run_of(checkpoint: str) -> Path | None:
-    """The run that a checkpoint is of; None for an export, or an untrained model."""
-    folder = Path(checkpoint).parent
-    return folder.parent if folder.name == CHECKPOINTS else None
+    """The run that a checkpoint is of, however it is named; None for an export, or an untrained model."""
+    folder = Path(checkpoint).resolve().parent
+    return folder.parent if folder.name == CHECKPOINTS and checkpoint != "random" else None
 
 
 def add_result(folder: Path, result: dict[str, Any], tested: Tested | None = None) -> Path | None:

@@ -43,6 +43,8 @@ In this folder, with `transformers`, PyTorch and NumPy; BRIDLE itself is not nee
 
 {outputs}
 
+{about}
+
 `trust_remote_code=True` runs the Python files of this folder: read them first. Weights are safetensors.
 
 ## Trained on
@@ -52,9 +54,7 @@ In this folder, with `transformers`, PyTorch and NumPy; BRIDLE itself is not nee
 ## Recipe
 
 {recipe}
-
-`bridle pretrain --config config.yaml --shards ...{limit}` trains the same again.
-
+{again}
 ## Results
 
 {results}
@@ -71,8 +71,7 @@ from transformers import {auto}, {auto_model}
 
 processor = {auto}.from_pretrained(".", trust_remote_code=True)
 model = {auto_model}.from_pretrained(".", trust_remote_code=True).eval()
-{media}
-inputs = processor(media, return_tensors="pt")
+{line}inputs = processor({media}, return_tensors="pt")
 with torch.inference_mode():
     found = {base}(**inputs)
 {more}features, class_token, mean = found.last_hidden_state, found.class_token, found.pooler_output"""
@@ -112,10 +111,11 @@ def model_card(subject: Subject, name: str, parts: Sequence[str], auto: str) -> 
         modality=model.modality,
         name=titled(name),
         upload=re.sub(r"[^\w.-]+", "-", name).strip("-.") or "NAME",
-        limit=_limit(subject),
+        again=_again(subject),
         what=what,
         code=_usage(subject, parts, auto),
         outputs=_outputs(subject, parts),
+        about=MEDIA[model.modality].about,
         data=_table(("", ""), _data(subject)) or "Nothing is known of the data here.",
         recipe=_table(("", ""), _recipe(subject)),
         results=_results(subject),
@@ -126,18 +126,19 @@ def model_card(subject: Subject, name: str, parts: Sequence[str], auto: str) -> 
 def _usage(subject: Subject, parts: Sequence[str], auto: str) -> str:
     """Code that runs beside the files; a test does."""
     modality = subject.model.modality
-    opener, line, _ = MEDIA[modality]
-    needed = [*opener.splitlines(), "import torch"]
+    media = MEDIA[modality]
+    opened = media.processed.startswith("media")  # and not by the processor itself
     more = "    codes = model.tokenize(**inputs)\n" if "tokenizer" in parts else ""
     if subject.head:
         more += "    logits = model(**inputs).logits\n"
         more += "said = [model.config.id2label[at] for at in logits.argmax(-1).tolist()]\n"
     return _CODE.format(
-        imports="\n".join(sorted(needed, key=lambda one: (one.startswith("from"), one))),
+        imports="\n".join([*([media.imports] if opened else []), "import torch"]),
         auto=auto,
         auto_model=f"AutoModelFor{modality.capitalize()}Classification" if subject.head else "AutoModel",
         base="model.bridle" if subject.head else "model",
-        media=line,
+        line=f"{media.line}\n" if opened else "",
+        media=media.processed,
         more=more,
     )
 
@@ -192,7 +193,7 @@ def _recipe(subject: Subject) -> Iterator[tuple[str, str]]:
     if done:
         yield "length", f"{done.get('steps')} steps, {done.get('clips')} clips seen, {done.get('seconds')} s"
     if (step := _step(subject)) and step != done.get("steps"):
-        yield "of it, this model", f"the first {step} steps"
+        yield ("of it, this model", f"the first {step} steps") if done else ("length", f"{step} steps")
     size = sum(one.numel() for one in (model.average or model.encoder).parameters()) / 1e6
     yield "encoder", f"width {encoder.width}, depth {encoder.depth}, heads {encoder.heads}; {size:.2f} M parameters"
     grid, patch = (" x ".join(map(str, one)) for one in (model.patcher.grid, model.patcher.patch))
@@ -209,10 +210,14 @@ def _recipe(subject: Subject) -> Iterator[tuple[str, str]]:
         yield "fine-tuning", ", ".join(f"{key} {value}" for key, value in tuned["recipe"].items() if value is not None)
 
 
-def _limit(subject: Subject) -> str:
-    """The options that say how long, which are no part of the configuration."""
-    limits = subject.state().get("limits") or {}
-    return "".join(f" --{name.replace('_', '-')} {value:g}" for name, value in limits.items() if value is not None)
+def _again(subject: Subject) -> str:
+    """The command, where the options are known that say how long: they are no part of the configuration."""
+    limits = subject.state().get("limits")
+    if limits is None:
+        return ""
+    said = "".join(f" --{name.replace('_', '-')} {value}" for name, value in limits.items() if value is not None)
+    does = "pretrains the encoder again" if subject.head else "trains the same again"
+    return f"\n`bridle pretrain --config config.yaml --shards ...{said}` {does}.\n"
 
 
 def _step(subject: Subject) -> int:
@@ -282,7 +287,7 @@ def _judged_by(one: dict[str, Any]) -> str:
     if one.get("views"):
         said.append(f"views {one['views']}")
     if (folds := one.get("folds") or 1) > 1:
-        said.append(f"{folds} folds" + (f" by {one['group_by']}" if one.get("group_by") else ""))
+        said.append(f"{folds} folds" + (f" by `{one['group_by']}`" if one.get("group_by") else ""))
     return ", ".join(said)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +13,55 @@ from bridle import config as configuration
 from bridle.checkpoint import Head
 from bridle.export.folder import MARK
 from bridle.export.standalone import preprocess
+from bridle.media import pixels
 from bridle.model import Bridle
 
-# How each kind is opened without this library: the import, the line, what it must give, and a file's name.
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """How one kind of media is opened without this library.
+
+    Attributes:
+        file: an example's name.
+        imports, line: what gives `media`.
+        prepared, processed: what `preprocess.inputs` and a processor of `transformers` take; the latter opens pixels
+            itself.
+        about: what the reader should know of it.
+    """
+
+    file: str
+    imports: str
+    line: str
+    prepared: str
+    processed: str
+    about: str
+
+
 MEDIA = {
-    "audio": (
+    "audio": Opened(
+        "clip.wav",
         "import soundfile",
         'media, rate_hz = soundfile.read("clip.wav", dtype="float32")  # mono, 16000 Hz',
-        "clip.wav",
+        "media, rate_hz=rate_hz",
+        "media, sampling_rate=rate_hz",
+        "Sound of another rate is refused; BRIDLE averages channels and resamples with "
+        "`torchaudio.functional.resample`.",
     ),
-    "image": (
-        "import numpy\nfrom PIL import Image, ImageOps",
-        'media = numpy.asarray(ImageOps.exif_transpose(Image.open("photo.jpg")).convert("RGB"))  # any size',
+    "image": Opened(
         "photo.jpg",
+        "import pixels",
+        'media = pixels.picture("photo.jpg")  # of any size',
+        "media",
+        '"photo.jpg"',
+        "`pixels.py` opens pictures (with Pillow) as BRIDLE does: upright, over white, 16 bits scaled to 8.",
     ),
-    "video": (
-        "import av\nimport numpy",
-        'media = numpy.stack([frame.to_ndarray(format="rgb24") for frame in av.open("clip.mp4").decode(video=0)])',
+    "video": Opened(
         "clip.mp4",
+        "import pixels",
+        'media = pixels.video("clip.mp4")',
+        "media",
+        '"clip.mp4"',
+        "`pixels.py` opens videos (with PyAV) as BRIDLE does: upright, frames placed by their times on an even clock.",
     ),
 }
 _SIZES = """Width {width}, depth {depth};
@@ -84,9 +116,11 @@ def class_names(head: Head) -> str:
     return ", ".join(titled(name) for name in head.classes[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
-def add_preprocessing(folder: Path) -> None:
-    """`preprocess.py`, which needs NumPy alone and reads `preprocessing.json`."""
-    shutil.copyfile(str(preprocess.__file__), folder / "preprocess.py")
+def add_preprocessing(modality: str, folder: Path) -> None:
+    """`preprocess.py`, which needs NumPy alone and reads `preprocessing.json`; `pixels.py`, where that opens files."""
+    for module in (preprocess, pixels) if modality != "audio" else (preprocess,):
+        path = Path(str(module.__file__))
+        shutil.copyfile(path, folder / path.name)
 
 
 def titled(name: str) -> str:
@@ -96,7 +130,7 @@ def titled(name: str) -> str:
 
 def library_readme(model: Bridle, head: Head | None, name: str) -> str:
     """For who has BRIDLE."""
-    example = MEDIA[model.modality][2]
+    example = MEDIA[model.modality].file
     tuned = (
         f"\nFine-tuned, with `head.safetensors` on top, which knows {class_names(head)}:\n"
         "`bridle eval --protocol head --checkpoint . --data DATA` tests it.\n"
@@ -129,9 +163,9 @@ def program_readme(model: Bridle, head: Head | None, name: str, code: dict[str, 
         code: of each part that was exported the line that runs it.
         imports: what these lines need.
     """
-    opener, line, _ = MEDIA[model.modality]
-    needed = sorted([*imports, *opener.splitlines(), "import preprocess"], key=lambda one: one.lower())
-    lines = "\n".join([*needed, "", line, "inputs = preprocess.inputs(media)", *code.values()])
+    media = MEDIA[model.modality]
+    needed = sorted([*imports, media.imports, "import preprocess"])
+    lines = "\n".join([*needed, "", media.line, f"inputs = preprocess.inputs({media.prepared})", *code.values()])
     made = "\n".join(_OUTPUTS[part] for part in code)
     if head and "encoder" in code:
         made += "\n\n" + _LOGITS.format(names=class_names(head), how=_HOW[head.multi_label])
@@ -150,7 +184,9 @@ Run in this folder:
 {made}
 
 `preprocess.py` needs NumPy alone and reads `preprocessing.json`; windows of several clips share a batch by
-`preprocess.batch([*preprocess.windows(a), *preprocess.windows(b)])`. `config.yaml` is the recipe.
+`preprocess.batch([*preprocess.windows(a), *preprocess.windows(b)])`.
+{media.about}
+`config.yaml` is the recipe.
 {METHOD}
 """
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import glob
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from bridle.errors import EnvironmentFault, UsageError
 
 MARK = "preprocessing.json"  # what tells an export from a checkpoint
 _NAMES = {"model.safetensors", "model.json", "head.safetensors", "config.yaml", MARK, "preprocess.py", "README.md"}
-_NAMES |= {"classes.json", "config.json", "preprocessor_config.json", "video_preprocessor_config.json"}
+_NAMES |= {"pixels.py", "classes.json", "config.json", "preprocessor_config.json", "video_preprocessor_config.json"}
 _NAMES |= {f"{name}_bridle.py" for name in ("configuration", "modeling", "feature_extraction")}
 _NAMES |= {f"{name}_processing_bridle.py" for name in ("image", "video")}
 _PROGRAMS = {f"{part}.{suffix}" for part in ("encoder", "tokenizer") for suffix in ("onnx", "onnx.data", "pt2")}
@@ -26,6 +28,7 @@ def new_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
         UsageError: `out` exists (see `check_output`).
         EnvironmentFault: the disk is full or cannot be written.
     """
+    _restore(out)
     check_output(out, overwrite=overwrite)
     out = Path(os.path.realpath(out))  # a link stays one
     partial = out.absolute().with_name(f".{out.name}.{os.getpid()}.partial")
@@ -35,8 +38,10 @@ def new_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
         check_output(out, overwrite=overwrite)  # somebody may have put something there in the meantime
         _replace(partial, out)
     except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise EnvironmentFault(
-            f"{out} cannot be written: {error.strerror or error}", "Free some space, or name another --out."
+            f"{out} cannot be written: {error.strerror or error}",
+            "Free some space, or name another --out." if full else "Name another --out.",
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -44,11 +49,13 @@ def new_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
 
 def check_output(out: Path, *, overwrite: bool) -> None:
     """Raises UsageError where there is something already that may not be replaced, or is no export."""
-    if not out.exists() and not out.is_symlink():
+    if not os.path.lexists(out):
         return
     if not overwrite:
         raise UsageError(f"{out} exists", "choose another --out, or add --overwrite")
-    found = {path.name for path in out.iterdir()} - {"__pycache__"} if out.is_dir() else {out.name}
+    if not out.is_dir():
+        raise UsageError(f"{out} is no folder: it will not be replaced", "choose another --out")
+    found = {path.name for path in out.iterdir()} - {"__pycache__"}
     if found and not (MARK in found and found <= _NAMES | _PROGRAMS):
         more = ", ".join(sorted(found - _NAMES - _PROGRAMS)[:3]) or f"no {MARK}"
         raise UsageError(
@@ -70,7 +77,15 @@ def _replace(partial: Path, out: Path) -> None:
     out.rename(old)
     try:
         partial.rename(out)
-    except OSError:
+    except BaseException:
         old.rename(out)
         raise
-    shutil.rmtree(old)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _restore(out: Path) -> None:
+    """What a process that was killed between the two renames had put aside."""
+    out = Path(os.path.realpath(out))
+    if not os.path.lexists(out) and (aside := sorted(out.parent.glob(f".{glob.escape(out.name)}.*.old"))):
+        with suppress(OSError):  # the export itself will say why
+            aside[-1].rename(out)

@@ -99,7 +99,7 @@ def export_huggingface(
 
     Returns:
         `{format, out, files, parity}`, see `parity.check`; `parity` has `patches`, too: by how much the processor's
-        differ (None where there are no clips).
+        differ (None where no clip could be compared).
 
     Raises:
         UsageError: `out` exists, or the tokenizer is asked for and was never fitted.
@@ -134,7 +134,7 @@ def _write(subject: Subject, folder: Path, parts: tuple[str, ...], dtype: str, n
     add_json(made, folder / settings)
     for one in (*_CODE, module):
         shutil.copyfile(Path(standalone[0]) / f"{one}.py", folder / f"{one}.py")
-    add_preprocessing(folder)
+    add_preprocessing(model.modality, folder)
     if head:
         add_classes(head, folder)
     describe(model, folder, model_card(subject, name, parts, auto))
@@ -218,10 +218,16 @@ def _loaded_elsewhere(
     for at, batch in enumerate(compared.batches):
         inputs |= {f"{at}.patches": batch.x_BNP, f"{at}.coords": batch.coords_BN3.contiguous()}
         inputs |= {f"{at}.valid": batch.valid_BN}
-    inputs |= {f"view.{at}": view.contiguous() for at, view in enumerate(compared.views)}
     work = folder / "check"
     work.mkdir()
     try:
+        for at, medium in enumerate(compared.media):
+            made = subject.model.patcher(medium.views)
+            inputs |= {f"medium.{at}.made": made.x_BNP, f"medium.{at}.made_valid": made.valid_BN}
+            if isinstance(medium.given, bytes):
+                (work / f"medium.{at}").write_bytes(medium.given)
+            elif medium.given is not None:
+                inputs[f"medium.{at}"] = medium.given
         save_file(inputs, work / "inputs.safetensors")
         told = _run_child(folder, work, subject.model.modality, bool(subject.head))
         found = load_file(work / "outputs.safetensors")

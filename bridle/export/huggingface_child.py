@@ -1,7 +1,7 @@
 """Run as text by a process of its own: an exported folder through the Auto classes of `transformers`.
 
 argv: FOLDER WORK AutoModel... AutoProcessor... THREADS
-WORK/inputs.safetensors -> WORK/outputs.safetensors, and one line of JSON on stdout
+WORK/inputs.safetensors, WORK/medium.* -> WORK/outputs.safetensors, and one line of JSON on stdout
 """
 
 from __future__ import annotations
@@ -46,27 +46,27 @@ def main(folder: str, work: Path, auto_model: str, auto_processor: str, threads:
             floats = {name: value.float() if value.is_floating_point() else value for name, value in named.items()}
             outputs |= {f"{at}.{name}": value.contiguous() for name, value in floats.items()}
     save_file(outputs, work / "outputs.safetensors")
-    print(json.dumps({"patches": _difference(processor, inputs, batches)}))  # noqa: T201 (what the parent reads)
+    print(json.dumps({"patches": _difference(processor, inputs, work)}))  # noqa: T201 (what the parent reads)
 
 
-def _difference(processor: Any, inputs: dict[str, Any], batches: list[str]) -> float | None:
-    """By how much the processor's patches differ from the first batch's, made of the same views."""
-    import numpy
-
-    views = [inputs[f"view.{at}"].numpy() for at in range(sum(name.startswith("view.") for name in inputs))]
-    if not views:
-        return None
-    first = 0
-    worst = 0.0
-    for at in batches:
-        wanted = inputs[f"{at}.patches"].numpy()
-        some = views[first : first + len(wanted)]
-        first += len(wanted)
-        # As they would be decoded: sound in [-1, 1], pixels with the channels last.
-        media = [one / numpy.float32(32767) if one.ndim == 1 else numpy.moveaxis(one, -3, -1) for one in some]
-        found = numpy.asarray(processor(media)["patches"])
-        worst = max(worst, float(abs(found - wanted).max()) if found.shape == wanted.shape else numpy.inf)
-    return worst
+def _difference(processor: Any, inputs: dict[str, Any], work: Path) -> float | None:
+    """By how much the processor's patches differ from those that were made of the same files, or samples."""
+    differences = []
+    for at in range(sum(name.endswith(".made") for name in inputs)):
+        name = f"medium.{at}"
+        if name not in inputs and not (work / name).exists():
+            continue
+        given = inputs[name].numpy() if name in inputs else str(work / name)
+        try:
+            found = processor(given, windows="all", return_tensors="pt")
+        except OSError:  # a JPEG that was cut short: torchvision fills it up, Pillow refuses it
+            continue
+        for row, valid_N in enumerate(inputs[f"{name}.made_valid"]):
+            wanted = inputs[f"{name}.made"][row][valid_N]
+            patches = found["patches"][row][found["valid"][row]]
+            same = patches.shape == wanted.shape
+            differences.append(float((patches - wanted).abs().max()) if same else float("inf"))
+    return max(differences, default=None)
 
 
 if __name__ == "__main__":

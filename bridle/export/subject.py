@@ -68,7 +68,7 @@ def open_subject(run: Path, tell: Callable[[str], None]) -> Subject:
     Raises:
         DataError: there is no model that can be used.
     """
-    folder = find_checkpoint(run)
+    folder = find_checkpoint(run).resolve()  # what it is of stands in its path
     about = read_about(folder)
     head = None
     if "classifier" in about:

@@ -74,7 +74,7 @@ def export_programs(
             code[name] = writer.code_of(name, program.outputs)
             _write(program, example_of(model), files[name], format, dtype if name == "encoder" else "fp32", opset)
         describe(model, folder, program_readme(model, head, out.name, code, writer.IMPORTS))
-        add_preprocessing(folder)
+        add_preprocessing(model.modality, folder)
         if head and "encoder" in parts:
             add_classes(head, folder)
         programs = {name: writer.opened(path) for name, path in files.items()}

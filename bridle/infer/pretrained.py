@@ -20,7 +20,7 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from bridle.errors import MediaError, UsageError
+from bridle.errors import BridleError, MediaError, UsageError
 from bridle.infer.encode import BATCH_SIZE, Encoded, Failures, Forward, decoded_as, encode
 from bridle.infer.pooling import SEGMENTS, Pool, check_pool, pool
 from bridle.infer.sources import Source, check_modality
@@ -125,12 +125,18 @@ class Pretrained:
 
     def _source(self, media: Media, rate_hz: float | None, name: str) -> Source:
         if isinstance(media, str | os.PathLike):
-            path = os.fspath(media)
-            if "\0" in path:
-                raise UsageError(f"{path!r} is no path: it holds a zero byte")
+            path = os.fsdecode(media)
+            if not path or "\0" in path:
+                raise UsageError(f"{path!r} is no path: it {'holds a zero byte' if path else 'is empty'}")
             return Source(path, locate(path))
         if not isinstance(media, Clip):
-            media = clip_of(media, self.modality, rate_hz, name=name, to_hz=decoded_as(self.model)[1])
+            try:
+                media = clip_of(media, self.modality, rate_hz, name=name, to_hz=decoded_as(self.model)[1])
+            except BridleError:
+                raise
+            except Exception as error:  # pictures that are closed, tensors that are sparse or have no data
+                why = str(error).partition(". ")[0].partition("\n")[0] or type(error).__name__
+                raise UsageError(f"{name}: this {type(media).__name__} cannot be used: {why}") from error
         check_modality({media.modality}, self.modality, media.source or "the clip")
         return Source(media.source or media.key, media)
 

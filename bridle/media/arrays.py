@@ -6,17 +6,18 @@ Shapes: S samples, C channels, T frames, H, W.
 from __future__ import annotations
 
 import math
+from numbers import Real
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from bridle.errors import UsageError
 from bridle.media.audio import resample
 from bridle.media.decode import AUDIO_HZ
-from bridle.media.image import rgb
+from bridle.media.pixels import picture
 from bridle.schema import Clip, Modality
 
 _MOST_CHANNELS = 64  # of sound: a matrix with both sides longer is none
@@ -41,22 +42,24 @@ def clip_of(
     if isinstance(array, Image.Image):
         if modality is not Modality.IMAGE:
             raise UsageError(f"{name}: a picture is no {modality}", "video is an array of frames: numpy.stack(frames)")
-        array = np.asarray(rgb(ImageOps.exif_transpose(array)))
+        array = picture(array)
     data = _tensor(array, name)
     if modality is not Modality.IMAGE and not _is_rate(rate_hz):
         what = "samples" if modality is Modality.AUDIO else "frames"
         raise UsageError(f"{name}: {modality} needs its rate, {what} a second, and not {rate_hz!r}", "say rate_hz=...")
     if not data.numel():
         raise UsageError(f"{name}: holds nothing, its shape is {tuple(data.shape)}")
+    if modality is Modality.IMAGE:
+        return Clip(name, modality, _pixels(data, name, frames=False), source=name)
+    assert rate_hz is not None
     if modality is Modality.AUDIO:
-        assert rate_hz is not None
         return Clip(name, modality, resample(_mono(data, name), max(1, round(rate_hz)), to_hz), to_hz, source=name)
-    pixels = _pixels(data, name, frames=modality is Modality.VIDEO)
-    return Clip(name, modality, pixels, rate_hz if modality is Modality.VIDEO else None, source=name)
+    return Clip(name, modality, _pixels(data, name, frames=True), float(rate_hz), source=name)
 
 
 def _is_rate(rate_hz: Any) -> bool:
-    return isinstance(rate_hz, int | float) and math.isfinite(rate_hz) and rate_hz > 0
+    number = isinstance(rate_hz, Real) and not isinstance(rate_hz, bool)  # NumPy's and fractions, too
+    return number and math.isfinite(rate_hz) and rate_hz > 0
 
 
 def _tensor(array: Any, name: str) -> Tensor:
@@ -66,6 +69,8 @@ def _tensor(array: Any, name: str) -> Tensor:
         found = np.array(array)  # torch takes no negative strides, nothing read-only and only the machine's byte order
         return torch.from_numpy(found.astype(found.dtype.newbyteorder("=")))
     except (TypeError, ValueError) as error:
+        if isinstance(array, np.ndarray):
+            raise UsageError(f"{name}: an array of {array.dtype} cannot be used") from error
         raise UsageError(f"{name}: neither a path nor an array, but {type(array).__name__}") from error
 
 

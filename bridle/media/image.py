@@ -1,6 +1,6 @@
 """Pictures: torchvision for plain JPEG, Pillow for every other format and for odd ones.
 
-Whatever comes in, RGB goes out: upright by EXIF, transparency over white, 16 bits scaled to 8, palettes and CMYK
+Whatever comes in, RGB goes out (see `pixels.py`): upright, over white, 16 bits scaled to 8, palettes and CMYK
 converted, the first frame of an animation.
 
 Shapes: H, W, 3 channels.
@@ -12,12 +12,12 @@ import io
 import warnings
 from dataclasses import replace
 
-import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
 from bridle.errors import MediaError
+from bridle.media import pixels
 from bridle.schema import MediaInfo, Modality
 
 # Pillow's format -> suffix. A list, because Pillow also claims MPEG streams, PDF and others as pictures.
@@ -50,7 +50,7 @@ def measure(raw: bytes, info: MediaInfo) -> MediaInfo:
     picture = _open(raw)
     assert picture is not None, "probed before"
     with picture:
-        height, width = np.asarray(rgb(ImageOps.exif_transpose(picture))).shape[:2]
+        height, width = pixels.picture(picture).shape[:2]
     info = replace(info, height=height, width=width)
     if _for_torchvision(info):  # training reads it with this, so try it now
         decode(raw, info, height * width)
@@ -77,7 +77,7 @@ def decode(raw: bytes, info: MediaInfo, max_pixels: int) -> Tensor:
         raise MediaError("no known image format inside")
     with picture:
         _refuse_large(picture, max_pixels)
-        array_HW3 = np.array(rgb(ImageOps.exif_transpose(picture)))
+        array_HW3 = pixels.picture(picture)
     return torch.from_numpy(array_HW3).permute(2, 0, 1)
 
 
@@ -102,22 +102,3 @@ def _open(raw: bytes) -> Image.Image | None:
         return None
     except Exception as error:  # a picture by its first bytes, with a broken header
         raise MediaError(f"cannot be decoded: {error}") from error
-
-
-def rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode.startswith("I") or picture.mode == "F":
-        return _scaled(np.asarray(picture)).convert("RGB")
-    if picture.mode in {"RGBA", "LA", "PA", "La", "RGBa"} or "transparency" in picture.info:
-        layer = picture.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
-    return picture.convert("RGB")
-
-
-def _scaled(array_HW: np.ndarray) -> Image.Image:
-    """Integers are 16 bits wide; floats run to 1, 255 or 65535, whichever holds their largest value."""
-    values_HW = array_HW.astype(np.float64)
-    if not np.isfinite(values_HW).all():
-        raise MediaError("holds pixels that are not finite numbers")
-    peak = values_HW.max(initial=0.0)
-    top = 65535.0 if array_HW.dtype.kind in "iu" or peak > 255 else 255.0 if peak > 1 else 1.0
-    return Image.fromarray((values_HW * (255.0 / top)).round().clip(0, 255).astype(np.uint8))

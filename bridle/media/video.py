@@ -1,6 +1,6 @@
 """Moving pictures: decord where it is right, FFmpeg (PyAV) elsewhere and where decord is missing or refuses.
 
-Both give the same frames: upright, and placed by time on an even clock (see `timeline.py`). decord can crash or hang
+Both give the same frames: upright, and placed by time on an even clock (see `pixels.py`). decord can crash or hang
 on damaged files, so unknown files are measured in a process that may die.
 
 Shapes: T frames, H, W, 3 channels.
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from bridle.errors import MediaError
 from bridle.media.limits import MAX_PIXELS, refuse_giant
-from bridle.media.timeline import even_clock
+from bridle.media.pixels import announced_fps, even_clock, has_times, is_cover, upright
 from bridle.schema import MediaInfo, Modality
 
 try:
@@ -49,7 +49,7 @@ def probe(raw: bytes, hint: str, wanted: Modality | None = None) -> MediaInfo | 
             if family not in _FAMILIES:  # single pictures, subtitles, playlists that name other files
                 return None
             suffixes = _FAMILIES[family].split()
-            pictures = [stream for stream in container.streams.video if not _is_cover(stream)]
+            pictures = [stream for stream in container.streams.video if not is_cover(stream)]
             sounds = container.streams.audio
             if pictures and not (wanted is Modality.AUDIO and sounds):
                 return _picture_info(container, pictures[0], hint if hint in suffixes else suffixes[0])
@@ -153,7 +153,7 @@ def _ffmpeg_batches(raw: bytes, window: tuple[float, float] | None, done: int) -
         for number, frame in _numbered(container, stream, pts_T, int(shown_T[0]), fps):
             gap, end = np.searchsorted(shown_T, number, "left"), np.searchsorted(shown_T, number, "right")
             for ticking in range(tick, end):  # where a frame is missing, the one before stays on the screen
-                pieces.append(_upright(frame if ticking >= gap or before is None else before, width, height))
+                pieces.append(upright(frame if ticking >= gap or before is None else before, width, height))
                 if len(pieces) >= _batch(pieces[0].nbytes):
                     yield np.stack(pieces), fps
                     pieces = []
@@ -168,10 +168,9 @@ def _ffmpeg_clock(raw: bytes) -> tuple[float, np.ndarray, np.ndarray | None]:
     """Rate and frame on the screen at each tick, and the time stamps in the order of showing, if they can be used."""
     with av.open(io.BytesIO(raw), "r") as container:
         stream = _pictures(container)
-        fps = float(stream.average_rate or stream.guessed_rate or 25)
+        fps = announced_fps(stream)
         stamps = [packet.pts for packet in container.demux(stream) if packet.size and not packet.is_discard]
-        # AVI keeps the order of decoding only: FFmpeg's stamps are wrong where the two orders differ.
-        if None in stamps or (container.format.name == "avi" and stream.codec_context.has_b_frames):
+        if None in stamps or not has_times(container, stream):
             return fps, np.arange(len(stamps)), None
         pts_T = np.sort(np.array(stamps, np.int64))
         return *even_clock(pts_T * float(stream.time_base or 1), fps), pts_T
@@ -203,15 +202,9 @@ def _numbered(
         yield number, frame
 
 
-def _upright(frame: av.VideoFrame, width: int, height: int) -> np.ndarray:
-    """uint8 `(H, W, 3)`, scaled to this size and turned by the display matrix."""
-    picture_HW3 = frame.to_ndarray(format="rgb24", width=width, height=height)
-    return np.ascontiguousarray(np.rot90(picture_HW3, round(frame.rotation / 90)))
-
-
 def _pictures(container: av.container.InputContainer) -> av.VideoStream:
     for stream in container.streams.video:
-        if not _is_cover(stream):
+        if not is_cover(stream):
             stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
             return stream
     raise MediaError("holds no moving pictures")
@@ -230,13 +223,8 @@ def _span(window: tuple[float, float] | None, fps: float) -> tuple[int, int | No
     return first, first + max(1, round(window[1] * fps))
 
 
-def _is_cover(stream: av.VideoStream) -> bool:
-    """Cover art in a sound file is a video stream of one picture."""
-    return bool(stream.disposition & av.stream.Disposition.attached_pic)
-
-
 def _picture_info(container: av.container.InputContainer, stream: av.VideoStream, suffix: str) -> MediaInfo:
-    fps = float(stream.average_rate or stream.guessed_rate or 25)
+    fps = announced_fps(stream)
     duration_s = container.duration / av.time_base if container.duration else None
     frames = stream.frames or (round(duration_s * fps) if duration_s else None)
     height, width = stream.height, stream.width

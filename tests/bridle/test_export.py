@@ -15,12 +15,14 @@ from exports import NAMES, put_clip, tuned
 
 import bridle
 from bridle import config as configuration
-from bridle.checkpoint import read_about, read_classifier, save_model, snapshot
+from bridle.api.evaluation import _keep_classifier
+from bridle.checkpoint import read_about, read_classifier, run_of, save_model, snapshot
 from bridle.checkpoint.model_file import Snapshot
 from bridle.config.sections import Config
-from bridle.errors import DataError, NumericalError, UsageError
+from bridle.errors import DataError, EnvironmentFault, NumericalError, UsageError
 from bridle.export import export, safetensors
 from bridle.export.parity import noise
+from bridle.export.subject import open_subject
 from bridle.infer import Pretrained
 from bridle.model import Bridle
 from bridle.schema import Clip, Modality
@@ -191,6 +193,72 @@ def test_a_folder_that_is_no_export_is_never_replaced(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="will not be replaced"):
             export(run, out=place, overwrite=True)
         assert sorted(path.name for path in place.iterdir()) == before
+
+
+def test_a_file_is_never_replaced(tmp_path: Path) -> None:
+    run, _ = checkpoint(tmp_path / "run")
+    (tmp_path / "preprocessing.json").write_text("precious")
+    with pytest.raises(UsageError, match="no folder"):
+        export(run, out=tmp_path / "preprocessing.json", overwrite=True)
+    assert (tmp_path / "preprocessing.json").read_text() == "precious"
+
+
+def test_a_process_that_was_killed_while_it_replaced_loses_nothing(tmp_path: Path) -> None:
+    run, _ = checkpoint(tmp_path / "run")
+    export(run, out=tmp_path / "out")
+    (tmp_path / "out").rename(tmp_path / ".out.123.old")  # between its two renames
+    with pytest.raises(UsageError, match="exists"):
+        export(run, out=tmp_path / "out")
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "out"}
+
+
+@pytest.mark.parametrize("fault", [OSError, KeyboardInterrupt])
+def test_what_cannot_be_replaced_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: type) -> None:
+    run, _ = checkpoint(tmp_path / "run")
+    export(run, out=tmp_path / "out")
+    (tmp_path / "out" / "README.md").write_text("old")
+    rename = Path.rename
+
+    def failing(path: Path, target: Path) -> Path:
+        if path.name.endswith(".partial"):
+            raise fault
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises((EnvironmentFault, KeyboardInterrupt)):
+        export(run, out=tmp_path / "out", overwrite=True)
+    assert (tmp_path / "out" / "README.md").read_text() == "old"
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "out"}
+
+
+def test_what_space_does_not_help_is_not_told_to_free_some(tmp_path: Path) -> None:
+    run, _ = checkpoint(tmp_path / "run")
+    with pytest.raises(EnvironmentFault, match="Name another --out") as caught:
+        export(run, out=tmp_path / ("x" * 300))
+    assert "Free some space" not in caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["step-00000001", "../checkpoints/step-00000001", "latest"])
+def test_a_checkpoint_finds_its_run_however_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    checkpoints = tmp_path / "run" / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    checkpoint(checkpoints / "step-00000001")
+    (checkpoints.parent / "state.json").write_text(json.dumps({"status": "interrupted", "preset": "", "shards": []}))
+    (checkpoints / "latest").symlink_to("step-00000001")
+    monkeypatch.chdir(checkpoints)
+    assert run_of(name) == open_subject(Path(name), lambda _: None).run == tmp_path / "run"
+    assert run_of("random") is None  # an untrained model is of no run, wherever one stands
+
+
+def test_a_classifier_knows_its_checkpoint_from_every_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, head = tuned(model_of("image"), tmp_path / "head")
+    monkeypatch.chdir(tmp_path)
+    result = dict.fromkeys(("task", "data", "metric", "value", "ci95", "recipe"))
+    for checkpoint, wanted in (("run/step-1", str(tmp_path / "run" / "step-1")), ("random", "random")):
+        _keep_classifier(model_of("image"), head, tmp_path / "out", {**result, "checkpoint": checkpoint}, print)
+        assert read_about(tmp_path / "out")["finetuned"]["checkpoint"] == wanted
 
 
 def test_a_model_that_comes_back_different_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -15,11 +16,26 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from exports import MEDIA, as_array, clip_of, code_in, codes_in, expected, learned, put_clip, run_readmes, saved, tuned
+from exports import (
+    MEDIA,
+    PICTURES,
+    VIDEOS,
+    as_array,
+    clip_of,
+    code_in,
+    codes_in,
+    expected,
+    learned,
+    put_clip,
+    run_readmes,
+    saved,
+    tuned,
+)  # fmt: skip
 from standins import small
 
 from bridle import api
-from bridle.checkpoint import Head, add_result
+from bridle.checkpoint import Head, add_result, read_about
+from bridle.checkpoint.files import write_json
 from bridle.errors import DataError, EnvironmentFault, NumericalError, UsageError
 from bridle.export import huggingface
 from bridle.model import Bridle
@@ -56,11 +72,22 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tuned]:
         model = make()
         folder, head = tuned(model, root / f"{modality}-tuned", multi=modality == "image")
         out = root / modality
-        result = api.export(folder, format="huggingface", out=out, data=MEDIA / modality)
+        result = api.export(folder, format="huggingface", out=out, data=sixteen(modality, root / f"{modality}-data"))
         clip = put_clip(modality, out)
         model.encoder.load_state_dict(head.classifier.encoder.state_dict())
         done[modality] = Tuned(model, head, out, result, clip)
     return done
+
+
+def sixteen(modality: str, folder: Path) -> Path:
+    """Real clips, and those that only BRIDLE's own rules open as they are meant."""
+    folder.mkdir()
+    odd = {"image": PICTURES, "video": VIDEOS}.get(modality, {})
+    for name, write in odd.items():
+        write(folder / name)
+    for file in sorted(path for path in (MEDIA / modality).rglob("*") if path.is_file())[: 16 - len(odd)]:
+        shutil.copy(file, folder)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +141,24 @@ def test_the_code_in_the_model_cards_runs_without_this_library(exported: dict[st
         assert found["said"].tolist() == [one.head.classes[int(wanted["logits"][0].argmax())]]
 
 
+def test_a_processor_that_opens_files_otherwise_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the process that loads the export: this one lays transparency over nothing."""
+    (data := tmp_path / "data").mkdir()
+    PICTURES["rgba.png"](data / "rgba.png")
+    written = huggingface.add_preprocessing
+
+    def spoilt(modality: str, folder: Path) -> None:
+        written(modality, folder)
+        code = (folder / "pixels.py").read_text()
+        (folder / "pixels.py").write_text(code.replace('{"RGBA", "LA"', '{"LA"'))
+
+    monkeypatch.setattr(huggingface, "add_preprocessing", spoilt)
+    run = saved(small("image"), tmp_path / "run")
+    with pytest.raises(NumericalError, match=r"preprocessing differs .* patches by up to"):
+        api.export(run, format="huggingface", part="encoder", out=tmp_path / "out", data=data)
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_documentation_shows_the_same_code(exported: dict[str, Tuned]) -> None:
     documentation = Path(__file__).parents[2] / "docs" / "export.md"
     assert codes_in(documentation)[1] == code_in(exported["audio"].out / "README.md")
@@ -124,11 +169,12 @@ def test_model_cards_say_what_is_known(tmp_path: Path, monkeypatch: pytest.Monke
     api.shard(MEDIA / "audio" / "7", modality="audio", out=shards, workers=1)
     for step in (50, 100):
         saved(small("audio"), run / "checkpoints" / f"step-{step:08}")
-    limits = {"steps": 100, "epochs": None, "max_minutes": None}
+    limits = {"steps": 1234567, "epochs": None, "max_minutes": None}
     state = {"status": "complete", "preset": "audio-tiny", "shards": [str(shards)], "limits": limits}
     state["result"] = {"steps": 100, "clips": 3200, "seconds": 41.5}
     (run / "state.json").write_text(json.dumps(state))
     of = {"task": "folder", "data": "/data/digits", "protocol": "knn", "pool": "mean", "metric": "accuracy"}
+    of |= {"folds": 6, "group_by": "_([a-z]+)_"}
     for checkpoint, value in (("random", 0.349), ("runs/digits/checkpoints/step-00000100", 0.65)):
         ends = [value - 0.02, value + 0.02]
         add_result(run, {**of, "checkpoint": checkpoint, "value": value, "ci95": ends, "chance": 0.1, "n_test": 300})
@@ -142,8 +188,9 @@ def test_model_cards_say_what_is_known(tmp_path: Path, monkeypatch: pytest.Monke
     assert "| digits | audio: 30 clips, 0.4" in body
     assert "| length | 100 steps, 3200 clips seen, 41.5 s |" in body
     assert "65.0 % | 63.0 % to 67.0 % | 10.0 % | 300 |\n" in body
-    assert "--steps 100` trains the same again" in body
+    assert "--steps 1234567` trains the same again" in body
     assert "34.9 % | 32.9 % to 36.9 % | 10.0 % | 300 | untrained |" in body
+    assert "knn, mean, 6 folds by `_([a-z]+)_` |" in body
     assert "model.tokenize" not in body
     assert str(tmp_path) not in text  # no paths of this machine
 
@@ -153,6 +200,19 @@ def test_model_cards_say_what_is_known(tmp_path: Path, monkeypatch: pytest.Monke
     assert "| of it, this model | the first 50 steps |" in text
     assert "None were measured of this model" in text and "| 300 | step-00000100 |" in text
     assert "YOUR_NAME/a-b " in text
+
+    # What was fine-tuned from a checkpoint: of the run as long as that is there, else what its name says.
+    folder, _ = tuned(small("audio"), tmp_path / "tuned")
+    about = read_about(folder)
+    for checkpoint, length, again in (
+        (early, "| of it, this model | the first 50 steps |", "--steps 1234567` pretrains the encoder again"),
+        (tmp_path / "gone" / "checkpoints" / "step-00000070", "| length | 70 steps |", None),
+    ):
+        told = {**about["finetuned"], "checkpoint": str(checkpoint)}
+        write_json(folder / "model.json", {**about, "finetuned": told})
+        api.export(folder, format="huggingface", out=tmp_path / "head", part="encoder", overwrite=True)
+        text = (tmp_path / "head" / "README.md").read_text("utf-8")
+        assert length in text and (again in text if again else "bridle pretrain" not in text)
 
 
 def same(folder: Path, subject: Any, compared: Any, parts: Any) -> tuple[Any, None]:

@@ -30,6 +30,7 @@ pytestmark = [
     pytest.mark.usefixtures("one_thread"),
 ]
 FILES = ["README.md", "config.yaml", "encoder.onnx", "preprocess.py", "preprocessing.json", "tokenizer.onnx"]
+OF_PIXELS = sorted([*FILES, "pixels.py"])
 MODELS: dict[str, Callable[[], Bridle]] = {
     "audio": lambda: learned("audio"),
     "image": lambda: small("image"),
@@ -58,7 +59,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Export
 def test_features_and_codes_are_those_of_the_model(exported: Callable[[str], Exported], modality: str) -> None:
     one = exported(modality)
     assert one.result.keys() == {"format", "out", "files", "parity"}
-    assert one.result["files"] == FILES
+    assert one.result["files"] == (FILES if modality == "audio" else OF_PIXELS)
     figures = one.result["parity"]
     assert figures["features"] < 2e-5
     assert (figures["codes"], figures["ties"], figures["clips"]) == (1.0, 0, 16)
@@ -84,7 +85,7 @@ def test_a_classifier_comes_along(tmp_path: Path) -> None:
     run, head = tuned(model, tmp_path / "run", classes=15)
     model.encoder.load_state_dict(head.classifier.encoder.state_dict())
     result = api.export(run, format="onnx", part="encoder", out=out, data=MEDIA / "image")
-    assert result["files"] == sorted([*FILES[:3], "classes.json", *FILES[3:5]])
+    assert result["files"] == sorted(["classes.json", *OF_PIXELS[:-1]])
     assert result["parity"]["logits"] < 1e-4
     assert json.loads((out / "classes.json").read_text()) == {"classes": head.classes, "multi_label": False}
     assert "kind 11 and 3 more" in (out / "README.md").read_text()
@@ -144,7 +145,7 @@ def test_smaller_weights_make_smaller_files(tmp_path: Path, dtype: str, share: f
     onnx.write(program_of(model, "encoder"), example_of(model), full, opset=None, dtype="fp32")
     out = tmp_path / "out"
     result = api.export(run, format="onnx", out=out, part="encoder", dtype=dtype, data=MEDIA / "image")
-    assert result["files"] == [name for name in FILES if name != "tokenizer.onnx"]  # and nothing in between
+    assert result["files"] == [name for name in OF_PIXELS if name != "tokenizer.onnx"]  # and nothing in between
     assert (out / "encoder.onnx").stat().st_size < share * full.stat().st_size
     figures = result["parity"]
     assert figures["codes"] is None
@@ -216,7 +217,7 @@ def test_an_output_that_exists(tmp_path: Path, exported: Callable[[str], Exporte
     api.export(one.run, format="safetensors", out=out)
     monkeypatch.setattr(onnx, "write", lambda program, example, path, **_: path.touch())
     monkeypatch.setattr(onnx, "opened", lambda path: right(one.model, path.stem))
-    assert api.export(one.run, format="onnx", out=out, overwrite=True)["files"] == FILES
+    assert api.export(one.run, format="onnx", out=out, overwrite=True)["files"] == OF_PIXELS
 
 
 def right(model: Bridle, part: str) -> Callable[[PatchBatch], tuple[torch.Tensor, ...]]:
@@ -228,6 +229,15 @@ def right(model: Bridle, part: str) -> Callable[[PatchBatch], tuple[torch.Tensor
         return out if isinstance(out, tuple) else (out,)
 
     return run
+
+
+def test_a_tokenizer_alone_was_allowed_no_difference_of_features(tmp_path: Path, monkeypatch: Any) -> None:
+    model = small("image")
+    monkeypatch.setattr(onnx, "write", lambda program, example, path, **_: path.touch())
+    monkeypatch.setattr(onnx, "opened", lambda path: right(model, path.stem))
+    run = saved(model, tmp_path / "run")
+    figures = api.export(run, format="onnx", part="tokenizer", out=tmp_path / "out", data=MEDIA / "image")["parity"]
+    assert (figures["codes"], figures["features"], figures["tolerance"]) == (1.0, None, None)
 
 
 @pytest.mark.parametrize("data", ["gone", "broken"])

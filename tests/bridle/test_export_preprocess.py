@@ -5,13 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
-from exports import MEDIA, as_array, clip_of, preprocessing
+from exports import MEDIA, PICTURES, VIDEOS, as_array, clip_of, preprocessing
+from PIL import Image
 from standins import PATCHES, SMALL, STATISTICS, small
 
 from bridle.config.sections import Config
 from bridle.export.standalone import preprocess
+from bridle.media import decode, pixels, probe
 from bridle.model import Bridle
 
 
@@ -44,6 +47,38 @@ def test_preprocessing_without_pytorch_makes_the_same_patches(
         assert np.abs(found["patches"] - batch.x_BNP.numpy()).max() < 1e-4
         assert np.array_equal(found["coords"], batch.coords_BN3.numpy())
         assert np.array_equal(found["valid"], batch.valid_BN.numpy())
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_pictures_of_every_mode_are_opened_as_the_library_does(tmp_path: Path, name: str) -> None:
+    model, file = small("image"), tmp_path / name
+    PICTURES[name](file)
+    clip = decode(file, probe(file, name))
+    wanted = model.patcher([view for view, _ in model.patcher.windows(clip)])
+    folder = preprocessing(model, tmp_path)
+    for opened in (file, Image.open(file)):
+        assert np.array_equal(preprocess.inputs(pixels.picture(opened), folder)["patches"], wanted.x_BNP.numpy())
+    with Image.open(file) as plain:
+        without = preprocess.inputs(np.asarray(plain.convert("RGB")), folder)["patches"]
+    assert np.abs(without - wanted.x_BNP.numpy()).max() > 0.1
+
+
+@pytest.mark.parametrize("name", VIDEOS)
+def test_videos_are_opened_as_the_library_does(tmp_path: Path, name: str) -> None:
+    file = tmp_path / name
+    VIDEOS[name](file)
+    clip = decode(file, probe(file, name))
+    assert np.array_equal(pixels.video(file), as_array(clip))
+    with av.open(file) as container:
+        plain = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+    assert plain.shape != as_array(clip).shape or not np.array_equal(plain, as_array(clip))
+
+
+def test_sound_of_another_rate_is_refused(tmp_path: Path) -> None:
+    folder, wave_S = preprocessing(small("audio"), tmp_path), as_array(clip_of("audio"))
+    preprocess.inputs(wave_S, folder, rate_hz=16000)
+    with pytest.raises(ValueError, match="16000 Hz, this sound has 8000: resample it"):
+        preprocess.inputs(wave_S, folder, rate_hz=8000)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -268,6 +269,8 @@ def test_arrays_give_what_their_files_give(audio_model: Bridle, recordings: Path
     integers, slow_hz = soundfile.read(tmp_path / "slow.wav", dtype="int16")
     assert torch.allclose(model.embed(integers, rate_hz=slow_hz), model.embed(tmp_path / "slow.wav"), atol=1e-6)
     assert torch.allclose(model.embed([wave_S, path], rate_hz=rate_hz), whole.expand(2, -1), atol=1e-6)
+    for rate in (np.int64(rate_hz), np.float32(rate_hz), Fraction(rate_hz)):
+        assert torch.equal(model.embed(wave_S, rate_hz=rate), whole)
 
 
 def test_a_waveform_in_another_byte_order_is_the_same(audio_model: Bridle) -> None:
@@ -282,10 +285,24 @@ def test_nothing_has_vectors_of_the_right_width(audio_model: Bridle) -> None:
         Pretrained(audio_model).embed([], "bogus")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="zero byte"):
         Pretrained(audio_model).embed("a\0b.wav")
+    with pytest.raises(UsageError, match="'' is no path"):
+        Pretrained(audio_model).embed("")
+    with pytest.raises(UsageError, match="unknown pooling 'None'"):
+        Pretrained(audio_model).embed([], None)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
-    "options", [{"device": "nonsense"}, {"device": None}, {"dtype": "int8"}, {"batch_size": 1.5}, {"checkpoint": 3}]
+    "options",
+    [
+        {"device": "nonsense"},
+        {"device": None},
+        {"dtype": "int8"},
+        {"dtype": ["fp32"]},
+        {"batch_size": 1.5},
+        {"checkpoint": 3},
+        {"checkpoint": ""},
+        {"checkpoint": "s3://bucket/run"},
+    ],
 )
 def test_what_load_does_not_know_is_refused(options: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
@@ -315,12 +332,23 @@ def test_pictures_and_frames_in_memory_give_what_their_files_give(tmp_path: Path
     assert torch.equal(video.embed(frames_THW3, rate_hz=clip.rate_hz), video.embed(clip))
 
 
+def closed() -> Image.Image:
+    picture = Image.new("RGB", (60, 40))
+    picture.close()
+    return picture
+
+
 @pytest.mark.parametrize(
     ("modality", "array", "rate_hz", "said"),
     [
         ("audio", np.zeros(9000, np.float32), None, "needs its rate, samples a second"),
         ("audio", np.zeros(9000, np.float32), float("inf"), "not inf"),
         ("audio", np.zeros(9000, np.float32), "16000", "not '16000'"),
+        ("audio", np.zeros(9000, np.float32), True, "not True"),
+        ("audio", np.array(["a", "b"]), 16000, "an array of <U1"),
+        ("audio", torch.zeros(9000).to_sparse(), 16000, "this Tensor cannot be used"),
+        ("audio", torch.zeros(9000, device="meta"), 16000, "this Tensor cannot be used: .* meta"),
+        ("image", closed(), None, "this Image cannot be used: .*closed"),
         ("audio", None, None, "neither a path nor an array"),
         ("video", np.zeros((40, 60, 3), np.uint8), 25.0, "one frame is no video"),
         ("video", Image.new("RGB", (60, 40)), 25.0, "a picture is no video"),

@@ -24,7 +24,7 @@ from PIL import Image
 from bridle import media
 from bridle.errors import MediaError
 from bridle.media import audio, limits, video
-from bridle.media.timeline import even_clock
+from bridle.media.pixels import even_clock
 from bridle.patches.statistics import corpus_statistics
 from bridle.schema import Clip, MediaInfo, Modality
 

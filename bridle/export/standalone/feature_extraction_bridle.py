@@ -3,7 +3,7 @@
 import numpy as np
 from transformers import BatchFeature, FeatureExtractionMixin
 
-from .preprocess import rows
+from .preprocess import check_rate, rows
 
 
 class BridleFeatureExtractor(FeatureExtractionMixin):
@@ -29,8 +29,7 @@ class BridleFeatureExtractor(FeatureExtractionMixin):
             sampling_rate: theirs; it must be `self.sampling_rate`, resampling is yours.
             padding: "max_length" makes rows of a full window, so that those of several calls can be stacked.
         """
-        if sampling_rate is not None and sampling_rate != self.sampling_rate:
-            raise ValueError(f"the model wants {self.sampling_rate} Hz, this sound has {sampling_rate}: resample it")
+        check_rate(sampling_rate, self.settings)
         one = not isinstance(raw_speech, list | tuple) or (len(raw_speech) > 0 and np.ndim(raw_speech[0]) == 0)
         media = [_waveform(sound) for sound in ([raw_speech] if one else raw_speech)]
         data = rows(media, self.settings, windows or self.windows, padding == "max_length")

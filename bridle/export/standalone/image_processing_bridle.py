@@ -1,10 +1,13 @@
 """Pictures -> the inputs of a BRIDLE model, by `preprocess.py`."""
 
+import os
+
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 from transformers import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
 
+from .pixels import picture  # type: ignore[import-not-found]  # of `bridle.media`; beside this file in an export
 from .preprocess import rows
 
 
@@ -23,7 +26,7 @@ class BridleImageProcessor(BaseImageProcessor):
         """`patches`, `coords` and `valid` of one picture or several, of any size.
 
         Args:
-            images: of PIL, or uint8 RGB arrays or tensors `(height, width, 3)` or `(3, height, width)`.
+            images: paths, pictures of PIL, or uint8 RGB arrays or tensors `(height, width, 3)` or `(3, height, width)`.
         """
         media = [_pixels(image) for image in (images if isinstance(images, list | tuple) else [images])]
         return BatchFeature(rows(media, self.settings), tensor_type=return_tensors)
@@ -34,8 +37,8 @@ class BridleImageProcessor(BaseImageProcessor):
 
 
 def _pixels(image) -> np.ndarray:
-    if isinstance(image, Image.Image):
-        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    if isinstance(image, str | os.PathLike | Image.Image):
+        return picture(image)
     array = np.asarray(image)
     first = array.ndim == 3 and array.shape[0] == 3 and array.shape[-1] != 3
     return np.moveaxis(array, 0, -1) if first else array

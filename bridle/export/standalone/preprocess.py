@@ -5,8 +5,8 @@
     inputs = preprocess.rows([media, media])   # several clips, a row for each
 
 Media are float32 mono at 16 kHz `(S,)` in [-1, 1] for audio, uint8 RGB `(H, W, 3)` for an image and uint8 RGB
-`(T, H, W, 3)` for video, of any size: the central square is cut out and resized. The numbers are BRIDLE's own:
-pixels to the bit, sound to 1.2e-4.
+`(T, H, W, 3)` for video (`pixels.py` makes them of files), of any size: the central square is cut out and resized. The
+numbers are BRIDLE's own: pixels to the bit, sound to 1.2e-4.
 
 Shapes: S samples, T frames, H W height and width, C channels, B windows, N patches, P values a patch, M mel bands,
 F frequency bins.
@@ -26,8 +26,13 @@ Array = np.ndarray[Any, Any]
 Settings = str | dict[str, Any] | None  # a folder with `preprocessing.json`, what it holds, or None: beside this file
 
 
-def inputs(media: Array, settings: Settings = None) -> dict[str, Array]:
-    """One clip -> the model's inputs, a row for each of the windows that cover it one after the other."""
+def inputs(media: Array, settings: Settings = None, rate_hz: float | None = None) -> dict[str, Array]:
+    """One clip -> the model's inputs, a row for each of the windows that cover it one after the other.
+
+    Args:
+        rate_hz: of sound: refused where it is not the model's.
+    """
+    check_rate(rate_hz, settings)
     return batch(windows(media, settings), settings)
 
 
@@ -35,6 +40,16 @@ def windows(media: Array, settings: Settings = None) -> list[Array]:
     """Consecutive pieces that cover the whole clip; the last may be shorter. An image is one."""
     kind, settings = _opened(settings)
     return kind.windows(np.asarray(media), settings["patches"])
+
+
+def check_rate(rate_hz: float | None, settings: Settings = None) -> None:
+    """Raises ValueError for sound of another sampling rate than the model's; None: the caller knows."""
+    wanted = _opened(settings)[1]["patches"].get("rate_hz")
+    if rate_hz is not None and rate_hz != wanted:
+        raise ValueError(
+            f"the model wants {wanted} Hz, this sound has {rate_hz}: resample it (BRIDLE does that with "
+            "torchaudio.functional.resample)"
+        )
 
 
 def rows(clips: list[Array], settings: Settings = None, which: str = "first", full: bool = False) -> dict[str, Array]:

@@ -1,0 +1,119 @@
+"""Pictures and frames as they are meant to be seen -> uint8 RGB: upright, over white, on an even clock.
+
+The decoders here follow these rules, and exports carry a copy of this file for whoever has no BRIDLE. So it imports
+nothing of this library, and Pillow and PyAV only where they are needed.
+
+    media = pixels.picture("photo.png")    # or a Pillow image
+    media = pixels.video("clip.mp4")
+
+Shapes: H, W, 3 channels; T frames, as many on the clock as in the file.
+"""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+
+_ATTACHED_PIC = 0x400  # FFmpeg's AV_DISPOSITION_ATTACHED_PIC
+_LONGEST_S, _FASTEST_HZ = 1e8, 1e4  # beyond these the times are damaged
+
+
+def picture(image: Any) -> np.ndarray:
+    """uint8 `(H, W, 3)` of a path or a Pillow image: turned by EXIF, transparency over white, 16 bits scaled to 8.
+
+    Raises:
+        ValueError: a pixel is no finite number.
+    """
+    from PIL import Image, ImageOps
+
+    if isinstance(image, str | os.PathLike):
+        with Image.open(image) as file:
+            return picture(file)
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I") or image.mode == "F":
+        image = Image.fromarray(_scaled(np.asarray(image)))
+    elif image.mode in {"RGBA", "LA", "PA", "La", "RGBa"} or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+    return np.array(image.convert("RGB"))
+
+
+def _scaled(array_HW: np.ndarray) -> np.ndarray:
+    """Integers are 16 bits wide; floats run to 1, 255 or 65535, whichever holds their largest value."""
+    values_HW = array_HW.astype(np.float64)
+    if not np.isfinite(values_HW).all():
+        raise ValueError("holds pixels that are not finite numbers")
+    peak = values_HW.max(initial=0.0)
+    top = 65535.0 if array_HW.dtype.kind in "iu" or peak > 255 else 255.0 if peak > 1 else 1.0
+    return (values_HW * (255.0 / top)).round().clip(0, 255).astype(np.uint8)
+
+
+def video(path: str | os.PathLike[str]) -> np.ndarray:
+    """uint8 `(T, H, W, 3)`: all frames of a file, turned by its display matrix and placed on an even clock.
+
+    Raises:
+        ValueError: it holds no moving pictures.
+    """
+    av = import_module("av")  # transformers would ask for it before it opens a picture, if this were an import
+    frames, times = [], []
+    with av.open(os.fspath(path)) as container:
+        stream = next((one for one in container.streams.video if not is_cover(one)), None)
+        if stream is None:
+            raise ValueError(f"{path} holds no moving pictures")
+        fps, width, height = announced_fps(stream), stream.width, stream.height
+        timed = has_times(container, stream)
+        for frame in container.decode(stream):
+            frames.append(upright(frame, width, height))
+            times.append(frame.time if timed and frame.time is not None else np.nan)
+    if not frames:
+        raise ValueError(f"{path} holds no frames")
+    _, shown_T = even_clock(np.array(times), fps)
+    return np.stack([frames[number] for number in shown_T])
+
+
+def upright(frame: Any, width: int, height: int) -> np.ndarray:
+    """uint8 `(H, W, 3)` of PyAV's, scaled to this size and turned by the display matrix."""
+    picture_HW3 = frame.to_ndarray(format="rgb24", width=width, height=height)
+    return np.ascontiguousarray(np.rot90(picture_HW3, round(frame.rotation / 90)))
+
+
+def is_cover(stream: Any) -> bool:
+    """Cover art in a sound file is a video stream of one picture."""
+    return bool(stream.disposition.value & _ATTACHED_PIC)
+
+
+def announced_fps(stream: Any) -> float:
+    """The rate that the file announces."""
+    return float(stream.average_rate or stream.guessed_rate or 25)
+
+
+def has_times(container: Any, stream: Any) -> bool:
+    """AVI keeps the order of decoding only: FFmpeg's stamps are wrong where the two orders differ."""
+    return not (container.format.name == "avi" and stream.codec_context.has_b_frames)
+
+
+def even_clock(times_T: np.ndarray, header_fps: float) -> tuple[float, np.ndarray]:
+    """The rate of the clock, and the number of the frame on the screen at each of its ticks.
+
+    Clips are tensors with one rate. Phones and screen recorders write frames when there is something to show: at the
+    mean rate of the file, a tick shows the frame that was on the screen in the middle of the tick, so slow parts
+    repeat frames and fast parts leave some out.
+
+    Args:
+        times_T: when each frame appears in seconds, in the order of showing; not finite or falling: not known.
+        header_fps: the rate the file announces, taken as it is when the frames keep it.
+    """
+    ticks_T = np.arange(len(times_T))
+    times_T = np.asarray(times_T, np.float64)
+    if len(times_T) < 2 or not (np.abs(times_T) < _LONGEST_S).all() or (np.diff(times_T) < 0).any():
+        return header_fps, ticks_T
+    times_T = times_T - times_T[0]
+    if np.abs(times_T * header_fps - ticks_T).max() < 0.5:
+        return header_fps, ticks_T
+    fps = (len(times_T) - 1) / max(times_T[-1], 1e-9)
+    if fps > _FASTEST_HZ:
+        return header_fps, ticks_T
+    return float(fps), np.searchsorted(times_T * fps, ticks_T + 0.5, side="right") - 1
