@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import glob
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -31,7 +32,7 @@ def new_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
     _restore(out)
     check_output(out, overwrite=overwrite)
     out = Path(os.path.realpath(out))  # a link stays one
-    partial = out.absolute().with_name(f".{out.name}.{os.getpid()}.partial")
+    partial = _beside(out, "partial")
     try:
         partial.mkdir(parents=True)
         yield partial
@@ -73,7 +74,7 @@ def _replace(partial: Path, out: Path) -> None:
     if not out.exists():
         partial.rename(out)
         return
-    old = out.absolute().with_name(f".{out.name}.{os.getpid()}.old")
+    old = _beside(out, "old")
     out.rename(old)
     try:
         partial.rename(out)
@@ -81,6 +82,11 @@ def _replace(partial: Path, out: Path) -> None:
         old.rename(out)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _beside(out: Path, what: str) -> Path:
+    """A name that no other process has, not even one of the same number in another container."""
+    return out.absolute().with_name(f".{out.name}.{secrets.token_hex(4)}.{what}")
 
 
 def _restore(out: Path) -> None:

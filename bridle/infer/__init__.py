@@ -5,7 +5,8 @@ from bridle.infer.corpus import fit_cold_codes, measure
 from bridle.infer.embed import Per, check_vectors_output, write_embeddings
 from bridle.infer.encode import Encoded, Failures, decoded_as, encode, encode_listed
 from bridle.infer.listing import Listing, find_sources, spread_sources
-from bridle.infer.parts import check_free, in_parts
+from bridle.infer.parts import in_parts
+from bridle.infer.parts_folder import check_free
 from bridle.infer.pooling import Pool, pool
 from bridle.infer.pretrained import Pretrained, pool_encoded
 from bridle.infer.search import Hit, Index

@@ -17,7 +17,8 @@ import torch
 from bridle.infer.array_file import read_arrays
 from bridle.infer.encode import Encoded, Failures, encode_listed
 from bridle.infer.listing import Listing
-from bridle.infer.parts import check_free, in_parts
+from bridle.infer.parts import in_parts
+from bridle.infer.parts_folder import check_free
 from bridle.infer.pooling import Pool
 from bridle.infer.pretrained import pool_encoded
 from bridle.infer.tokenize import How, default_workers, left_out, nothing_read, size_of

@@ -29,7 +29,8 @@ from bridle.infer.codes.members import check_places, check_replaced
 from bridle.infer.codes.members import write as write_members
 from bridle.infer.encode import BATCH_SIZE, Encoded, Failures, encode_listed
 from bridle.infer.listing import Listing
-from bridle.infer.parts import NothingRead, check_free, in_parts
+from bridle.infer.parts import NothingRead, in_parts
+from bridle.infer.parts_folder import check_free
 from bridle.infer.ray_encode import tokenize_on
 from bridle.model import Bridle
 from bridle.schema import Codes, Modality
