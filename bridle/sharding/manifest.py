@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -65,6 +66,18 @@ class Manifest:
         return self.folder / self.tar if self.tar else self.folder
 
     @property
+    def identity(self) -> str:
+        """Other tars have another one."""
+        return hashlib.sha256(repr([(shard.file, shard.sha256) for shard in self.shards]).encode()).hexdigest()
+
+    @property
+    def made_of(self) -> str | None:
+        """The identity of the set that this is a copy of, with codes beside the media."""
+        codes = self.options.get("codes")
+        of = codes.get("of") if isinstance(codes, dict) else None
+        return of if isinstance(of, str) else None
+
+    @property
     def checked(self) -> bool:
         """Whether every file was decoded from beginning to end (`--check full`, the default)."""
         return bool(self.options.get("check", "full") == "full")
@@ -99,7 +112,7 @@ def find_sets(path: Location, modality: Modality | None = None) -> list[Manifest
     """Every set at or below a folder, of one modality, sorted by path. A manifest stands for its set, a tar for itself.
 
     Raises:
-        DataError: no sets, sets of several modalities and none chosen, or a set that is damaged.
+        DataError: no sets, sets of several modalities and none chosen, a set and a copy of it, or one that is damaged.
     """
     sets = _found(path, modality)
     listing = ", ".join(f"{found.folder} ({found.modality})" for found in sets)
@@ -108,6 +121,7 @@ def find_sets(path: Location, modality: Modality | None = None) -> list[Manifest
         raise DataError(f"no {modality} shards below {path}; found {listing}", _make_hint(modality))
     if len({found.modality for found in chosen}) > 1:
         raise DataError(f"shards of several modalities below {path}: {listing}", "Choose one with --modality.")
+    _refuse_copies(path, chosen)
     manifests = [read_manifest(found.folder) for found in chosen]
     return [_only(manifests[0], path)] if path.suffix == ".tar" else manifests
 
@@ -131,6 +145,19 @@ def _found(path: Location, modality: Modality | None) -> list[Manifest]:
     if not sets:
         raise DataError(f"no shards below {path}", _make_hint(modality))
     return sets
+
+
+def _refuse_copies(path: Location, sets: list[Manifest]) -> None:
+    """Each clip would count twice, and be its own nearest neighbour."""
+    seen: dict[str | None, Manifest] = {}
+    for one in sets:
+        marks = {one.made_of, one.identity if one.shards else None} - {None}
+        if first := next((seen[mark] for mark in marks if mark in seen), None):
+            raise DataError(
+                f"{first.folder} and {one.folder} hold the same clips: below {path} each would count twice",
+                f"Name one of the two, or move the other out of {path}.",
+            )
+        seen |= dict.fromkeys(marks, one)
 
 
 def _only(manifest: Manifest, tar: Location) -> Manifest:

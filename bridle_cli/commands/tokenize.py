@@ -57,7 +57,7 @@ def command(
       bridle tokenize clip.wav
       bridle tokenize recordings/ --checkpoint runs/recordings-audio-tiny --out recordings.codes
       bridle tokenize shards/photos --out photos.parquet --levels 2
-      bridle tokenize shards/photos --out shards/photos-with-codes
+      bridle tokenize shards/photos --out with-codes/photos
       bridle tokenize s3://media/raw --out raw.codes --devices 8
       bridle tokenize recordings/ --out recordings.codes --resume
       bridle tokenize clip.mp4 --json

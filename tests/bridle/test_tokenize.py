@@ -408,6 +408,21 @@ def test_sets_with_codes_lose_no_index(checkpoint: Path, sharded: Path, tmp_path
     assert index.read_bytes() == content  # made again from the tars: codes are not taken for media
 
 
+def test_a_folder_that_holds_a_set_and_its_copy_is_refused(checkpoint: Path, sharded: Path, tmp_path: Path) -> None:
+    shutil.copytree(sharded / "b", tmp_path / "sets" / "b")
+    for source, copy in (("b", "b-with-codes"), ("b-with-codes", "once-more")):
+        api.write_codes([tmp_path / "sets" / source], tmp_path / "sets" / copy, checkpoint=checkpoint, overwrite=True)
+        for use in (api.pretrain, api.evaluate):
+            options = {"dry_run": True} if use is api.pretrain else {"checkpoint": checkpoint}
+            with pytest.raises(DataError, match=r"sets/b and .*-codes hold the same clips"):
+                use(tmp_path / "sets", **options)
+        (named,) = find_sets(tmp_path / "sets" / copy)  # then it is a set like any
+        assert named.samples == 7
+    shutil.rmtree(tmp_path / "sets" / "b")
+    with pytest.raises(DataError, match=r"-codes and .*/once-more hold the same"):
+        find_sets(tmp_path / "sets")
+
+
 @pytest.mark.parametrize(
     ("out", "inputs", "said"),
     [
@@ -473,9 +488,11 @@ def test_a_set_with_codes_is_replaced_whole(checkpoint: Path, sharded: Path, tmp
         assert len(content.getnames()) == 3 * 7
 
 
-def test_files_of_one_name_stay_two_with_a_reason_each(checkpoint: Path, sharded: Path, tmp_path: Path) -> None:
+def test_files_of_one_name_stay_two_with_a_reason_each(checkpoint: Path, tmp_path: Path) -> None:
     for name, content in (("a", b"RIFF"), ("b", b"")):
-        shutil.copytree(sharded / "b", tmp_path / "sets" / name)
+        for number in range(7):
+            write_sound(tmp_path / "raw" / name / f"{number}.wav", number + 7 * (name == "b"))
+        shard(tmp_path / "raw" / name, Modality.AUDIO, tmp_path / "sets" / name, options=Options(check="header"))
         (tmp_path / name).mkdir()
         (tmp_path / name / "x.wav").write_bytes(content)
     read = [codes.file for codes in tokens.tokenize_inputs(load(checkpoint), [tmp_path / "sets"])]

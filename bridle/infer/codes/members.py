@@ -13,7 +13,6 @@ Shapes: Q levels, T H W grid.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import itertools
 import json
@@ -74,7 +73,7 @@ def check_replaced(place: Location, out: Path) -> None:
     Raises:
         UsageError: naming a file that was not.
     """
-    if out.exists() and (strange := _strange(out, {_identity(manifest) for manifest in find_all_sets(place)})):
+    if out.exists() and (strange := _strange(out, {manifest.identity for manifest in find_all_sets(place)})):
         raise UsageError(
             f"{strange} was not made by bridle tokenize of {place}, and would be lost",
             "Choose another --out, or remove it yourself.",
@@ -102,15 +101,9 @@ def _names(folder: Path, sources: set[str]) -> set[str]:
         manifest = parse_manifest(json.loads((folder / FILE).read_text(encoding="utf-8")), folder / FILE)
     except (OSError, ValueError, RecursionError, DataError):
         return set()
-    said = manifest.options.get("codes")
-    if not isinstance(said, dict) or said.get("of") not in sources:
+    if manifest.made_of not in sources:
         return set()
     return {FILE, index_name(manifest.shards), *(shard.file for shard in manifest.shards)}
-
-
-def _identity(manifest: Manifest) -> str:
-    """Other shards have another one."""
-    return hashlib.sha256(repr([(shard.file, shard.sha256) for shard in manifest.shards]).encode()).hexdigest()
 
 
 def write(
@@ -143,7 +136,7 @@ def write(
             samples=len(rows_N),
             bytes=sum(shard.bytes for shard in shards),
             rejects=[*manifest.rejects, *({**one, "file": one["file"].removeprefix(by)} for one in failed)],
-            options={**manifest.options, "codes": {**said, "of": _identity(manifest)}},
+            options={**manifest.options, "codes": {**said, "of": manifest.identity}},
             created_by=f"bridle {bridle.__version__}",
         )
         save_index(folder, shards, rows_N)
