@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import click
@@ -9,6 +12,8 @@ import click
 from bridle import api
 from bridle_cli import options
 from bridle_cli.console import Console
+
+_FAILS_WITHIN_S = 2.0  # an opener that still runs then has found a program
 
 
 @click.command(name="search")
@@ -53,5 +58,24 @@ def command(
     for hit in [hit for one in found for hit in one["hits"][:shown]]:
         if hit["path"] is None:
             console.warn(f"{hit['file']} is not on this disk as a file of its own")
-        elif click.launch(hit["path"]):
-            console.warn(f"{hit['path']} could not be opened: this system knows no program for it")
+        elif why := _open(hit["path"]):
+            console.warn(f"{hit['path']} could not be opened: {why}")
+
+
+def _open(path: str) -> str:
+    """With the program that this system has for it, which is left running; why that failed, or ""."""
+    if sys.platform == "win32":
+        try:
+            os.startfile(path)
+        except OSError as error:
+            return str(error.strerror or error)
+        return ""
+    opener, null = "open" if sys.platform == "darwin" else "xdg-open", subprocess.DEVNULL
+    try:
+        process = subprocess.Popen([opener, path], stdin=null, stdout=null, stderr=null, start_new_session=True)
+        code = process.wait(_FAILS_WITHIN_S)
+    except subprocess.TimeoutExpired:
+        return ""
+    except OSError as error:
+        return f"{opener}: {error.strerror}"
+    return f"{opener} knows no program for it, or that failed (exit code {code})" if code else ""

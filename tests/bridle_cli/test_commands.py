@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -145,6 +147,36 @@ def test_tokenize_to_a_file_prints_no_codes(fake, capsys) -> None:
     assert double.arguments == ((Path("a.wav"),), Path("c.npz"))
     assert double.options["overwrite"] is True
     assert json.loads(capsys.readouterr().out) == {"out": "c.npz", "files": 2}
+
+
+OPENER = """#!/bin/sh
+echo "$1" >> opened
+echo "no method available for opening" >&2; echo "noise"
+case "$1" in *lost*) exit 3;; *stays*) exec sleep 5;; esac
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have other openers")
+def test_search_opens_what_it_found_and_says_what_could_not_be_opened(fake, tmp_path, monkeypatch, capfd) -> None:
+    hits = [{"file": f"{name}.wav", "similarity": 0.5, "start_s": 0.0, "path": f"/m/{name}.wav"} for name in "ab"]
+    hits[:0] = [hits[0] | {"path": path} for path in ("/m/lost.wav", "/m/stays.wav", None)]
+    fake("search", [{"query": "a.wav", "hits": hits}])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    (tmp_path / "xdg-open").write_text(OPENER)
+    (tmp_path / "xdg-open").chmod(0o755)
+    words = ["search", "a.wav", "--index", "v.npz", "--json", "--open"]
+    assert main([*words, "4"]) == 0
+    out, err = capfd.readouterr()
+    assert (tmp_path / "opened").read_text().split() == ["/m/lost.wav", "/m/stays.wav", "/m/a.wav"]
+    assert len(out.splitlines()) == 1 and json.loads(out)["hits"] == hits  # the opener's noise is not ours
+    assert err.splitlines() == [
+        "warning: /m/lost.wav could not be opened: xdg-open knows no program for it, or that failed (exit code 3)",
+        "warning: a.wav is not on this disk as a file of its own",
+    ]
+    monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
+    assert main([*words, "1"]) == 0
+    assert "could not be opened: xdg-open: No such file" in capfd.readouterr().err
 
 
 RESULT = {"task": "folder", "protocol": "linear", "checkpoint": "runs/x", "metric": "accuracy", "value": 0.5,
