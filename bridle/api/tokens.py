@@ -162,7 +162,7 @@ def export(
         dtype: of the encoder's weights, "fp32", "fp16", "bf16" or "int8"; the tokenizer's stay as they are.
         opset: of ONNX; the default is 20.
         data: clips to check on; None: some of the run's own shards if they are there, else noise.
-        on_event: told as `note` what the figures are of.
+        on_event: told as `warning` what the files or the figures do not show.
 
     Returns:
         `{format, out, files, parity}`; see `bridle.export`.
@@ -179,5 +179,5 @@ def export(
         opset=opset,
         data=None if data is None else locate(data),
         overwrite=overwrite,
-        tell=lambda message: report("note", message=message),
+        tell=lambda message: report("warning", message=message),
     )

@@ -190,9 +190,11 @@ def _recipe(subject: Subject) -> Iterator[tuple[str, str]]:
     )
     if state.get("preset"):
         yield "preset", str(state["preset"])
+    if unfinished := subject.unfinished():
+        yield "status", unfinished
     if done:
         yield "length", f"{done.get('steps')} steps, {done.get('clips')} clips seen, {done.get('seconds')} s"
-    if (step := _step(subject)) and step != done.get("steps"):
+    if (step := subject.step) and step != done.get("steps"):
         yield ("of it, this model", f"the first {step} steps") if done else ("length", f"{step} steps")
     size = sum(one.numel() for one in (model.average or model.encoder).parameters()) / 1e6
     yield "encoder", f"width {encoder.width}, depth {encoder.depth}, heads {encoder.heads}; {size:.2f} M parameters"
@@ -218,14 +220,6 @@ def _again(subject: Subject) -> str:
     said = "".join(f" --{name.replace('_', '-')} {value}" for name, value in limits.items() if value is not None)
     does = "pretrains the encoder again" if subject.head else "trains the same again"
     return f"\n`bridle pretrain --config config.yaml --shards ...{said}` {does}.\n"
-
-
-def _step(subject: Subject) -> int:
-    """Of the run's checkpoint that this is, or was fine-tuned from; 0 where nothing says so."""
-    tuned = subject.about.get("finetuned")
-    place = str(tuned.get("checkpoint", "")) if isinstance(tuned, dict) else str(subject.model.source)
-    found = re.fullmatch(r"step-(\d+)", PurePosixPath(place).name)
-    return int(found[1]) if found else 0
 
 
 def _results(subject: Subject) -> str:

@@ -128,8 +128,8 @@ def titled(name: str) -> str:
     return " ".join(name.split())
 
 
-def library_readme(model: Bridle, head: Head | None, name: str) -> str:
-    """For who has BRIDLE."""
+def library_readme(model: Bridle, head: Head | None, name: str, unfinished: str) -> str:
+    """For who has BRIDLE; `unfinished`: see `Subject`."""
     example = MEDIA[model.modality].file
     tuned = (
         f"\nFine-tuned, with `head.safetensors` on top, which knows {class_names(head)}:\n"
@@ -139,7 +139,7 @@ def library_readme(model: Bridle, head: Head | None, name: str) -> str:
     )
     return f"""# {titled(name)}: an encoder for {model.modality}, pretrained with BRIDLE
 
-{_sizes(model)}
+{_sizes(model, unfinished)}
 
 In this folder:
 
@@ -156,7 +156,9 @@ configuration for `bridle pretrain --config`, `preprocessing.json` how media bec
 """
 
 
-def program_readme(model: Bridle, head: Head | None, name: str, code: dict[str, str], imports: Sequence[str]) -> str:
+def program_readme(
+    model: Bridle, head: Head | None, name: str, unfinished: str, code: dict[str, str], imports: Sequence[str]
+) -> str:
     """For who has not.
 
     Args:
@@ -171,7 +173,7 @@ def program_readme(model: Bridle, head: Head | None, name: str, code: dict[str, 
         made += "\n\n" + _LOGITS.format(names=class_names(head), how=_HOW[head.multi_label])
     return f"""# {titled(name)}: {" and ".join(code)} for {model.modality}, pretrained with BRIDLE
 
-{_sizes(model)}
+{_sizes(model, unfinished)}
 
 Run in this folder:
 
@@ -191,9 +193,10 @@ Run in this folder:
 """
 
 
-def _sizes(model: Bridle) -> str:
+def _sizes(model: Bridle, unfinished: str) -> str:
     section, encoder = model.config.quantizer, model.config.encoder
     grid = " x ".join(map(str, model.patcher.grid))
-    return _SIZES.format(
+    text = f"The run that made it is {unfinished}.\n\n" if unfinished else ""
+    return text + _SIZES.format(
         width=encoder.width, depth=encoder.depth, levels=section.levels, codes=section.codes, grid=grid
     )

@@ -67,7 +67,7 @@ def export_safetensors(
     model = subject.model
     with new_folder(out, overwrite=overwrite) as folder:
         _save(subject, folder, dtype)
-        describe(model, folder, library_readme(model, subject.head, out.name))
+        describe(model, folder, library_readme(model, subject.head, out.name, subject.unfinished()))
         loaded, head = read_classifier(folder) if subject.head else (load_model(folder), None)
         parity = compare(model, loaded.eval(), subject.head, head)
         most = TOLERANCES[dtype]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from bridle.checkpoint import Head, find_checkpoint, load_model, read_about, read_classifier, read_state, run_of
@@ -45,6 +46,22 @@ class Subject:
             )
         return ("encoder", "tokenizer") if part == "both" else (part,)
 
+    @property
+    def step(self) -> int:
+        """Of the run's checkpoint that this is, or was fine-tuned from; 0 where nothing says so."""
+        tuned = self.about.get("finetuned")
+        place = str(tuned.get("checkpoint", "")) if isinstance(tuned, dict) else str(self.model.source)
+        found = re.fullmatch(r"step-(\d+)", PurePosixPath(place).name)
+        return int(found[1]) if found else 0
+
+    def unfinished(self) -> str:
+        """What the files should say of a run that has not come to its end; "" of others."""
+        state = self.state()
+        if (status := state.get("status", "complete")) == "complete":
+            return ""
+        steps = (state.get("limits") or {}).get("steps")
+        return f"not finished ({status}): step {self.step}" + (f" of {steps}" if steps else "")
+
     def state(self) -> dict[str, Any]:
         """`state.json` of the run; {} where there is none."""
         with suppress(BridleError):
@@ -76,9 +93,8 @@ def open_subject(run: Path, tell: Callable[[str], None]) -> Subject:
     else:
         model = load_model(folder)
     subject = Subject(model.eval().requires_grad_(False), head, about, _pretrained_by(folder, about))
-    status = subject.state().get("status", "complete")
-    if status != "complete" and not head:
-        tell(f"{subject.run} is not finished ({status}): what is exported is {folder.name}")
+    if not head and (unfinished := subject.unfinished()):
+        tell(f"{subject.run} is {unfinished} is what is exported; bridle pretrain --resume {subject.run} goes on")
     return subject
 
 

@@ -73,7 +73,7 @@ def export_programs(
             files[name] = folder / f"{name}.{writer.SUFFIX}"
             code[name] = writer.code_of(name, program.outputs)
             _write(program, example_of(model), files[name], format, dtype if name == "encoder" else "fp32", opset)
-        describe(model, folder, program_readme(model, head, out.name, code, writer.IMPORTS))
+        describe(model, folder, program_readme(model, head, out.name, subject.unfinished(), code, writer.IMPORTS))
         add_preprocessing(model.modality, folder)
         if head and "encoder" in parts:
             add_classes(head, folder)

@@ -14,6 +14,7 @@ import torch
 from exports import NAMES, put_clip, tuned
 
 import bridle
+from bridle import api
 from bridle import config as configuration
 from bridle.api.evaluation import _keep_classifier
 from bridle.checkpoint import read_about, read_classifier, run_of, save_model, snapshot
@@ -21,6 +22,7 @@ from bridle.checkpoint.model_file import Snapshot
 from bridle.config.sections import Config
 from bridle.errors import DataError, EnvironmentFault, NumericalError, UsageError
 from bridle.export import export, safetensors
+from bridle.export.card import model_card
 from bridle.export.parity import noise
 from bridle.export.subject import open_subject
 from bridle.infer import Pretrained
@@ -80,6 +82,20 @@ def test_an_export_loads_in_three_lines_and_is_equal(tmp_path: Path, modality: s
     loaded, original, clip = bridle.load(out, device="cpu"), Pretrained(model), CLIPS[modality]
     assert torch.equal(loaded.embed(clip), original.embed(clip))
     assert torch.equal(loaded.tokenize(clip).codes_THWQ, original.tokenize(clip).codes_THWQ)
+
+
+def test_files_of_an_unfinished_run_say_so(tmp_path: Path) -> None:
+    run, told = tmp_path / "run", list[tuple[str, str]]()
+    (run / "checkpoints").mkdir(parents=True)
+    checkpoint(run / "checkpoints" / "step-00000005")
+    limits = {"steps": 20, "epochs": None, "max_minutes": None}
+    state = {"status": "interrupted", "preset": "image-tiny", "shards": [str(tmp_path / "gone")], "limits": limits}
+    (run / "state.json").write_text(json.dumps(state))
+    api.export(run, out=tmp_path / "out", on_event=lambda kind, message: told.append((kind, message)))
+    said = "not finished (interrupted): step 5 of 20"
+    assert told == [("warning", f"{run} is {said} is what is exported; bridle pretrain --resume {run} goes on")]
+    assert f"The run that made it is {said}.\n" in (tmp_path / "out" / "README.md").read_text("utf-8")
+    assert f"| status | {said} |" in model_card(open_subject(run, lambda text: None), "x", ["encoder"], "AutoProcessor")
 
 
 def test_a_command_that_is_told_to_end_leaves_nothing(tmp_path: Path) -> None:

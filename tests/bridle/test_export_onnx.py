@@ -343,11 +343,13 @@ def test_large_weights_go_beside_the_file(tmp_path: Path, monkeypatch: pytest.Mo
     assert torch.equal(onnx.opened(path)(batch)[0], model.tokenize(batch))
 
 
-def test_progress_is_told_as_notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_user_should_know_is_told_as_warnings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[Any] = []
     monkeypatch.setattr(onnx, "write", lambda program, example, path, **_: path.touch())
     model = small("image")
     monkeypatch.setattr(onnx, "opened", lambda path: right(model, path.stem))
     run = saved(model, tmp_path / "run")
     api.export(run, format="onnx", out=tmp_path / "out", on_event=lambda kind, **fields: events.append((kind, fields)))
-    assert [(kind, SimpleNamespace(**fields).message[:16]) for kind, fields in events] == [("note", "checked on noise")]
+    assert [(kind, SimpleNamespace(**fields).message[:16]) for kind, fields in events] == [
+        ("warning", "checked on noise")
+    ]
