@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bridle.api.session import OnEvent, open_model, pick_device
-from bridle.errors import DataError, UsageError
+from bridle.errors import DataError, MediaError, UsageError
 from bridle.storage import locate
 
 if TYPE_CHECKING:
@@ -91,7 +91,11 @@ def search(
             f"Name the one that made it with --checkpoint (it was {vectors.about.get('checkpoint')}), or embed again.",
         )
     how = vectors.about["pool"]
-    query_MD = model.embed([Path(query) for query in queries], how)
+    try:
+        query_MD = model.embed([Path(query) for query in queries], how)
+    except MediaError as error:
+        hint = f"A query is {model.modality} in a file that can be decoded, such as {vectors.files[0]}."
+        raise MediaError(error.message, hint) from error
     return [
         {"query": str(query), "hits": [{**asdict(hit), "path": _path_of(hit.file, vectors.about)} for hit in hits]}
         for query, hits in zip(queries, ready.search(query_MD, top), strict=True)

@@ -35,7 +35,7 @@ from bridle.errors import EnvironmentFault, NumericalError
 from bridle.export.card import model_card
 from bridle.export.describe import add_classes, add_json, add_preprocessing, describe, preprocessing
 from bridle.export.folder import check_output, names_of, new_folder
-from bridle.export.parity import Material, Tolerance, check, material
+from bridle.export.parity import Material, Tolerance, check, differs, material
 from bridle.export.programs import PARTS, STORED
 from bridle.export.standalone import __path__ as standalone
 from bridle.export.subject import Subject, open_subject
@@ -117,11 +117,8 @@ def export_huggingface(
         programs, patches = _loaded_elsewhere(folder, subject, compared, parts)
         parity = check(subject, programs, compared, TOLERANCES[dtype])
         if patches is not None and not patches <= _PATCHES:
-            raise NumericalError(
-                f"the exported preprocessing differs on {compared.origin}: patches by up to {patches:.2g}, allowed is "
-                f"{_PATCHES:.2g}",
-                "Nothing was written.",
-            )
+            what = f"patches by up to {patches:.2g}, allowed is {_PATCHES:.2g}"
+            raise differs(f"the exported preprocessing differs on {compared.origin}: {what}", full=True)
     return {"format": "huggingface", "out": str(out), "files": names_of(out), "parity": {**parity, "patches": patches}}
 
 

@@ -170,10 +170,16 @@ def check(subject: Subject, programs: Mapping[str, Program], compared: Material,
         found["codes"] = equal
         faults += [f"{100 * (1 - equal):.3g} % of the codes are others"] if equal < 1 else []
     if faults:
-        raise NumericalError(f"the exported model differs on {compared.origin}: {faults[0]}", "Nothing was written.")
+        raise differs(f"the exported model differs on {compared.origin}: {faults[0]}", allowed == TOLERANCES["fp32"])
     measure = {"features": allowed.difference} if allowed.difference else {"cosine": allowed.cosine}
     tolerance = measure if "encoder" in programs else None
     return {**found, "tolerance": tolerance, "clips": compared.clips, "data": compared.origin}
+
+
+def differs(message: str, full: bool) -> NumericalError:
+    """What is to be raised then; `full`: the weights are kept in float32."""
+    less = "" if full else " --dtype fp32 loses nothing by rounding."
+    return NumericalError(message, f"Nothing was written.{less} Please report it, with what bridle doctor says.")
 
 
 def _faults(what: str, difference: float, cosine: float | None, allowed: Tolerance, times: float) -> Iterator[str]:

@@ -26,10 +26,9 @@ from torch import Tensor
 from bridle.checkpoint import Head, load_model, read_classifier, save_model, snapshot
 from bridle.checkpoint.classifier_file import HEAD
 from bridle.checkpoint.model_file import Snapshot
-from bridle.errors import NumericalError
 from bridle.export.describe import describe, library_readme
 from bridle.export.folder import check_output, names_of, new_folder
-from bridle.export.parity import distance, noise
+from bridle.export.parity import differs, distance, noise
 from bridle.export.programs import STORED
 from bridle.export.subject import Subject, open_subject
 from bridle.model import Bridle
@@ -72,7 +71,7 @@ def export_safetensors(
         parity = compare(model, loaded.eval(), subject.head, head)
         most = TOLERANCES[dtype]
         if parity["features"] > most or parity["codes"] is False or (parity["logits"] or 0) > 10 * most:
-            raise NumericalError(f"the exported model differs from {run}: {parity}", "nothing was written")
+            raise differs(f"the exported model differs from {run}: {parity}", dtype == "fp32")
     return {"format": "safetensors", "out": str(out), "files": names_of(out), "parity": parity}
 
 

@@ -10,7 +10,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from bridle.checkpoint import Head, find_checkpoint, load_model, read_about, read_classifier, read_state, run_of
-from bridle.errors import BridleError, UsageError
+from bridle.errors import BridleError
+from bridle.infer.tokenize import require_codes
 from bridle.model import Bridle, Classifier
 from bridle.storage import Location, locate
 
@@ -39,11 +40,8 @@ class Subject:
         Raises:
             UsageError: the tokenizer is asked for and was never fitted.
         """
-        if part != "encoder" and not self.model.ready:
-            raise UsageError(
-                f"{self.model.source} has no codes: its codebooks were never fitted",
-                "add --part encoder, or train on: bridle pretrain",
-            )
+        if part != "encoder":
+            require_codes(self.model, "add --part encoder, or ")
         return ("encoder", "tokenizer") if part == "both" else (part,)
 
     @property

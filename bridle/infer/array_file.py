@@ -74,7 +74,8 @@ def _crc(header: Any, arrays: dict[str, np.ndarray]) -> int:
 def check_version(header: Any, path: Path, format: str, version: int, hint: str) -> None:
     """Raises DataError for a header of another format, or of a later version."""
     if not isinstance(header, dict) or header.get("format") != format:
-        raise DataError(f"{path} is not a {format} file", hint)
+        found = header.get("format") if isinstance(header, dict) else None
+        raise DataError(f"{path} is not a {format} file" + (f" but a {found} file" if found else ""), hint)
     if header.get("version") != version:
         raise DataError(f"{path} has version {header.get('version')}, this BRIDLE reads {version}", "Update BRIDLE.")
 

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from bridle import distributed
+from bridle.checkpoint import run_of
 from bridle.cluster import Cluster, Engine
 from bridle.errors import UsageError
 from bridle.infer import codes as forms
@@ -276,10 +277,12 @@ def as_codes(encoded: Encoded, model: Bridle) -> Codes:
     return Codes(encoded.source.path, codes_NQ.view(*encoded.grid, -1), encoded.times_T)
 
 
-def require_codes(model: Bridle) -> None:
-    """Raises UsageError for a model whose codebooks were never fitted."""
+def require_codes(model: Bridle, instead: str = "") -> None:
+    """Raises UsageError for a model whose codebooks were never fitted; `instead`: what else may be tried."""
     if not model.ready:
-        raise UsageError(f"{model.source} has no codes: its codebooks were never fitted", "train one: bridle pretrain")
+        run = run_of(str(model.source))
+        remedy = f"train on: bridle pretrain --resume {run}" if run else "train one: bridle pretrain"
+        raise UsageError(f"{model.source} has no codes: its codebooks were never fitted", instead + remedy)
 
 
 def nothing_read(failures: Failures) -> NothingRead:

@@ -128,10 +128,12 @@ def read_vectors(path: Path) -> VectorsFile:
     """
     if not path.is_file():
         raise DataError(f"{path} {'is a folder' if path.is_dir() else 'does not exist'}", _HINT)
+    if path.suffix == ".codes":
+        raise DataError(f"{path} is a codes file, not a vectors file", _HINT)
     if path.suffix == ".parquet":
         return _read_parquet(path)
+    _check_about(read_arrays(path, (), "vectors file")[1], path)  # first: other files of ours have other arrays
     arrays, about = read_arrays(path, _ARRAYS, "vectors file")
-    _check_about(about, path)
     files = about.pop("files", None)
     counts_F = arrays["counts"]
     counted = isinstance(files, list) and counts_F.shape == (len(files),) and counts_F.dtype.kind == "i"

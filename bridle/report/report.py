@@ -68,13 +68,15 @@ def write_report(
 
     Raises:
         DataError: no run, or `data` that do not exist or are of another modality.
-        UsageError: the file exists.
+        UsageError: the file exists, or a file stands where its folder should.
         EnvironmentFault: it cannot be written.
     """
     known = facts.read_facts(run)
     out = out or run / FILE
     if out.is_dir() or (out.exists() and not overwrite):
         raise UsageError(f"{out} exists", "Choose another --out, or add --overwrite.")
+    if (there := next(one for one in out.absolute().parents if one.exists())) and not there.is_dir():
+        raise UsageError(f"{there} is a file, no folder for {out.name}", "Name another --out.")
     found, model = Found(), _model(run, device, on_event)
     places = [data] if data else [locate(place) for place in known.state["shards"]]
     if isinstance(model, Bridle):

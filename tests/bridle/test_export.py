@@ -297,8 +297,9 @@ def test_what_is_no_number_leaves_nothing(tmp_path: Path) -> None:
         model.encoder.embed.weight[0, 0] = 1e6
     (tmp_path / "run").mkdir()
     save_model(snapshot(model), tmp_path / "run")
-    with pytest.raises(NumericalError, match="differs"):
+    with pytest.raises(NumericalError, match="differs") as caught:
         export(tmp_path / "run", out=tmp_path / "half", dtype="fp16")
+    assert "--dtype fp32" in caught.value.hint and "bridle doctor" in caught.value.hint
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 

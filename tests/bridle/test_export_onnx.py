@@ -273,8 +273,9 @@ def test_programs_that_differ_leave_nothing(
     run = saved(model, tmp_path / "run")
     monkeypatch.setattr(onnx, "write", lambda program, example, path, **_: path.touch())
     monkeypatch.setattr(onnx, "opened", lambda path: spoilt(model, path.stem))
-    with pytest.raises(NumericalError, match=said):
+    with pytest.raises(NumericalError, match=said) as caught:
         api.export(run, format="onnx", out=tmp_path / "out", part=part, data=MEDIA / "image")
+    assert "Please report it" in caught.value.hint and "--dtype" not in caught.value.hint  # it was fp32
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 

@@ -214,7 +214,10 @@ def test_a_sample_that_was_altered_is_skipped_and_told(audio_model: Bridle, reco
 
 def test_an_untrained_model_has_no_codes(recordings: Path) -> None:
     with pytest.raises(UsageError, match="no codes"):
-        list(tokenize_inputs(small("audio", fitted=False), [recordings]))
+        list(tokenize_inputs(model := small("audio", fitted=False), [recordings]))
+    model.source = "runs/x/checkpoints/step-00000001"
+    with pytest.raises(UsageError, match=r"--resume runs/x$"):  # not a new run
+        list(tokenize_inputs(model, [recordings]))
 
 
 # --- Pretrained --------------------------------------------------------------------------------------------------

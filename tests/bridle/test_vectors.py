@@ -14,10 +14,11 @@ from standins import small
 
 from bridle import api
 from bridle.checkpoint import save_model, snapshot
-from bridle.errors import DataError, UsageError
+from bridle.errors import DataError, MediaError, UsageError
 from bridle.infer import How, Index, Pretrained, read_vectors, write_embeddings, write_vectors
+from bridle.infer.codes import read_codes, write_codes
 from bridle.infer.vectors_file import PART, SUFFIXES, VectorsFile, join_vectors
-from bridle.schema import Embedded
+from bridle.schema import Codes, Embedded
 
 ABOUT = {"model": "abc", "checkpoint": "runs/x", "per": "step", "pool": "mean", "inputs": ["/media"]}
 MEDIA = Path(__file__).parents[1] / "media"
@@ -290,6 +291,32 @@ def test_search_finds_the_file_itself_and_its_place_on_the_disk(index: Path, fol
         assert one["hits"][0]["path"] == str(query)
         assert one["hits"][0]["similarity"] == pytest.approx(1, abs=1e-5)
         assert len(one["hits"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("query", "said"), [("gone.wav", "No such file"), ("empty.wav", "is empty"), ("photo.jpg", "is image")]
+)
+def test_a_query_that_cannot_be_used_is_told_what_can(index: Path, tmp_path: Path, query: str, said: str) -> None:
+    (tmp_path / "empty.wav").touch()
+    (tmp_path / "photo.jpg").symlink_to(next((MEDIA / "image").rglob("*.jpg")))
+    with pytest.raises(MediaError, match=said) as caught:
+        api.search([tmp_path / query], index)
+    assert caught.value.hint.startswith("A query is audio in a file that can be decoded, such as 1/1_")
+
+
+@pytest.mark.parametrize("suffix", [*SUFFIXES, ".codes"])
+def test_codes_are_no_vectors_and_vectors_no_codes(tmp_path: Path, suffix: str) -> None:
+    codes = Codes("a.wav", torch.zeros(2, 1, 1, 3, dtype=torch.int16), [0.0, 1.0])
+    header = {"checkpoint": "x", "model": "y", "modality": "audio", "codes": 8, "levels": 3, "skipped": []}
+    write_codes(tmp_path / f"c{suffix}", [codes], header)
+    with pytest.raises(DataError, match=r"not a .*vectors file") as caught:
+        read_vectors(tmp_path / f"c{suffix}")
+    assert "bridle embed" in caught.value.hint
+    write_vectors(tmp_path / "v.npz", some_vectors(), ABOUT, suffix=suffix if suffix in SUFFIXES else ".npz")
+    (tmp_path / "v.npz").rename(tmp_path / f"v{suffix}")
+    with pytest.raises(DataError, match=r"no.*[ -]codes file") as caught:
+        read_codes(tmp_path / f"v{suffix}")
+    assert "bridle tokenize" in caught.value.hint
 
 
 def test_moments_of_a_long_recording_are_found(folder: Path, checkpoint: Path, tmp_path: Path) -> None:

@@ -55,8 +55,8 @@ def read(path: Path, levels: int | None = None) -> Iterator[Codes]:
     Raises:
         DataError: not a codes file, of a later version, or damaged.
     """
+    check_codes(read_arrays(path, (), "codes file")[1], path)  # first: other files of ours have other arrays
     arrays, content = read_arrays(path, ("codes", "times", "grids"), "codes file")
-    check_codes(content, path)
     codes, times, grids, files = arrays["codes"], arrays["times"], arrays["grids"], content.get("files")
     dimensions = codes.ndim, times.ndim, grids.shape[1:], grids.dtype.kind
     if dimensions != (2, 1, (3,), "i") or (grids < 1).any() or not isinstance(files, list):
