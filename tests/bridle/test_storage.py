@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pages
 import pytest
 from standins import content_of, same, small, stream_of, take, told, write_sound
 
@@ -97,6 +99,19 @@ def put(folder: Path, to: Remote) -> None:
 
 def content_in(folder: Remote) -> dict[str, str]:
     return {entry.name: told(entry.name, (folder / entry.name).read_bytes()) for entry in folder.entries()}
+
+
+def test_the_page_on_object_storage_is_true(
+    bucket: Remote, sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inline: None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    put(sample / "audio" / "7", bucket / "raw" / "7")
+    put(sample / "audio" / "1", bucket / "raw" / "1")
+    (block,) = [block for block in pages.blocks("docs/howto/object-storage.md") if block.runs]
+    for command in [*block.commands, "bridle shard info s3://media/shards/birds"]:
+        short = " --steps 2" if "pretrain" in command else ""
+        assert main(shlex.split(command + short)[1:]) == 0, command
+    assert api.shard_info("s3://media/shards/birds")[0]["samples"] == 60
 
 
 @pytest.fixture
