@@ -7,6 +7,7 @@ shards, a pretrained encoder, tokens, an evaluation beside the same encoder untr
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -70,7 +71,7 @@ def one_modality(modality: str) -> list[str]:
 def bridle(*arguments: Any) -> dict[str, Any]:
     """Runs one command as a user would, its progress on the terminal, and returns its JSON."""
     words = [str(argument) for argument in arguments]
-    print("\n$ bridle", *words, flush=True)
+    print("\n$ bridle", shlex.join(words), flush=True)
     command = [sys.executable, "-m", "bridle_cli", *words, "--json"]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     if done.returncode:

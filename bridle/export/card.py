@@ -11,7 +11,7 @@ from typing import Any
 
 from bridle.checkpoint import read_results
 from bridle.errors import BridleError
-from bridle.export.describe import MEDIA, METHOD, class_names, titled
+from bridle.export.describe import MEDIA, METHOD, PIPELINES, class_names, titled
 from bridle.export.subject import Subject
 from bridle.sharding import Manifest, find_sets
 
@@ -21,8 +21,7 @@ _BESIDE = "Beside it, from the run that pretrained it (other checkpoints, the un
 _SHARES = ("accuracy", "map")  # metrics that are told in percent
 _CARD = """---
 library_name: transformers
-pipeline_tag: {tag}
-tags:
+{pipeline}tags:
 - bridle
 - self-supervised-learning
 - {modality}
@@ -106,8 +105,9 @@ def model_card(subject: Subject, name: str, parts: Sequence[str], auto: str) -> 
         what += " codes."
     if head:
         what += f" Fine-tuned to tell {len(head.classes)} classes: {class_names(head)}."
+    pipeline = f"{model.modality}-classification" if head else PIPELINES.get(model.modality)
     return _CARD.format(
-        tag=f"{model.modality}-classification" if head else "feature-extraction",
+        pipeline=f"pipeline_tag: {pipeline}\n" if pipeline else "",
         modality=model.modality,
         name=titled(name),
         upload=re.sub(r"[^\w.-]+", "-", name).strip("-.") or "NAME",

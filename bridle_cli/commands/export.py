@@ -62,8 +62,8 @@ def command(
     safetensors loads with bridle.load. huggingface loads with the Auto classes of transformers, and has a model card
     with data, recipe and results of the run. onnx and torch-export run without BRIDLE: encoder and tokenizer as
     programs, preprocess.py with NumPy alone, a README with the lines to run them. What `bridle eval --protocol
-    finetune --out` kept comes with its classifier. `parity` says how far features are off on real clips, and which
-    share of the codes is equal: all, or nothing is written.
+    finetune --out` kept comes with its classifier. `parity` says how far features are off (on real clips; safetensors:
+    on noise) and which share of the codes is equal: all, or nothing is written.
 
     \b
     Examples:

@@ -38,6 +38,7 @@ from bridle.checkpoint import Head, add_result, read_about
 from bridle.checkpoint.files import write_json
 from bridle.errors import DataError, EnvironmentFault, NumericalError, UsageError
 from bridle.export import huggingface
+from bridle.infer import Pretrained
 from bridle.model import Bridle
 from bridle.schema import Clip
 
@@ -183,7 +184,8 @@ def test_model_cards_say_what_is_known(tmp_path: Path, monkeypatch: pytest.Monke
     text = (tmp_path / "voices" / "README.md").read_text("utf-8")
     _, head, body = text.split("---\n", 2)
     front = yaml.safe_load(head)
-    assert (front["library_name"], front["pipeline_tag"]) == ("transformers", "feature-extraction")
+    assert front["library_name"] == "transformers"
+    assert "pipeline_tag" not in front  # none of transformers takes a bare encoder of sound
     assert "license" not in front  # the user's to choose
     assert "| digits | audio: 30 clips, 0.4" in body
     assert "| length | 100 steps, 3200 clips seen, 41.5 s |" in body
@@ -237,6 +239,19 @@ def test_pipelines(exported: dict[str, Tuned], transformers: Any, modality: str)
     assert {said["label"] for said in found} == set(one.head.classes)
     for said in found:
         assert said["score"] == pytest.approx(float(wanted_L[one.head.classes.index(said["label"])]), abs=1e-3)
+
+
+def test_the_pipeline_that_the_card_of_an_image_encoder_names_works(
+    transformers: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huggingface, "_loaded_elsewhere", same)
+    run, out = saved(model := small("image"), tmp_path / "run"), tmp_path / "out"
+    api.export(run, format="huggingface", out=out, data=MEDIA / "image")
+    task = yaml.safe_load((out / "README.md").read_text("utf-8").split("---\n")[1])["pipeline_tag"]
+    pipe = transformers.pipeline(task, model=str(out), trust_remote_code=True)
+    photo = next((MEDIA / "image").rglob("*.jpg"))
+    wanted = Pretrained(model).features(photo).flatten(0, 2)
+    assert torch.allclose(torch.tensor(pipe(str(photo)))[0], wanted, atol=2e-4)
 
 
 def test_it_can_be_fine_tuned(exported: dict[str, Tuned], transformers: Any) -> None:
