@@ -252,7 +252,7 @@ def _memory() -> Iterator[Finding]:
     try:
         import torch
 
-        from bridle.train.cost import free_memory
+        from bridle.memory import free_memory
 
         free = free_memory(torch.device("cpu")) / _GIGABYTE
     except ImportError:

@@ -30,12 +30,12 @@ from bridle.evaluate.protocol import Protocol
 from bridle.evaluate.splits import Groups, Split
 from bridle.evaluate.truth import Truth
 from bridle.infer import Failures, require_codes
+from bridle.memory import free_memory
 from bridle.model import Bridle
 from bridle.schema import Modality
 from bridle.sharding.labels import Labels
 from bridle.storage import Location
 from bridle.tasks import load_task
-from bridle.train.cost import free_memory
 
 OnEvent = Callable[..., None]
 OWN_DATA = "folder"  # the task whose data are the user's own

@@ -17,10 +17,11 @@ from bridle import config
 from bridle.config.sections import Config
 from bridle.cores import cores
 from bridle.errors import ConfigError
+from bridle.memory import free_memory
 from bridle.model import weightless
 from bridle.sharding import Manifest, merge_extent
 from bridle.train import pretrain
-from bridle.train.cost import free_memory, step_bytes
+from bridle.train.cost import step_bytes
 from bridle.train.phases import plan_phases
 
 OnEvent = Callable[..., None]

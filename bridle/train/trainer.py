@@ -18,10 +18,11 @@ from bridle import distributed
 from bridle.checkpoint import RunFolder, Saver, optimizer_state, restore_optimizer, snapshot
 from bridle.draws import key_of
 from bridle.errors import DataError, EnvironmentFault, NumericalError
+from bridle.memory import is_out_of_memory, memory_mb
 from bridle.model import Bridle
 from bridle.schema import PatchBatch
 from bridle.stream import Batch, ClipStream
-from bridle.train.cost import clip_flops, is_out_of_memory, memory_mb, peak_flops
+from bridle.train.cost import clip_flops, peak_flops
 from bridle.train.log import MetricsLog
 from bridle.train.material import material_warnings
 from bridle.train.meter import Meter

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from exports import NAMES, put_clip, tuned
+from standins import PATCHES, STATISTICS, small
 
 import bridle
 from bridle import api
@@ -19,7 +20,6 @@ from bridle import config as configuration
 from bridle.api.evaluation import _keep_classifier
 from bridle.checkpoint import read_about, read_classifier, run_of, save_model, snapshot
 from bridle.checkpoint.model_file import Snapshot
-from bridle.config.sections import Config
 from bridle.errors import DataError, EnvironmentFault, NumericalError, UsageError
 from bridle.export import export, safetensors
 from bridle.export.card import model_card
@@ -29,16 +29,6 @@ from bridle.infer import Pretrained
 from bridle.model import Bridle
 from bridle.schema import Clip, Modality
 
-PATCHES: dict[str, dict[str, Any]] = {
-    "audio": {"modality": "audio", "mel_bins": 32, "frames": 64, "patch_frames": 16, "patch_mels": 16},
-    "image": {"modality": "image", "size": 16, "patch": 4},
-    "video": {"modality": "video", "frames": 4, "stride": 2, "size": 16, "tubelet": 2, "patch": 8},
-}
-STATISTICS = {
-    "audio": {"fbank_mean": -5.25, "fbank_std": 4.0},
-    "image": {"pixel_mean": [0.5, 0.4, 0.3], "pixel_std": [0.25, 0.2, 0.1]},
-    "video": {"pixel_mean": [0.5, 0.4, 0.3], "pixel_std": [0.25, 0.2, 0.1], "rate_hz": 12.5},
-}
 CLIPS = {
     "audio": Clip("k", Modality.AUDIO, 0.1 * torch.sin(torch.arange(20000) * 0.1), 16000),
     "image": Clip("k", Modality.IMAGE, torch.arange(3 * 20 * 30).view(3, 20, 30).remainder(256).to(torch.uint8)),
@@ -46,22 +36,8 @@ CLIPS = {
 }
 
 
-def model_of(modality: str, fitted: bool = True) -> Bridle:
-    torch.manual_seed(0)
-    content = {
-        "patches": PATCHES[modality],
-        "encoder": {"width": 16, "depth": 1, "heads": 2},
-        "predictor": {"width": 16, "depth": 1, "heads": 2},
-        "quantizer": {"levels": 2, "codes": 8, "width": 4},
-    }
-    model = Bridle(Config.model_validate(content), STATISTICS[modality])
-    if fitted:
-        model.cold_tokenizer.fit(torch.randn(500, model.patcher.values))
-    return model.eval()
-
-
 def checkpoint(folder: Path, modality: str = "image", fitted: bool = True) -> tuple[Path, Bridle]:
-    model = model_of(modality, fitted)
+    model = small(modality, fitted)
     folder.mkdir()
     save_model(snapshot(model), folder)
     return folder, model
@@ -136,7 +112,7 @@ for modality in sys.argv[2:]:
         clips[modality] = tmp_path / modality / NAMES[modality]
     subprocess.run([sys.executable, "-c", code, str(tmp_path), *PATCHES], check=True)
     for modality, clip in clips.items():
-        original = Pretrained(model_of(modality))
+        original = Pretrained(small(modality))
         vector_D, codes_THWQ = torch.load(tmp_path / f"{modality}.pt")
         assert (vector_D - original.embed(clip)).abs().max() < 1e-5
         assert torch.equal(codes_THWQ, original.tokenize(clip).codes_THWQ)
@@ -144,7 +120,7 @@ for modality in sys.argv[2:]:
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_a_classifier_is_one_again(tmp_path: Path, dtype: str) -> None:
-    folder, head = tuned(model_of("image"), tmp_path / "tuned", multi=True)
+    folder, head = tuned(small("image"), tmp_path / "tuned", multi=True)
     result = export(folder, dtype=dtype, out=tmp_path / "out")
     assert result["files"][1:3] == ["config.yaml", "head.safetensors"]
     assert 0 <= result["parity"]["logits"] < (0.5 if dtype == "bf16" else 1e-6)
@@ -174,7 +150,7 @@ def test_an_export_describes_itself(tmp_path: Path) -> None:
     export(run, out=tmp_path / "encoder")
     assert configuration.load(file=tmp_path / "encoder" / "config.yaml") == model.config
     preprocessing = json.loads((tmp_path / "encoder" / "preprocessing.json").read_text())
-    assert preprocessing["statistics"] == STATISTICS["image"]
+    assert preprocessing["statistics"] == STATISTICS
     assert preprocessing["patches"]["size"] == 16
     assert 'bridle.load(".")' in (tmp_path / "encoder" / "README.md").read_text()
 
@@ -269,11 +245,11 @@ def test_a_checkpoint_finds_its_run_however_it_is_named(
 
 
 def test_a_classifier_knows_its_checkpoint_from_every_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, head = tuned(model_of("image"), tmp_path / "head")
+    _, head = tuned(small("image"), tmp_path / "head")
     monkeypatch.chdir(tmp_path)
     result = dict.fromkeys(("task", "data", "metric", "value", "ci95", "recipe"))
     for checkpoint, wanted in (("run/step-1", str(tmp_path / "run" / "step-1")), ("random", "random")):
-        _keep_classifier(model_of("image"), head, tmp_path / "out", {**result, "checkpoint": checkpoint}, print)
+        _keep_classifier(small("image"), head, tmp_path / "out", {**result, "checkpoint": checkpoint}, print)
         assert read_about(tmp_path / "out")["finetuned"]["checkpoint"] == wanted
 
 
@@ -292,7 +268,7 @@ def test_a_model_that_comes_back_different_leaves_nothing(tmp_path: Path, monkey
 
 def test_what_is_no_number_leaves_nothing(tmp_path: Path) -> None:
     """A weight that float16 cannot hold."""
-    model = model_of("image")
+    model = small("image")
     with torch.no_grad():
         model.encoder.embed.weight[0, 0] = 1e6
     (tmp_path / "run").mkdir()

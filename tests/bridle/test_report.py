@@ -10,7 +10,6 @@ import re
 import shutil
 import subprocess
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from bridle.report.code_maps import code_map, code_ranks, palette
 from bridle.schema import Clip, Modality
 from bridle_cli.main import main
 
+pytestmark = pytest.mark.usefixtures("one_thread")  # what is computed here is so small that threads mostly wait
 SECTIONS = ["training", "codebooks", "map", "clips", "results", "facts"]
 HOSTILE = "<img src=x onerror=alert(1)>&\"'ü\u202e"
 VOID = {"meta", "img", "input", "source", "link", "br"}
@@ -95,15 +95,6 @@ def read(file: Path) -> Page:
         samples, rate_hz = soundfile.read(io.BytesIO(content(uri)))
         assert len(samples) and rate_hz > 0
     return page
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread_each() -> Iterator[None]:
-    """What is computed here is so small that threads mostly wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
