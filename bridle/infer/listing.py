@@ -42,18 +42,31 @@ class Listing:
         accounting: nothing is passed over in silence and no two files of a folder share a name: names of media that are
             no files, and folders that cannot be read, come along (to fail), and samples of several sets are called
             SET/path.
+        on_event: told as `note` how many files were named twice; each is taken once, where it is named first.
 
     Raises:
         DataError: an input that does not exist, holds nothing, or is of another modality (naming both).
     """
 
-    def __init__(self, inputs: Sequence[Location], modality: Modality, *, accounting: bool = False) -> None:
+    def __init__(
+        self,
+        inputs: Sequence[Location],
+        modality: Modality,
+        *,
+        accounting: bool = False,
+        on_event: Callable[..., None] | None = None,
+    ) -> None:
         if not inputs:
             raise UsageError("nothing to read", "name a file, a folder or a set of shards")
         self._parts: list[_File | _Files | _Samples] = []
         for place in inputs:
             below = place if len(inputs) > 1 else None  # equal names below two folders stay apart
             self._parts += _find(place, modality, below, accounting)
+        if len(inputs) > 1:
+            named = sum(map(len, self._parts))
+            self._parts = list(_once(self._parts))
+            if on_event and (twice := named - sum(map(len, self._parts))):
+                on_event("note", message=f"files that are named more than once, and taken once: {twice}")
         self._first = list(accumulate((len(part) for part in self._parts), initial=0))
 
     def __len__(self) -> int:
@@ -187,6 +200,19 @@ def _find(
         if one["file"].endswith("/") or detect(one["file"]) is modality
     }
     return [_Files(place, sorted([*names, *unreadable], key=os.fsencode), called, unreadable)]
+
+
+def _once(parts: list[_File | _Files | _Samples]) -> Iterator[_File | _Files | _Samples]:
+    seen = set[Location]()
+    for part in parts:
+        if isinstance(part, _Files):
+            names = [name for name in part.names if part.folder / name not in seen]
+            seen.update(part.folder / name for name in names)
+            if names:
+                yield replace(part, names=names)
+        elif (place := part.place if isinstance(part, _File) else part.manifest.place) not in seen:
+            seen.add(place)
+            yield part
 
 
 def find_sources(inputs: Sequence[Location], modality: Modality, *, read: bool = True) -> tuple[Iterator[Source], int]:

@@ -89,7 +89,7 @@ def tokenize_inputs(
     require_codes(model)
     kept = check_levels(levels, model.config.quantizer.levels, model.source)
     failures = Failures(on_event)
-    listing = Listing(inputs, Modality(model.modality), accounting=True)
+    listing = Listing(inputs, Modality(model.modality), accounting=True, on_event=on_event)
     done = 0
     how = How(batch_size, workers, engine, device)
     for _, found in _tokenized(model, listing, iter(range(len(listing))), failures, how):
@@ -139,7 +139,7 @@ def write_tokens(
     how, began = how or How(), time.monotonic()
     require_codes(model)
     kept = check_levels(levels, model.config.quantizer.levels, model.source)
-    listing = Listing(inputs, Modality(model.modality), accounting=True)
+    listing = Listing(inputs, Modality(model.modality), accounting=True, on_event=how.on_event)
     failures, fingerprint = Failures(how.on_event), model.fingerprint()
     size = part_files or listing.part_files()
     header = {

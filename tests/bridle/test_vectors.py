@@ -17,8 +17,9 @@ from bridle.checkpoint import save_model, snapshot
 from bridle.errors import DataError, MediaError, UsageError
 from bridle.infer import How, Index, Pretrained, read_vectors, write_embeddings, write_vectors
 from bridle.infer.codes import read_codes, write_codes
+from bridle.infer.listing import Listing
 from bridle.infer.vectors_file import PART, SUFFIXES, VectorsFile, join_vectors
-from bridle.schema import Codes, Embedded
+from bridle.schema import Codes, Embedded, Modality
 
 ABOUT = {"model": "abc", "checkpoint": "runs/x", "per": "step", "pool": "mean", "inputs": ["/media"]}
 MEDIA = Path(__file__).parents[1] / "media"
@@ -208,6 +209,16 @@ def test_a_damaged_part_says_what_to_do(folder: Path, tmp_path: Path) -> None:
     (parts / "000000").unlink()
     assert write_embeddings(model, [folder], out, part_files=2, resume=True)
     assert len(read_vectors(out).files) == 6
+
+
+def test_a_file_that_is_named_twice_is_taken_once(folder: Path, sample: Path, tmp_path: Path, inline: None) -> None:
+    api.shard(sample / "audio" / "7", out=tmp_path / "set")
+    one, notes = folder / "7" / "7_theo_0.wav", list[str]()
+    inputs = [one, folder, tmp_path / "set", one, folder / "1", folder, tmp_path / "set"]
+    listing = Listing(inputs, Modality.AUDIO, on_event=lambda kind, message: notes.append(message))
+    assert notes == ["files that are named more than once, and taken once: 43"]  # 1 + 1 + 4 + 7 + 30
+    names = [listing.source(number).path for number in range(len(listing))]
+    assert len({*names}) == len(names) == 37 and names[0] == str(one)
 
 
 def test_the_nearest_are_found_by_cosine_of_z_scores() -> None:
