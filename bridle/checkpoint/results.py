@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,8 +102,11 @@ def _check(tested: Tested) -> None:
 
 def run_of(checkpoint: str) -> Path | None:
     """The run that a checkpoint is of, however it is named; None for an export, or an untrained model."""
-    folder = Path(checkpoint).resolve().parent
-    return folder.parent if folder.name == CHECKPOINTS and checkpoint != "random" else None
+    if checkpoint in ("", "random"):
+        return None
+    # By its name first: the folder of the checkpoints may be a link to a larger disk.
+    named = (Path(os.path.abspath(checkpoint)).parent, Path(checkpoint).resolve().parent)
+    return next((folder.parent for folder in named if folder.name == CHECKPOINTS), None)
 
 
 def add_result(folder: Path, result: dict[str, Any], tested: Tested | None = None) -> Path | None:

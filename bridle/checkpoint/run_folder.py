@@ -13,6 +13,7 @@ A checkpoint is written under a temporary name and renamed when it is whole: wha
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -239,7 +240,13 @@ def _flush(folder: Path) -> None:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """The old content or the new, never half of it."""
+    """The old content or the new, never half of it.
+
+    Raises:
+        OSError: it cannot be written, or what is there is no file: a device would be replaced by one.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "what is there is no file")
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with open(temporary, "w", encoding="utf-8") as file:

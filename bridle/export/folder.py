@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import errno
-import glob
 import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from bridle.errors import EnvironmentFault, UsageError
@@ -29,7 +28,6 @@ def new_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
         UsageError: `out` exists (see `check_output`).
         EnvironmentFault: the disk is full or cannot be written.
     """
-    _restore(out)
     check_output(out, overwrite=overwrite)
     out = Path(os.path.realpath(out))  # a link stays one
     partial = _beside(out, "partial")
@@ -87,11 +85,3 @@ def _replace(partial: Path, out: Path) -> None:
 def _beside(out: Path, what: str) -> Path:
     """A name that no other process has, not even one of the same number in another container."""
     return out.absolute().with_name(f".{out.name}.{secrets.token_hex(4)}.{what}")
-
-
-def _restore(out: Path) -> None:
-    """What a process that was killed between the two renames had put aside."""
-    out = Path(os.path.realpath(out))
-    if not os.path.lexists(out) and (aside := sorted(out.parent.glob(f".{glob.escape(out.name)}.*.old"))):
-        with suppress(OSError):  # the export itself will say why
-            aside[-1].rename(out)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from bridle.checkpoint import Head, find_checkpoint, load_model, read_about, read_classifier, read_state, run_of
@@ -49,7 +49,7 @@ class Subject:
         """Of the run's checkpoint that this is, or was fine-tuned from; 0 where nothing says so."""
         tuned = self.about.get("finetuned")
         place = str(tuned.get("checkpoint", "")) if isinstance(tuned, dict) else str(self.model.source)
-        found = re.fullmatch(r"step-(\d+)", PurePosixPath(place).name)
+        found = re.fullmatch(r"step-(\d+)", Path(place).resolve().name)
         return int(found[1]) if found else 0
 
     def unfinished(self) -> str:
@@ -83,7 +83,7 @@ def open_subject(run: Path, tell: Callable[[str], None]) -> Subject:
     Raises:
         DataError: there is no model that can be used.
     """
-    folder = find_checkpoint(run).resolve()  # what it is of stands in its path
+    folder = find_checkpoint(run)
     about = read_about(folder)
     head = None
     if "classifier" in about:

@@ -21,7 +21,7 @@ from bridle.infer.sources import Member, Source, check_modality
 from bridle.media import detect
 from bridle.schema import Modality
 from bridle.sharding import Manifest, find_sets
-from bridle.sharding.discover import Found, media_below
+from bridle.sharding.discover import Found, check_raw, media_below
 from bridle.sharding.manifest import is_sharded
 from bridle.storage import Location
 from bridle.stream import SampleReader
@@ -249,6 +249,7 @@ def _folder_label(file: str) -> tuple[str, ...]:
 
 
 def _media_below(folder: Location, modality: Modality, found: Found) -> list[str]:
+    check_raw(folder)
     try:
         return media_below(folder, modality, found)
     except DataError as error:

@@ -172,9 +172,8 @@ def publish(joined: Path, out: Location) -> None:
 def end(folder: Path) -> None:
     """The parts go, and last of all what says that OUT is there: killed on the way, --resume ends it."""
     with contextlib.suppress(OSError):
-        for entry in list(folder.iterdir()):
-            if entry.name not in (ABOUT, _LOCK, RESULT):
-                _remove(entry)
+        for entry in [entry for entry in folder.iterdir() if entry.name != RESULT]:
+            _remove(entry)
         _remove(folder / RESULT)
     shutil.rmtree(folder, ignore_errors=True)
 

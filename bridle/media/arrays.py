@@ -42,7 +42,10 @@ def clip_of(
     if isinstance(array, Image.Image):
         if modality is not Modality.IMAGE:
             raise UsageError(f"{name}: a picture is no {modality}", "video is an array of frames: numpy.stack(frames)")
-        array = picture(array)
+        try:
+            array = picture(array)
+        except ValueError as error:
+            raise UsageError(f"{name}: this {type(array).__name__} cannot be used: {error}") from error
     data = _tensor(array, name)
     if modality is not Modality.IMAGE and not _is_rate(rate_hz):
         what = "samples" if modality is Modality.AUDIO else "frames"

@@ -56,7 +56,9 @@ def check_raw(raw: Location) -> None:
     if not exists:
         raise DataError(f"{raw} does not exist", "Name the folder that holds the media.")
     if not folder:
-        raise DataError(f"{raw} is a file, not a folder of media", f"Give its folder: bridle shard {raw.parent}")
+        if raw.is_file():
+            raise DataError(f"{raw} is a file, not a folder of media", f"Give its folder: bridle shard {raw.parent}")
+        raise DataError(f"{raw} is neither a file nor a folder")
 
 
 def walk(raw: Location, found: Found, *, sound_tracks: bool = False) -> Iterator[tuple[str, Modality]]:

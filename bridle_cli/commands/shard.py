@@ -188,7 +188,7 @@ def _told_how_to_go_on(progress: Progress, console: Console) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         if progress.done:
-            console.warn("to go on from the tars that are complete: the same command with --resume")
+            console.warn("the same command with --resume goes on from the tars that are complete, if there are any")
         raise
 
 

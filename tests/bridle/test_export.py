@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -195,15 +196,6 @@ def test_a_file_is_never_replaced(tmp_path: Path) -> None:
     assert (tmp_path / "preprocessing.json").read_text() == "precious"
 
 
-def test_a_process_that_was_killed_while_it_replaced_loses_nothing(tmp_path: Path) -> None:
-    run, _ = checkpoint(tmp_path / "run")
-    export(run, out=tmp_path / "out")
-    (tmp_path / "out").rename(tmp_path / ".out.123.old")  # between its two renames
-    with pytest.raises(UsageError, match="exists"):
-        export(run, out=tmp_path / "out")
-    assert {path.name for path in tmp_path.iterdir()} == {"run", "out"}
-
-
 @pytest.mark.parametrize("fault", [OSError, KeyboardInterrupt])
 def test_what_cannot_be_replaced_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: type) -> None:
     run, _ = checkpoint(tmp_path / "run")
@@ -241,7 +233,11 @@ def test_a_checkpoint_finds_its_run_however_it_is_named(
     (checkpoints / "latest").symlink_to("step-00000001")
     monkeypatch.chdir(checkpoints)
     assert run_of(name) == open_subject(Path(name), lambda _: None).run == tmp_path / "run"
-    assert run_of("random") is None  # an untrained model is of no run, wherever one stands
+    assert run_of("random") is run_of("") is None  # an untrained or unknown model is of no run, wherever one stands
+    shutil.move(checkpoints, tmp_path / "larger disk")
+    checkpoints.symlink_to(tmp_path / "larger disk")
+    place = checkpoints / "step-00000001"
+    assert run_of(str(place)) == open_subject(place, lambda _: None).run == tmp_path / "run"
 
 
 def test_a_classifier_knows_its_checkpoint_from_every_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

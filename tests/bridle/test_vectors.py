@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,6 +38,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (root / source.parent.name / source.name).write_bytes(source.read_bytes())
     (root / "1" / "cut.wav").write_bytes(b"RIFF\x00\x00")
     return root
+
+
+def test_links_to_nothing_and_sets_of_equal_names(sample: Path, tmp_path: Path, inline: None) -> None:
+    (tmp_path / "raw").mkdir()
+    shutil.copy(sample / "audio" / "7" / "7_theo_0.wav", tmp_path / "raw" / "a.wav")
+    (tmp_path / "raw" / "gone.wav").symlink_to("nowhere")
+    said = write_embeddings(small("audio"), [tmp_path / "raw"], tmp_path / "v.npz")
+    assert said is not None and said["failures"] == [{"file": "gone.wav", "reason": "a link to nothing"}]
+    for name in ("x", "y"):
+        api.shard(tmp_path / "raw", out=tmp_path / "sets" / name)
+    write_embeddings(small("audio"), [tmp_path / "sets"], tmp_path / "sets.npz")
+    assert read_vectors(tmp_path / "sets.npz").files == ["x/a.wav", "y/a.wav"]
 
 
 @pytest.fixture(scope="module")

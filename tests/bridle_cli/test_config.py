@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -31,6 +32,7 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setattr(importlib.import_module("bridle.sharding.build"), "Workers", Inline)
         for modality in ("audio", "image", "video"):
             api.shard(root / "raw" / modality, modality=modality, out=root / modality)
+    os.mkfifo(root / "pipe")
     return root
 
 
@@ -171,6 +173,7 @@ def test_init_fits_the_schedule_to_a_time_and_the_file_trains(sets: Path, tmp_pa
         (["--shards", "SETS/audio", "--preset", "audio-tny"], 3),
         (["--shards", "SETS/audio", "--out", "."], 2),
         (["--shards", "SETS/audio", "--out", "/proc/bridle.yaml"], 5),
+        (["--shards", "SETS/audio", "--out", "SETS/pipe", "--overwrite"], 5),
         (["--shards", "SETS/audio", "--minutes", "0"], 2),
         (["--shards", "SETS/audio", "--minutes", "1e200"], 2),
     ],

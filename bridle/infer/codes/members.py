@@ -75,7 +75,7 @@ def check_replaced(place: Location, out: Path) -> None:
     """
     if out.exists() and (strange := _strange(out, {manifest.identity for manifest in find_all_sets(place)})):
         raise UsageError(
-            f"{strange} was not made by bridle tokenize of {place}, and would be lost",
+            f"{strange} was not made by bridle tokenize of {place} as it is now, and would be lost",
             "Choose another --out, or remove it yourself.",
         )
 
