@@ -17,7 +17,8 @@ test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python $(RUN_TESTS) $(TESTS)
 
 # The same tests with the lowest versions that setup.cfg allows, and with the newest, each in an environment of its own
-# (5 GB, made anew: the newest are others tomorrow). By hand before a release and after a change of the ranges.
+# (5 GB, made anew: the newest are others tomorrow). CI runs a part with the lowest; the rest by hand, before a release and
+# after a change of the ranges.
 test-minimal:
 	$(PYTHON) -m venv --clear $(VENV)-minimal
 	$(VENV)-minimal/bin/python -m pip install --quiet --disable-pip-version-check \

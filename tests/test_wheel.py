@@ -85,7 +85,7 @@ def released(tmp_path_factory: pytest.TempPathFactory) -> Released:
         ROOT,
         source,
         ignore=shutil.ignore_patterns(
-            ".git", ".venv", ".*_cache", "build", "dist", "*.egg-info", "runs", "__pycache__"
+            ".git", ".venv*", ".*_cache", "build", "dist", "*.egg-info", "runs", "__pycache__"
         ),
     )
     dist.mkdir()
