@@ -65,7 +65,7 @@ _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**
 
 def _size(context: click.Context, parameter: click.Parameter, value: str) -> int:
     """`256MB`, `1GiB` or plain bytes -> bytes."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]i?B|)", value.strip(), re.IGNORECASE)
+    match = re.fullmatch(r"([0-9]{1,18}(?:\.[0-9]+)?)\s*([KMG]i?B|)", value.strip(), re.IGNORECASE)
     size = int(float(match[1]) * _UNITS[match[2].upper()]) if match else 0
     if size <= 0:
         raise click.BadParameter(f"'{value}' is not a size; wanted something like 256MB or 1GiB.", context, parameter)

@@ -11,7 +11,8 @@ from yaml.error import MarkedYAMLError
 
 from bridle.errors import ConfigError
 
-_UNREADABLE = (yaml.YAMLError, ValueError, RecursionError)  # PyYAML's own, of impossible dates, of deep nesting
+_UNREADABLE = (yaml.YAMLError, ValueError, OverflowError, RecursionError)  # also of "\UFFFFFFFF" and deep nesting
+_LONGEST = 100  # characters of what is shown of a value
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,16 +50,16 @@ def parse_set(text: str) -> tuple[Settings, list[str]]:
     key, equals, value = text.partition("=")
     key = key.strip()
     if not equals or not key:
-        return {}, [f"--set {text}: wanted section.key=value, such as optim.lr=1e-3"]
+        return {}, [f"--set {_cut(text)}: wanted section.key=value, such as optim.lr=1e-3"]
     try:
         loader = _Loader(value)
         node = loader.get_single_node()
         if node is None:
-            return {}, [f"--set {text}: the value is missing (null for none)"]
+            return {}, [f"--set {_cut(text)}: the value is missing (null for none)"]
         mistakes: list[str] = []
         return _flatten(loader, "--set", False, mistakes, key, node), mistakes
     except _UNREADABLE as error:
-        return {}, [f"--set {text}: the value is not valid YAML: {_why(error)}"]
+        return {}, [f"--set {_cut(text)}: the value is not valid YAML: {_why(error)}"]
 
 
 def _why(error: Exception) -> str:
@@ -71,7 +72,11 @@ def show(value: Any) -> str:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
-    return f"{value!r} (text)" if isinstance(value, str) else repr(value)
+    return f"{_cut(repr(value))} (text)" if isinstance(value, str) else _cut(repr(value))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}... ({len(text):,} characters)"
 
 
 class _Loader(yaml.SafeLoader):
@@ -86,10 +91,21 @@ class _Loader(yaml.SafeLoader):
             raise MarkedYAMLError(problem="an alias (*name) may stand for one value only", problem_mark=mark)
         return node
 
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """PyYAML looks into what a tag promises (`!!int ""`, `!!bool maybe`) without asking whether it is there."""
+        try:
+            value = super().construct_object(node, deep)
+            if isinstance(value, int):
+                str(value)  # Python writes none of more than 4300 digits, which it reads as hexadecimal
+        except (ValueError, LookupError, AttributeError, ArithmeticError):
+            problem = f"{_cut(repr(node.value))} is no usable {node.tag.rpartition(':')[2]}"
+            raise MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from None
+        return value
+
 
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    re.compile(r"^[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"),
     list("-+.0123456789"),
 )
 
@@ -97,7 +113,7 @@ _Loader.add_implicit_resolver(
 def _flatten(
     loader: _Loader, origin: str, lines: bool, mistakes: list[str], prefix: str = "", node: yaml.Node | None = None
 ) -> Settings:
-    """Leaves of a YAML document under dotted keys; an empty document has none."""
+    """Leaves of a YAML document under dotted keys, `{}` among them; an empty document has none."""
     node = node or loader.get_single_node()
     settings: Settings = {}
     if node is None:
@@ -109,13 +125,19 @@ def _flatten(
         return {prefix: Setting(loader.construct_object(node, deep=True), where)}
     if node.tag != "tag:yaml.org,2002:map":
         mistakes.append(f"{prefix or 'the file'} ({where}): has the tag {node.tag}; wanted plain sections")
+    if prefix and not node.value:
+        return {prefix: Setting({}, where)}
     seen: dict[str, str] = {}
     for key_node, value_node in node.value:
         line = f"{origin}:{key_node.start_mark.line + 1}" if lines else origin
         if key_node.tag == "tag:yaml.org,2002:merge":
             mistakes.append(f"<< ({line}): merge keys are not read; write out what they stand for")
             continue
-        key = ".".join(filter(None, (prefix, str(loader.construct_object(key_node, deep=True)))))
+        name = str(loader.construct_object(key_node, deep=True))
+        if not name:
+            mistakes.append(f"{prefix or 'the file'} ({line}): has an empty key")
+            continue
+        key = f"{prefix}.{name}" if prefix else name
         inside = _flatten(loader, origin, lines, mistakes, key, value_node)
         places = {one: setting.origin for one, setting in inside.items()} | {key: line}
         if twice := [one for one in (key, *inside) if one in seen]:  # also as `optim: {lr: 1}` and `optim.lr: 2`

@@ -63,7 +63,7 @@ def load(
     fixed = settings.get("patches.modality")
     for text in sets:
         parsed, mistake = parse_set(text)
-        by_hand |= parsed
+        by_hand = {key: one for key, one in by_hand.items() if key not in parsed} | parsed  # the last comes last
         mistakes += mistake
     for key, value in (flags or {}).items():
         if value is not None:
@@ -73,7 +73,7 @@ def load(
     settings |= by_hand
     if fixed and (other := settings["patches.modality"]).value != fixed.value:
         mistakes.append(
-            f"patches.modality ({other.origin}): is '{other.value}', but preset '{preset}' is for {fixed.value}"
+            f"patches.modality ({other.origin}): is {show(other.value)}, but preset '{preset}' is for {fixed.value}"
         )
         settings["patches.modality"] = fixed
     return _check(settings, mistakes, preset)
@@ -148,18 +148,18 @@ def _read_file(path: Path) -> tuple[Settings, str | None, list[str]]:
 
 
 def _read_yaml(text: str, origin: str, *, lines: bool) -> tuple[Settings, str | None, list[str]]:
-    """Settings of one document, the preset that it extends, and its mistakes."""
+    """Settings of one document, the preset that it extends ("" if that cannot be told), and its mistakes."""
     settings, mistakes = read(text, origin, lines=lines)
     parent = settings.pop("extends", None)
     if parent is None or parent.value in presets():
         return settings, parent.value if parent else None, mistakes
     if not isinstance(parent.value, str):
         mistakes.append(f"extends ({parent.origin}): wanted the name of a preset, got {show(parent.value)}")
-        return settings, None, mistakes
+        return settings, "", mistakes
     mistakes.append(
         f"extends ({parent.origin}): there is no preset '{parent.value}'; {nearest(parent.value, presets())}"
     )
-    return settings, closest(parent.value, presets()), mistakes  # the rest is looked at as if that had been meant
+    return settings, closest(parent.value, presets()) or "", mistakes  # the rest is looked at as if that had been meant
 
 
 def _check(settings: Settings, mistakes: list[str], preset: str | None) -> Config:
@@ -168,7 +168,11 @@ def _check(settings: Settings, mistakes: list[str], preset: str | None) -> Confi
     usable = modality is not None and str(modality.value) in _PATCHES
     assumed: str = modality.value if modality and usable else next(iter(_PATCHES))
     if not usable:
-        mistakes.append(_no_modality(modality))
+        for key, setting in settings.items():
+            if key.startswith("patches.modality."):
+                modality = Setting({key.removeprefix("patches.modality."): setting.value}, setting.origin)
+        if modality or preset != "":  # else `extends` is wrong, which is said
+            mistakes.append(_no_modality(modality))
         settings = {key: setting for key, setting in settings.items() if not key.startswith("patches.")}
         settings["patches.modality"] = Setting(assumed, "")
     known = dict(_leaves(Config, assumed))
@@ -184,7 +188,7 @@ def _check(settings: Settings, mistakes: list[str], preset: str | None) -> Confi
             held = tree.setdefault(section, {}).get(word)
             names = held if isinstance(held, dict) else {}  # it may have been set to something else before
             tree[section][word] = names | {key.removeprefix(f"{owner}."): setting.value}
-        elif key in sections and setting.value is None:  # a heading whose keys are all commented out
+        elif key in sections and setting.value in (None, {}):  # a heading whose keys are all commented out
             continue
         elif key in sections:
             mistakes.append(

@@ -12,9 +12,12 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from bridle.config import MOST_SEED
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[int, Field(gt=0)]
-Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(gt=0, le=2**53)]  # above it floats, in which we count on, skip numbers
+Count = Annotated[int, Field(ge=0, le=2**53)]
 Rate = Annotated[float, Field(gt=0.0)]
+_MOST_SIZE = 2**20
+Size = Annotated[int, Field(gt=0, le=_MOST_SIZE)]  # of a network or clip: bytes of any two multiplied are below 2**63
+Epochs = Annotated[float, Field(ge=0.0, le=1e12)]
 
 
 class Section(BaseModel):
@@ -28,11 +31,11 @@ class AudioPatches(Section):
 
     modality: Literal["audio"] = "audio"
     rate_hz: Literal[16000] = 16000  # what all sound is resampled to
-    mel_bins: Positive = 128  # bands of the spectrogram, a multiple of patch_mels
+    mel_bins: Size = 128  # bands of the spectrogram, a multiple of patch_mels
     high_hz: Annotated[float, Field(ge=0.0)] = 0.0  # upper edge of the mel bands; 0 is half of rate_hz
-    frames: Positive = 1024  # 10 ms each; longer clips are cropped, shorter ones masked, never learned
-    patch_frames: Positive = 16  # a patch in time, in these frames
-    patch_mels: Positive = 16  # a patch in frequency, in bands
+    frames: Size = 1024  # 10 ms each; longer clips are cropped, shorter ones masked, never learned
+    patch_frames: Size = 16  # a patch in time, in these frames
+    patch_mels: Size = 16  # a patch in frequency, in bands
     normalise: Literal["corpus", "clip"] = "corpus"  # clip: mean 0 and variance 1 in each clip
     roll: bool = True  # augmentation: shift in time, wrapping around
     gain_db: Annotated[float, Field(ge=0.0)] = 6.0  # augmentation: uniform in +- this
@@ -52,8 +55,8 @@ class ImagePatches(Section):
     """RGB -> `size` x `size` -> squares of `patch` pixels."""
 
     modality: Literal["image"] = "image"
-    size: Positive = 224  # pixels of a side, a multiple of patch
-    patch: Positive = 16  # pixels of a patch's side
+    size: Size = 224  # pixels of a side, a multiple of patch
+    patch: Size = 16  # pixels of a patch's side
     crop_scale: Share = 0.2  # augmentation: smallest share of the area a random crop keeps; 1 = off
     flip: bool = True  # augmentation: mirrored left to right, one in two
 
@@ -68,11 +71,11 @@ class VideoPatches(Section):
     """Every `stride`-th frame -> `size` x `size` -> tubelets of `tubelet` frames x `patch` x `patch` pixels."""
 
     modality: Literal["video"] = "video"
-    frames: Positive = 16  # of a window, a multiple of tubelet
-    stride: Positive = 4  # one in so many frames of the video is taken
-    size: Positive = 224  # pixels of a side, a multiple of patch
-    tubelet: Positive = 2  # a patch in time, in frames of the window
-    patch: Positive = 16  # pixels of a patch's side
+    frames: Size = 16  # of a window, a multiple of tubelet
+    stride: Size = 4  # one in so many frames of the video is taken
+    size: Size = 224  # pixels of a side, a multiple of patch
+    tubelet: Size = 2  # a patch in time, in frames of the window
+    patch: Size = 16  # pixels of a patch's side
     crop_scale: Share = 0.5  # augmentation: smallest share of the area a random crop keeps; 1 = off
     flip: bool = True  # augmentation: mirrored left to right, one in two
     # How much each frame's difference from its tubelet's mean frame is enlarged; 1 leaves the pixels as they are. What
@@ -91,31 +94,33 @@ class VideoPatches(Section):
 class EncoderSection(Section):
     """A pre-norm Vision Transformer; the tokenizer's own encoder has the same shape unless it says otherwise."""
 
-    width: Positive = 768  # of the features, a multiple of heads
-    depth: Positive = 12  # blocks
-    heads: Positive = 12  # of the attention in each block
+    width: Size = 768  # of the features, a multiple of heads
+    depth: Size = 12  # blocks
+    heads: Size = 12  # of the attention in each block
     mlp_ratio: Rate = 4.0  # hidden width of a block's two linear layers, times width
 
     @model_validator(mode="after")
     def _divisible(self) -> EncoderSection:
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        if not 1 <= self.width * self.mlp_ratio <= _MOST_SIZE:
+            raise ValueError(f"width {self.width} times mlp_ratio {self.mlp_ratio} is not within 1 and {_MOST_SIZE}")
         return self
 
 
 class PredictorSection(EncoderSection):
     """Visible features + mask tokens -> logits of the masked patches' codes."""
 
-    width: Positive = 512
-    depth: Positive = 8
-    heads: Positive = 16
+    width: Size = 512
+    depth: Size = 8
+    heads: Size = 16
 
 
 class TokenizerSection(Section):
     """The tokenizer's own encoder; `null` takes the encoder's value."""
 
-    depth: Positive | None = None  # blocks
-    estimator_depth: Positive = 3  # blocks of the estimator, which predicts the encoder's features from the codes
+    depth: Size | None = None  # blocks
+    estimator_depth: Size = 3  # blocks of the estimator, which predicts the encoder's features from the codes
     commitment: Annotated[float, Field(ge=0.0)] = 0.25  # weight of what draws vectors towards their codes
     level_weights: Literal["uniform", "energy"] = "uniform"  # of the levels in the encoder's cross-entropy
     standardise: bool = True  # z and the estimator's targets get mean 0 and deviation 1 over the batches
@@ -124,9 +129,9 @@ class TokenizerSection(Section):
 class QuantizerSection(Section):
     """Residual quantizer: `levels` (Q) codebooks of `codes` (K) vectors of `width` (C)."""
 
-    levels: Positive = 4  # codes of a patch, each of what the ones before left over
+    levels: Size = 4  # codes of a patch, each of what the ones before left over
     codes: Annotated[int, Field(ge=2, le=65536)] = 256  # vectors in each codebook
-    width: Positive = 256  # of these vectors
+    width: Size = 256  # of these vectors
     learn: Literal["ema", "gradient"] = "ema"  # how the learned tokenizer's codebooks move
     decay: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.99  # of the moving averages (ema)
     dead_below: Share = 0.3  # replace a code used less than this share of its expected usage 1/K
@@ -167,10 +172,10 @@ class ScheduleSection(Section):
     """
 
     mode: Literal["interleaved", "joint"] = "interleaved"  # tokenizer and encoder in turn, or both at once
-    turns: Count = 1  # tokenizer + encoder phases after the cold start
-    cold: Rate = 100.0  # the encoder learns codes of the patches themselves
-    tokenizer: Rate = 25.0  # each
-    encoder: Annotated[float, Field(ge=0.0)] = 100.0  # each; 0 leaves it out: the tokenizer has the last word
+    turns: Annotated[int, Field(ge=0, le=1000)] = 1  # tokenizer + encoder phases after the cold start
+    cold: Annotated[Epochs, Field(gt=0.0)] = 100.0  # the encoder learns codes of the patches themselves
+    tokenizer: Annotated[Epochs, Field(gt=0.0)] = 25.0  # each
+    encoder: Epochs = 100.0  # each; 0 leaves it out: the tokenizer has the last word
     restart: bool = False  # an encoder phase begins with a new encoder instead of going on with the one before
     joint_every: Positive = 4  # joint mode: tokenizer loss every n-th step ...
     joint_weight: Rate = 0.2  # ... with this weight

@@ -16,7 +16,7 @@ import torch
 from bridle import config
 from bridle.config.sections import Config
 from bridle.cores import cores
-from bridle.errors import ConfigError
+from bridle.errors import ConfigError, UsageError
 from bridle.memory import free_memory
 from bridle.model import weightless
 from bridle.sharding import Manifest, merge_extent
@@ -29,6 +29,7 @@ PHASES = ("cold", "tokenizer", "encoder")
 _GIGABYTE = 1e9
 _TINY_BELOW, _SMALL_BELOW = 10_000, 200_000  # clips, with a GPU
 _TIMED_MINUTES = 0.25
+_MOST_MINUTES = 366 * 24 * 60
 _MOST_WORKERS = 8
 
 
@@ -83,8 +84,10 @@ def choose(
 
     Raises:
         ConfigError: no such preset, or one of another modality.
-        UsageError: minutes without end.
+        UsageError: no minutes, or more than a year.
     """
+    if minutes is not None and not 0 < minutes <= _MOST_MINUTES:
+        raise UsageError(f"A run of {minutes:g} minutes: wanted more than 0 and at most a year ({_MOST_MINUTES:,}).")
     samples, where = sum(manifest.samples for manifest in manifests), torch.device(device)
     decoded = sum(manifest.decoded_bytes for manifest in manifests)
     extent = merge_extent(manifests)
@@ -105,7 +108,6 @@ def choose(
     full = _changed(full, "data", **_data(full, manifests, decoded, where))
     step_s: dict[str, float] = {}
     if minutes is not None:
-        plan_phases(full.schedule, samples / full.optim.batch_size, max_minutes=minutes)  # says so if that is no length
         step_s = _time(full, manifests, device, on_event)
         factor = 60 * minutes / _seconds(full, samples / full.optim.batch_size, step_s)
         full = _changed(
@@ -128,7 +130,7 @@ def _preset(modality: str, samples: int, device: torch.device) -> tuple[str, str
 
 
 def _batch_size(wanted: int, samples: int) -> int:
-    """The preset's, or a power of two that leaves four steps in a pass over a smaller set."""
+    """The preset's, or a power of two that leaves four steps in a pass over a smaller set; 1 below four clips."""
     return wanted if samples >= 4 * wanted else 1 << max(0, (samples // 4).bit_length() - 1)
 
 

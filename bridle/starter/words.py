@@ -51,12 +51,12 @@ def commented(choice: Choice, manifests: Sequence[Manifest], place: str, minutes
 
 
 def _about_shards(choice: Choice, manifests: Sequence[Manifest], place: str) -> list[str]:
-    what = f"{choice.samples:,} clips of {manifests[0].modality} in {len(manifests)} set{'s' * (len(manifests) > 1)}"
+    what = f"{_many(f'{choice.samples:,}', 'clip')} of {manifests[0].modality} in {_many(str(len(manifests)), 'set')}"
     if choice.samples < _READ_ALL_BELOW:
         looks = [describe(manifest) for manifest in manifests]
         labels = {label for look in looks for label in look["labels"]}
         hours = sum(look["hours"] for look in looks)
-        what += f", {len(labels)} labels" + (f", {hours:.3g} hours" if hours else "")
+        what += f", {_many(str(len(labels)), 'label')}" + (f", {hours:.3g} hours" if hours else "")
     lines = [
         f"Seen in {_one_line(place)}:",
         f"{what}, {_bytes(choice.decoded)} when decoded; 5, 50, 95 % of them are below:",
@@ -78,6 +78,8 @@ def _about_machine(choice: Choice) -> str:
 def _about_batch(choice: Choice) -> str:
     fewer = choice.full.optim.batch_size < choice.wanted
     few = f" (the preset's {choice.wanted} would leave fewer than four steps in a pass)" if fewer else ""
+    if choice.samples < 4:
+        few = " (as few as can be: four steps in a pass would need four clips)"
     kept = (
         "The rates in optim are still the preset's: try lower ones too" if fewer else "With another number scale them"
     )
@@ -103,7 +105,8 @@ def _about_schedule(choice: Choice, minutes: float | None) -> list[Line]:
             "The preset's; `bridle init --minutes 30` times some steps and fits it, `bridle pretrain --max-minutes 30` "
             "ends then."
         )
-    told = f"Passes over the data, {choice.steps_per_epoch:.3g} steps each: {choice.steps:,} steps in all. {length}"
+    each, all_steps = _many(f"{choice.steps_per_epoch:.3g}", "step"), _many(f"{choice.steps:,}", "step")
+    told = f"Passes over the data, {each} each: {all_steps} in all. {length}"
     return [(name, getattr(choice.full.schedule, name), told if name == "cold" else "") for name in PHASES]
 
 
@@ -121,6 +124,10 @@ def _about_data(choice: Choice) -> list[Line]:
 
 def _comment(text: str, indent: str) -> list[str]:
     return textwrap.wrap(text, _WIDTH, initial_indent=indent + "# ", subsequent_indent=indent + "# ")
+
+
+def _many(count: str, word: str) -> str:
+    return f"{count} {word}{'s' * (count != '1')}"
 
 
 def _bytes(count: float) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bridle.config.sections import ScheduleSection
-from bridle.errors import UsageError
+from bridle.errors import BridleError, ConfigError, UsageError
 
 Kind = Literal["cold", "tokenizer", "encoder", "joint"]
 _LONGEST = 10**12  # steps or minutes; phases of more steps than 2**53 would not add up
@@ -43,7 +43,8 @@ def plan_phases(
     """All phases of a run; at most one of the limits is given, and stretches or shrinks every phase alike.
 
     Raises:
-        UsageError: the length is none, or without end.
+        UsageError: the limit is no length, or without end.
+        ConfigError: without a limit, the schedule is.
     """
     lengths: list[tuple[Kind, float]] = [("cold", schedule.cold)]
     lengths += [("tokenizer", schedule.tokenizer), ("encoder", schedule.encoder)] * schedule.turns
@@ -55,14 +56,16 @@ def plan_phases(
         _check_length(max_minutes, "minutes")
         return [Phase(kind, None, 60 * max_minutes * length / total) for kind, length in lengths]
     wanted = steps if steps is not None else (epochs if epochs is not None else total) * steps_per_epoch
+    if steps is None and epochs is None:
+        _check_length(wanted, "steps by schedule (turns, cold, tokenizer, encoder)", ConfigError)
     _check_length(wanted, "steps")
     counts = _divide(max(1, round(wanted)), [length for _, length in lengths])
     return [Phase(kind, count) for (kind, _), count in zip(lengths, counts, strict=True) if count]
 
 
-def _check_length(length: float, unit: str) -> None:
+def _check_length(length: float, unit: str, kind: type[BridleError] = UsageError) -> None:
     if not 0 < length <= _LONGEST:
-        raise UsageError(f"A run of {length} {unit}: wanted more than 0 and at most {_LONGEST:,}.")
+        raise kind(f"A run of {length} {unit}: wanted more than 0 and at most {_LONGEST:,}.")
 
 
 def _divide(steps: int, shares: list[float]) -> list[int]:

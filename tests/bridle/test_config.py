@@ -112,6 +112,17 @@ def test_null_and_sections_can_be_set() -> None:
         ("mask={ratio: 0.5, ratio: 0.6}", ["mask.ratio", "--set", "is there twice"]),
         ("train.seed=4294967296", ["train.seed", "4294967295"]),
         ("data.mix=null", ["data.mix", "wanted names and numbers", "null"]),
+        ("nonsense={}", ["nonsense (--set): unknown key"]),
+        ("optim.lr={}", ["optim.lr", "a number, got {}"]),
+        ('optim={"": {lr: 1}}', ["optim (--set): has an empty key"]),
+        (f"optim.lr={[1] * 1000}", ["optim.lr", "got [1, 1, ", "... (3,000 characters)"]),
+        (f"optim.batch_size=1{'0' * 4000}", ["optim.batch_size", "(4,001 characters)"]),
+        (f"data.workers=0x{'f' * 100}", ["data.workers", "less than or equal to"]),
+        ("encoder.width=9007199254740992", ["encoder.width", "less than or equal to 1048576"]),
+        ("encoder.mlp_ratio=1e308", ["encoder (--set)", "mlp_ratio 1e+308"]),
+        ("encoder.mlp_ratio=1e-300", ["encoder (--set)", "mlp_ratio 1e-300"]),
+        ("schedule.cold=1e300", ["schedule.cold", "1e+300"]),
+        ("schedule.turns=1001", ["schedule.turns", "1000"]),
     ],
 )
 def test_each_mistake_says_key_source_and_remedy(text: str, said: list[str]) -> None:
@@ -160,7 +171,12 @@ def test_unusable_file(text: str, said: str, tmp_path: Path) -> None:
         ("extends: [image-tiny]\n", "extends (FILE:1): wanted the name of a preset"),
         ("extends: image-tiny\npatches: {modality: film}\n", "patches.modality (FILE:2): is 'film'"),
         ("patches: {modality: film, x: 1}\n", "patches.modality (FILE:1): wanted one of audio, image, video"),
+        (
+            "patches: {modality: {film: 1}}\n",
+            "patches.modality (FILE:1): wanted one of audio, image, video, got {'film'",
+        ),
         ("", "patches.modality (missing): the configuration names no modality"),
+        ("extends: image-tiny\noptm: {}\n", "optm (FILE:2): unknown key; did you mean 'optim.lr'"),
         ("extends: image-tiny\nmask: !mine {shape: tube}\n", "mask (FILE:2): has the tag !mine"),
         ("extends: image-tiny\nmask: {<<: {shape: tube}}\n", "<< (FILE:2): merge keys are not read"),
         ("extends: image-tiny\nmask.ratio: 0.5\nmask: {ratio: 0.6}\n", "mask.ratio (FILE:2 and FILE:3): is there"),
@@ -172,6 +188,7 @@ def test_no_mistake_hides_another(text: str, said: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         config.load(file=file)
     lines, line = caught.value.message.splitlines(), text.count("\n") + 2
+    assert lines[0] == "3 mistakes in the configuration:"
     assert sum(said.replace("FILE", str(file)) in one for one in lines) == 1
     assert any(f"optim.lr ({file}:{line}): wanted a number" in one for one in lines)
     assert any(f"optim.bta1 ({file}:{line + 1}): unknown key" in one for one in lines)
@@ -181,6 +198,13 @@ def test_names_of_sets_may_have_dots_and_come_after_null(tmp_path: Path) -> None
     file = write(tmp_path, "extends: audio-tiny\ndata: {mix: {v1.0: 3.0, v1_0: 1.0}}\n")
     assert config.load(file=file).data.mix == {"v1.0": 3.0, "v1_0": 1.0}
     assert config.load("audio-tiny", sets=["data.mix=null", "data.mix.a=2"]).data.mix == {"a": 2.0}
+
+
+def test_empty_sections_change_nothing_and_an_empty_mix_all(tmp_path: Path) -> None:
+    assert config.load("audio-tiny", write(tmp_path, "optim: {}\n"), ["mask={}"]) == config.load("audio-tiny")
+    file = write(tmp_path, "extends: audio-tiny\ndata: {mix: {a: 1.0}}\n")
+    assert config.load(file=file, sets=["data.mix={}"]).data.mix == {}
+    assert config.load(file=file, sets=["data.mix={}", "data.mix.b=1", "data.mix={}"]).data.mix == {}
 
 
 def test_missing_and_binary_file(tmp_path: Path) -> None:

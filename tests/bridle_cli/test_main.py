@@ -93,6 +93,8 @@ def test_a_file_name_cannot_move_the_cursor(failing, capsys) -> None:
         (["shard", "x", "--modality", "smell"], "'audio', 'image', 'video'"),
         (["shard", "x", "--max-size", "huge"], "256MB"),
         (["shard", "x", "--max-size", "0"], "not a size"),
+        (["shard", "x", "--max-size", "9" * 320], "not a size"),
+        (["shard", "x", "--max-size", "\u0663GB"], "not a size"),
         (["tokenize"], "FILE|DIR|SHARDS"),
         (["eval"], "--data"),
         (["eval", "--task", "k40", "--data", "x"], "did you mean 'k400'"),
