@@ -82,10 +82,10 @@ def launch(command: Sequence[str], devices: int, *, restarts: int = 3, on_event:
 
     Processes that are killed or lost are started again, all of them, with `--restarted`.
     """
-    from bridle import distributed
+    from bridle.launch import launch as start
 
     report = on_event or silent
-    return distributed.launch(command, devices, restarts, lambda message: report("warning", message=message))
+    return start(command, devices, restarts, lambda message: report("warning", message=message))
 
 
 def resume(
