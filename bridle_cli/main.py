@@ -11,10 +11,11 @@ import importlib
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 import click
 from click.shell_completion import shell_complete
@@ -81,10 +82,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: arguments without the program's name; `None` takes the process's own.
     """
-    if argv is None and "RANK" not in os.environ:  # of several processes one that hangs must still end at once
-        _listen(os.getpid())
-    with guarded():
-        return _run(list(sys.argv[1:] if argv is None else argv), os.environ.get(COMPLETE) if argv is None else None)
+    if argv is not None:
+        with guarded(ends=False):
+            return _run(list(argv), None)
+    with _listening(os.getpid()), guarded(ends=True):
+        return _run(sys.argv[1:], os.environ.get(COMPLETE))
 
 
 def _run(arguments: list[str], asked: str | None) -> int:
@@ -110,8 +112,13 @@ def _run(arguments: list[str], asked: str | None) -> int:
             console.detail(_used(time.monotonic() - began))
 
 
-def _listen(own: int) -> None:
-    """SIGTERM takes back what is half-done, as Ctrl-C does; processes forked from this one just end by it."""
+@contextmanager
+def _listening(own: int) -> Iterator[None]:
+    """SIGTERM takes back what is half-done, as Ctrl-C does; processes forked from this one just end by it.
+
+    Not where something else is to happen: of several processes one that hangs must still end at once, and who started
+    this one may have it ignored. Python hears signals in its main thread alone.
+    """
 
     def stop(number: int, _: object) -> None:
         if os.getpid() != own:
@@ -119,7 +126,16 @@ def _listen(own: int) -> None:
             os.kill(os.getpid(), number)
         raise Interrupted(number)
 
+    before = signal.getsignal(signal.SIGTERM)
+    main_thread = threading.current_thread() is threading.main_thread()
+    if "RANK" in os.environ or before in (signal.SIG_IGN, None) or not main_thread:
+        yield
+        return
     signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _used(seconds: float) -> str:

@@ -6,16 +6,21 @@ import errno
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from typing import Any
 
 import click
 import pages
 import pytest
+from standins import small
 
 import bridle
 from bridle import api, errors
+from bridle.checkpoint import save_model, snapshot
 from bridle_cli.main import main
 
 
@@ -230,3 +235,60 @@ def test_help_promises_only_options_that_are_there(path: str) -> None:
     named = [one for name, one in every.items() if name == path or re.search(rf"\bbridle {name}\b", text)]
     known = {name for one in named for option in one.params for name in (*option.opts, *option.secondary_opts)}
     assert {*re.findall(r"(?<![\w-])--[a-z][a-z-]*", text)} - known <= {"--help"}
+
+
+HELD = """
+import sys, time
+from bridle_cli.main import main
+from bridle_cli.progress import Progress
+
+def hold(progress, kind, **fields):
+    if kind == "progress" and fields["done"]:
+        print("begun", flush=True)
+        time.sleep(60)
+
+Progress.__call__ = hold
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["shard {media} --modality image --out {out}", "tokenize {media} --checkpoint {model} --workers 1 --out {out}.npz"],
+)
+def test_a_command_that_is_told_to_end_takes_back_what_is_half_done(words: str, sample: Path, tmp_path: Path) -> None:
+    """SIGTERM meets it in its first files."""
+    (model := tmp_path / "model").mkdir()
+    (place := tmp_path / "place").mkdir()
+    save_model(snapshot(small("image")), model)
+    command = words.format(media=sample / "image", model=model, out=place / "out").split()
+    process = subprocess.Popen([sys.executable, "-c", HELD, *command], stdout=-1, stderr=-1, text=True)
+    assert process.stdout and process.stdout.readline() == "begun\n"
+    process.terminate()
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (143, "error: Interrupted.\n")
+    assert not list(place.iterdir())
+
+
+def test_signals_stay_as_the_caller_has_them(monkeypatch) -> None:
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.setattr(sys, "argv", ["bridle", "doctor"])
+    seen: list[Any] = []
+
+    def doctor() -> None:
+        seen.append(signal.getsignal(signal.SIGTERM))
+        raise errors.EnvironmentFault("no GPU")
+
+    monkeypatch.setattr(api, "doctor", doctor)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        for handler, heard in ((signal.SIG_DFL, True), (signal.SIG_IGN, False)):
+            signal.signal(signal.SIGTERM, handler)
+            assert main() == 5 and signal.getsignal(signal.SIGTERM) == handler
+            assert (seen.pop() != handler) == heard
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    thread = threading.Thread(target=lambda: seen.append(main()))
+    thread.start()
+    thread.join()
+    assert seen == [before, 5]

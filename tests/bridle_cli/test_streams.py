@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import errno
+import io
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -16,6 +19,7 @@ from standins import SMALL_RUN
 from bridle import api
 from bridle.errors import DataError
 from bridle_cli.main import main
+from bridle_cli.streams import guarded
 
 
 def broken(how: str) -> TextIO:
@@ -73,6 +77,70 @@ def test_a_process_keeps_its_code(how: str) -> None:
     with broken(how) as nowhere:
         command = [sys.executable, "-m", "bridle_cli", "config", "diff", "audio-tiny", "nope"]
         assert subprocess.run(command, stdout=nowhere, stderr=nowhere).returncode == 3
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])  # click writes bytes where stdout is ASCII
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_disk_is_told_once(unbuffered: str, encoding: str) -> None:
+    with broken("full") as full:
+        command = [sys.executable, "-m", "bridle_cli", "--version"]
+        environment = os.environ | {"PYTHONUNBUFFERED": unbuffered, "PYTHONIOENCODING": encoding}
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=environment)
+    assert done.returncode == 5 and done.stderr.startswith("error: The result cannot be written to stdout")
+    assert "ignored" not in done.stderr
+
+
+def test_the_caller_keeps_its_own_stream(monkeypatch) -> None:
+    stream = broken("full")
+    monkeypatch.setattr(sys, "stdout", stream)
+    before = len(os.listdir("/proc/self/fd"))
+    assert main(["--version"]) == 5
+    assert sys.stdout is stream and os.path.samestat(os.fstat(stream.fileno()), os.stat("/dev/full"))
+    assert len(os.listdir("/proc/self/fd")) <= before
+
+
+class Bare:
+    """A caller's stream that can do the least; it fails from the given write on."""
+
+    encoding = "utf-8"
+
+    def __init__(self, fails_at: int = 1000) -> None:
+        self.writes, self._fails_at = 0, fails_at
+
+    def write(self, text: str) -> None:
+        self.writes += 1
+        if self.writes >= self._fails_at:
+            raise OSError(errno.EIO, "gone")
+
+
+def closed() -> TextIO:
+    stream = io.StringIO()
+    stream.close()
+    return stream
+
+
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+@pytest.mark.parametrize("make", [Bare, closed])
+def test_any_stream_of_the_caller_gives_a_code(name: str, make: Callable[[], Any], monkeypatch) -> None:
+    monkeypatch.setattr(sys, name, make())
+    assert [main(words.split()) for words in ("config diff audio-tiny audio-small", "--help", "shrad")] == [0, 0, 2]
+
+
+def test_a_stream_that_has_failed_is_given_nothing_more(monkeypatch) -> None:
+    stream = Bare(fails_at=1)
+    monkeypatch.setattr(sys, "stderr", stream)
+    assert main(["shrad"]) == 2 and stream.writes == 1
+
+
+def test_within_a_command_stdout_is_a_text_stream(monkeypatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", stream)
+    with guarded(ends=False):
+        assert isinstance(sys.stdout, io.TextIOBase) and not sys.stdout.isatty()
+        copy.copy(sys.stdout).write("a")
+        with sys.stdout:
+            sys.stdout.writelines(["b", "c"])
+    assert stream.getvalue() == "abc"
 
 
 @pytest.mark.usefixtures("one_thread")
