@@ -6,6 +6,7 @@ The library reports events, `on_event(kind, **fields)`; the classes here turn th
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from types import TracebackType
@@ -44,6 +45,7 @@ class Progress:
                 TextColumn("{task.fields[count]}", markup=False),
                 TextColumn("{task.fields[details]}", markup=False),
                 console=self._console.err,
+                redirect_stdout=sys.stdout.isatty(),  # lines for a file or a pipe are not to go above the bars
             )
             self._bars.start()
         return self

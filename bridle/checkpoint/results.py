@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from bridle.checkpoint.files import write_tensors
-from bridle.checkpoint.run_folder import CHECKPOINTS, write_atomically
+from bridle.checkpoint.run_folder import CHECKPOINTS, STATE, write_atomically
 from bridle.errors import DataError
 
 FILE, CLIPS = "results.json", "results"
@@ -106,7 +106,8 @@ def run_of(checkpoint: str) -> Path | None:
         return None
     # By its name first: the folder of the checkpoints may be a link to a larger disk.
     named = (Path(os.path.abspath(checkpoint)).parent, Path(checkpoint).resolve().parent)
-    return next((folder.parent for folder in named if folder.name == CHECKPOINTS), None)
+    found = [folder.parent for folder in named if folder.name == CHECKPOINTS]
+    return next((run for run in found if (run / STATE).exists()), found[0] if found else None)
 
 
 def add_result(folder: Path, result: dict[str, Any], tested: Tested | None = None) -> Path | None:

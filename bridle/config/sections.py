@@ -12,8 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from bridle.config import MOST_SEED
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[int, Field(gt=0, le=2**53)]  # above it floats, in which we count on, skip numbers
-Count = Annotated[int, Field(ge=0, le=2**53)]
+_MOST = 2**63 - 1  # what a tensor holds
+Positive = Annotated[int, Field(gt=0, le=_MOST)]
+Count = Annotated[int, Field(ge=0, le=_MOST)]
 Rate = Annotated[float, Field(gt=0.0)]
 _MOST_SIZE = 2**20
 Size = Annotated[int, Field(gt=0, le=_MOST_SIZE)]  # of a network or clip: bytes of any two multiplied are below 2**63

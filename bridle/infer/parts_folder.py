@@ -94,7 +94,7 @@ def begun(
 
 def _prepare(folder: Path, said: dict[str, Any], out: Location, resume: bool) -> None:
     about = folder / ABOUT
-    if resume and about.exists():
+    if resume := resume and about.exists():  # else nobody knows what the parts are of
         _compare(about, said, out)
     for entry in list(folder.iterdir()):
         if entry.name != _LOCK and not (resume and (entry.name in (ABOUT, RESULT) or entry.name.isdecimal())):
@@ -136,7 +136,7 @@ def finished(folder: Path) -> Iterable[Path]:
 def _is_published(out: Location, folder: Path) -> bool:
     """Whether a command was killed when OUT, which exists, had got its name and the parts were still there."""
     joined = folder / JOINED
-    if not (folder / RESULT).exists():
+    if not ((folder / RESULT).exists() and (folder / ABOUT).exists()):
         return False
     if not joined.exists():
         return True
@@ -170,12 +170,15 @@ def publish(joined: Path, out: Location) -> None:
 
 
 def end(folder: Path) -> None:
-    """The parts go, and last of all what says that OUT is there: killed on the way, --resume ends it."""
+    """The parts go, then at once all that tells of them: killed before, --resume ends it; after, OUT is any file."""
+    gone = folder.with_name(f"{folder.name}.gone")
+    shutil.rmtree(gone, ignore_errors=True)
     with contextlib.suppress(OSError):
-        for entry in [entry for entry in folder.iterdir() if entry.name != RESULT]:
+        for entry in [entry for entry in folder.iterdir() if entry.name not in (ABOUT, _LOCK, RESULT)]:
             _remove(entry)
-        _remove(folder / RESULT)
-    shutil.rmtree(folder, ignore_errors=True)
+        folder.rename(gone)
+    for left in (gone, folder):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def _check_bucket(out: Location) -> None:

@@ -234,6 +234,10 @@ def test_a_checkpoint_finds_its_run_however_it_is_named(
     monkeypatch.chdir(checkpoints)
     assert run_of(name) == open_subject(Path(name), lambda _: None).run == tmp_path / "run"
     assert run_of("random") is run_of("") is None  # an untrained or unknown model is of no run, wherever one stands
+    best = tmp_path / "checkpoints" / "best"
+    best.parent.mkdir()  # of no run
+    best.symlink_to(checkpoints / "step-00000001")
+    assert run_of(str(best)) == tmp_path / "run"
     shutil.move(checkpoints, tmp_path / "larger disk")
     checkpoints.symlink_to(tmp_path / "larger disk")
     place = checkpoints / "step-00000001"

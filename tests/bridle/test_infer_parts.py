@@ -56,7 +56,7 @@ def joined(path: Path, parts: list[Path]) -> dict[str, int]:
     return {"files": 5}
 
 
-def work(out: Path, *, join: Any = joined, **options: Any) -> Any:
+def work(out: Path, what: str = "squares", *, join: Any = joined, **options: Any) -> Any:
     """Squares of five numbers, two a part."""
 
     def write(path: Path, span: range, found: Iterator[tuple[int, int]]) -> None:
@@ -67,7 +67,7 @@ def work(out: Path, *, join: Any = joined, **options: Any) -> Any:
         yield from ((number, number**2) for number in numbers if not computed.append(number))
 
     computed = list[int]()
-    result = in_parts(out, {"work": "squares"}, 5, compute, write, join, size=2, **options)
+    result = in_parts(out, {"work": what}, 5, compute, write, join, size=2, **options)
     return result, computed
 
 
@@ -91,7 +91,7 @@ def test_parts_stay_when_they_cannot_be_joined(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("removed", range(8))
 def test_killed_while_the_parts_are_removed(tmp_path: Path, removed: int) -> None:
-    """Three parts, claims, what the work was and a lock; then what the join said, and the folder."""
+    """Three parts and claims; then, at once, what the work was, what the join said, a lock, and the folder."""
     out, parts = tmp_path / "out.x", tmp_path / ".out.x.parts"
     if not (child := os.fork()):
         counts = iter(range(removed))
@@ -105,10 +105,12 @@ def test_killed_while_the_parts_are_removed(tmp_path: Path, removed: int) -> Non
 
         work(out, join=join)
         os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9 and parts.exists()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9 and parts.exists() == (removed < 4)
     with pytest.raises(UsageError, match="exists"):
         work(out)
-    if removed < 7:
+    if removed < 4:
+        with pytest.raises(UsageError, match="was begun with"):
+            work(out, "cubes", resume=True)
         assert work(out, resume=True) == ({"files": 5}, [])
         assert not parts.exists()
     with pytest.raises(UsageError, match="exists"):  # now it is any file

@@ -24,6 +24,24 @@ class Terminal(io.StringIO):
         return True
 
 
+def test_results_for_a_file_do_not_go_above_the_bars() -> None:
+    code = """
+from bridle_cli.console import Console
+from bridle_cli.progress import Progress
+console = Console(["--json"])
+with Progress(console) as progress:
+    progress("progress", done=1, total=2)
+    console.record({"file": "clip.wav"})
+"""
+    terminal, end = pty.openpty()
+    environment = {"TERM": "xterm", **{name: os.environ[name] for name in os.environ if name != "TERM"}}
+    done = subprocess.run([sys.executable, "-c", code], stdout=-1, stderr=end, env=environment, check=True)
+    os.close(end)
+    assert done.stdout == b'{"file": "clip.wav"}\n'
+    assert b"1/2" in os.read(terminal, 10_000)
+    os.close(terminal)
+
+
 def test_json_has_no_nan_and_takes_paths_and_arrays(capsys) -> None:
     import numpy as np
 
