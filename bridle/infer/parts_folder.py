@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from bridle.errors import DataError, EnvironmentFault, UsageError
-from bridle.storage import Location, Remote, cache_folder, hashed
+from bridle.storage import Location, Remote, cache_folder, check_bucket, hashed
 
 ABOUT, CLAIMS, JOINED, RESULT = "work.json", "claims", "joined", "result.json"
 _LOCK = "lock"
@@ -43,7 +43,7 @@ def check_free(out: Location, *, resume: bool, overwrite: bool) -> None:
         DataError: there is no such bucket.
     """
     folder = parts_folder(out)
-    _check_bucket(out)
+    check_bucket(out, f"Make it and {_GO_ON}")
     if out.suffix and out.is_dir():
         raise UsageError(f"{out} is a folder", "Choose another --out.")
     if out.exists() and not overwrite and not (resume and _is_published(out, folder)):
@@ -130,6 +130,7 @@ def _only_one(folder: Path, out: Location) -> Iterator[None]:
 
 
 def finished(folder: Path) -> Iterable[Path]:
+    """Whole parts, in no order."""
     return (path for path in folder.glob("[0-9]*") if path.name.isdecimal())
 
 
@@ -147,7 +148,7 @@ def _is_published(out: Location, folder: Path) -> bool:
 def publish(joined: Path, out: Location) -> None:
     """`out`, whole; what it replaces goes then."""
     if isinstance(out, Remote):
-        _check_bucket(out)
+        check_bucket(out, f"Make it and {_GO_ON}")
         out.upload(joined)
         joined.unlink()
         return
@@ -179,11 +180,6 @@ def end(folder: Path) -> None:
         folder.rename(gone)
     for left in (gone, folder):
         shutil.rmtree(left, ignore_errors=True)
-
-
-def _check_bucket(out: Location) -> None:
-    if isinstance(out, Remote) and out.url.startswith("s3://") and not out.bucket.exists():
-        raise DataError(f"there is no bucket {out.bucket}", f"Make it and {_GO_ON}")
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -26,7 +26,7 @@ from bridle.errors import DataError, EnvironmentFault, UsageError
 from bridle.sharding.journal import FILE as JOURNAL
 from bridle.sharding.journal import Journal
 from bridle.sharding.manifest import FILE, Manifest, is_index
-from bridle.storage import Location, Remote, cache_folder, names_in
+from bridle.storage import Location, Remote, cache_folder, check_bucket, names_in
 
 PARTIAL = ".partial"
 BEGUN = "begun"  # from here on there is a run to go on with, though no tar is whole
@@ -65,8 +65,7 @@ def check_output(out: Location, *, overwrite: bool, resume: bool) -> None:
             f"{out} already holds a set of shards",
             "Add files that came since with --resume, replace it with --overwrite, or choose --out.",
         )
-    if isinstance(out, Remote) and out.url.startswith("s3://") and not out.bucket.exists():
-        raise DataError(f"there is no bucket {out.bucket}", "Make it first, or choose another --out.")
+    check_bucket(out, "Make it first, or choose another --out.")
     others = [name for name in names_in(out) if not name.startswith((PARTIAL, _REPLACED))]
     if others:
         raise UsageError(

@@ -5,7 +5,7 @@ Cache: parts of remote files on the local disk, never more than a limit
 """
 
 from bridle.storage.cache import Cache, blocks_of, cache_folder
-from bridle.storage.location import Location, folders_with, hashed, locate, names_in, opened, sizes_in
+from bridle.storage.location import Location, check_bucket, folders_with, hashed, locate, names_in, opened, sizes_in
 from bridle.storage.remote import Entry, Remote
 from bridle.storage.spool import copies
 
@@ -16,6 +16,7 @@ __all__ = [
     "Remote",
     "blocks_of",
     "cache_folder",
+    "check_bucket",
     "copies",
     "folders_with",
     "hashed",

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO
 from urllib.request import url2pathname
 
-from bridle.errors import UsageError
+from bridle.errors import DataError, UsageError
 from bridle.storage.remote import Remote, RemoteFile
 
 Location = Path | Remote
@@ -49,6 +49,16 @@ def locate(place: str | Path | Remote) -> Location:
     if not rest:
         raise UsageError(f"{place} names no bucket", f"Give {scheme}://bucket/folder.")
     return Remote(f"{scheme}://{rest}")
+
+
+def check_bucket(place: Location, hint: str) -> None:
+    """Before work whose result is to go to `place`; of storage other than S3 nothing is asked.
+
+    Raises:
+        DataError: there is no such bucket, with this hint.
+    """
+    if isinstance(place, Remote) and place.url.startswith("s3://") and not place.bucket.exists():
+        raise DataError(f"there is no bucket {place.bucket}", hint)
 
 
 def names_in(folder: Location) -> list[str]:
