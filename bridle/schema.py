@@ -30,7 +30,8 @@ class MediaInfo:
     """What a probe learned about one file without keeping its samples.
 
     Audio fills `duration_s`, `rate_hz` (samples a second) and `channels`; images `height` and `width`;
-    video all of `duration_s`, `rate_hz` (frames a second), `frames`, `height` and `width`.
+    video all of `duration_s`, `rate_hz` (frames a second), `frames`, `height` and `width`. `decoder` names the decoder
+    that the check found right for this file; None: chosen by format.
     """
 
     modality: Modality
@@ -41,6 +42,7 @@ class MediaInfo:
     frames: int | None = None
     height: int | None = None
     width: int | None = None
+    decoder: str | None = None
 
 
 @dataclass(slots=True)

@@ -242,6 +242,7 @@ def _meta(entry: Entry, report: Report) -> dict[str, Any]:
         "path": entry.path,
         "modality": str(info.modality),
         **{name: getattr(info, name) for name in sizes},
+        **({"decoder": info.decoder} if info.decoder else {}),
         "label": None if several else entry.label,
         **({"labels": entry.label} if several else {}),
         "sha256": report.sha256.hex(),
