@@ -3,16 +3,52 @@
 from __future__ import annotations
 
 import importlib
+import os
+import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import forks
 import pytest
 import torch
 
 from bridle import api
 from bridle.schema import Modality
-from bridle.sharding import child
+from bridle.sharding import child, workers
 from bridle.sharding.child import Failure, Report, Task
+
+_ENDING_S = 20.0  # what ends by itself may take so long, on a busy machine
+
+
+def end_what_is_left(before: set[int]) -> None:
+    """Fails if children that were not there `before` do not end by themselves, and ends them."""
+    deadline = time.monotonic() + _ENDING_S
+    while (left := {pid: name for pid, name in forks.children().items() if pid not in before}) and (
+        time.monotonic() < deadline
+    ):
+        time.sleep(0.02)
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    assert not left, f"processes are left: {left}"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_process_is_left_by_the_session() -> Iterator[None]:
+    forks.adopt_orphans()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(workers, "subprocess", forks)
+        yield
+    forks.close()
+    end_what_is_left(set())
+
+
+@pytest.fixture(autouse=True)
+def no_process_is_left() -> Iterator[None]:
+    before = {*forks.children()}
+    yield
+    end_what_is_left(before)
 
 
 class Inline:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
+import forks
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -51,7 +51,7 @@ if world > 1:
 def train(folder: Path, world: int, learn: str, first: int, last: int) -> list[dict[str, torch.Tensor]]:
     """Runs all ranks; the state that each ends with."""
     arguments = [str(folder), learn, str(first), str(last)]
-    ranks = [subprocess.Popen([sys.executable, "-c", RANK, str(r), str(world), *arguments]) for r in range(world)]
+    ranks = [forks.Popen([sys.executable, "-c", RANK, str(r), str(world), *arguments]) for r in range(world)]
     assert [rank.wait(120) for rank in ranks] == [0] * world
     return [load_file(folder / f"{world}-{rank}-{last}.safetensors") for rank in range(world)]
 

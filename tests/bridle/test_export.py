@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import forks
 import pytest
 import torch
 from exports import NAMES, put_clip, tuned
@@ -88,7 +89,7 @@ def test_a_command_that_is_told_to_end_leaves_nothing(tmp_path: Path) -> None:
         "--out",
         str(tmp_path / "out"),
     ]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    process = forks.Popen(command, stderr=subprocess.PIPE, text=True)
     while not list(tmp_path.glob(".out.*")):
         assert process.poll() is None
         time.sleep(0.01)
@@ -111,7 +112,7 @@ for modality in sys.argv[2:]:
         export(checkpoint(tmp_path / f"{modality}-run", modality)[0], out=tmp_path / modality)
         put_clip(modality, tmp_path / modality)
         clips[modality] = tmp_path / modality / NAMES[modality]
-    subprocess.run([sys.executable, "-c", code, str(tmp_path), *PATCHES], check=True)
+    forks.run([sys.executable, "-c", code, str(tmp_path), *PATCHES], check=True)
     for modality, clip in clips.items():
         original = Pretrained(small(modality))
         vector_D, codes_THWQ = torch.load(tmp_path / f"{modality}.pt")

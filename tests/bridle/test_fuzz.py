@@ -10,13 +10,13 @@ import importlib
 import io
 import json
 import random
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
 import av
+import forks
 import numpy as np
 import pytest
 import soundfile
@@ -198,7 +198,7 @@ def test_damaged_files_are_read_or_rejected(
     assert len(accepted) > FILES / 10 and len(rejected) > FILES / 10  # the mutations are neither too mild nor too hard
 
     root = str(Path(bridle.__file__).parent.parent)
-    reading = subprocess.run([sys.executable, "-c", READ, str(out)], cwd=root, capture_output=True, text=True)
+    reading = forks.run([sys.executable, "-c", READ, str(out)], cwd=root, capture_output=True, text=True)
     assert reading.returncode == 0, reading.stderr[-2000:]
     read = json.loads(reading.stdout)
     assert sorted(read["seen"]) == sorted(accepted) and not read["failures"]

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import forks
 import pytest
 import torch
 
@@ -138,7 +137,7 @@ def test_a_folder_is_not_replaced_by_a_file(tmp_path: Path) -> None:
 
 def test_who_ends_early_waits_longer_than_for_a_collective(tmp_path: Path) -> None:
     ranks = [
-        subprocess.Popen([sys.executable, "-c", APART, str(rank), str(tmp_path / "meet")], stdout=-1, text=True)
+        forks.Popen([sys.executable, "-c", APART, str(rank), str(tmp_path / "meet")], stdout=-1, text=True)
         for rank in range(2)
     ]
     assert [rank.communicate(timeout=60)[0] for rank in ranks] == ["done\n"] * 2
@@ -146,7 +145,7 @@ def test_who_ends_early_waits_longer_than_for_a_collective(tmp_path: Path) -> No
 
 def test_machines_without_a_common_folder_say_so(tmp_path: Path) -> None:
     command = [sys.executable, "-c", ON_MACHINES]
-    ranks = [subprocess.Popen([*command, str(rank), str(tmp_path)], stdout=-1, text=True) for rank in range(2)]
+    ranks = [forks.Popen([*command, str(rank), str(tmp_path)], stdout=-1, text=True) for rank in range(2)]
     first, second = (rank.communicate(timeout=60)[0] for rank in ranks)
     assert first.startswith(f"process 1: {tmp_path}/1/building/") and "BRIDLE_CACHE" in first
     assert second == "" and not list(tmp_path.rglob("*.parts"))
@@ -167,9 +166,8 @@ raise SystemExit(main.main(["tokenize"]))
 """
     launched = {"TORCHELASTIC_RUN_ID": "bridle-1"}  # then who started it says it
     for said, more in ((1, {"RANK": "0"}), (0, {"RANK": "1"}), (0, {"RANK": "0", **launched})):
-        process = subprocess.Popen([sys.executable, "-c", code], stdout=-1, stderr=-1, text=True, env=os.environ | more)
+        process = forks.Popen([sys.executable, "-c", code], stdout=-1, stderr=-1, text=True, env=os.environ | more)
         assert process.stdout and process.stdout.readline() == "begun\n"
-        time.sleep(0.2)
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=30)
         assert (process.returncode, errors.count("Interrupted")) == (130, said), errors

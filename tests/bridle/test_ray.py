@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 import uuid
@@ -14,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import forks
 import numpy as np
 import pytest
 import soundfile
@@ -211,7 +211,7 @@ def test_a_file_that_a_node_does_not_see_is_not_rejected(raw: Path) -> None:
 def test_without_ray_the_message_says_what_to_install(raw: Path, tmp_path: Path) -> None:
     program = "import sys; sys.modules['ray'] = None; from bridle_cli.main import main; sys.exit(main())"
     command = [sys.executable, "-c", program, "shard", str(raw), "--out", str(tmp_path / "set"), "--engine", "ray"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = forks.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (5, "")
     assert "pip install 'bridle[ray]'" in done.stderr
 

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import forks
 import numpy as np
 import pytest
 from numpy.lib.recfunctions import repack_fields
@@ -165,18 +166,18 @@ def stop_and(look: dict[str, str], out: Path) -> Callable[[int, int], None]:
 def test_a_killed_command_leaves_no_process_and_goes_on(raw: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "bridle_cli", "shard", str(raw), "--max-size", "12KB", "--workers", "2"]
     out = tmp_path / "set"
-    first = subprocess.Popen([*command, "--out", str(out)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    first = forks.Popen([*command, "--out", str(out)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     while not list((out / ".partial").glob("*-000001.tar")) and first.poll() is None:
         time.sleep(0.005)
     first.send_signal(signal.SIGSTOP)
     for way in ("--overwrite", "--resume", "--json"):
-        inside = subprocess.run([*command, "--out", str(out), way], capture_output=True, text=True)
+        inside = forks.run([*command, "--out", str(out), way], capture_output=True, text=True)
         assert inside.returncode == 2 and "another process" in inside.stderr
     first.kill()
     first.wait()
-    again = subprocess.run([*command, "--out", str(out)], capture_output=True, text=True)
+    again = forks.run([*command, "--out", str(out)], capture_output=True, text=True)
     assert again.returncode == 2 and ("--resume" in again.stderr)
-    done = subprocess.run([*command, "--out", str(out), "--resume", "--json"], capture_output=True, text=True)
+    done = forks.run([*command, "--out", str(out), "--resume", "--json"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     shard(raw, None, tmp_path / "whole" / "set", options=Options(max_size_bytes=12_000), workers=2)
     assert content_of(out) == content_of(tmp_path / "whole" / "set")

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import forks
 import pages
 import pytest
 from standins import content_of, same, small, stream_of, take, told, write_sound
@@ -180,7 +181,7 @@ def test_killed_on_the_way_there_it_goes_on(raw: Path, tmp_path: Path, bucket: R
     command = [sys.executable, "-c", script, str(raw)]
     environment = os.environ | {"PYTHONPATH": paths}
     for tars in (1, 3):
-        process = subprocess.Popen([*command, "resume"][: None if tars > 1 else -1], env=environment)
+        process = forks.Popen([*command, "resume"][: None if tars > 1 else -1], env=environment)
         while len([name for name in content_names(bucket / "set") if name.endswith(".tar")]) < tars:
             assert process.poll() is None
         process.send_signal(signal.SIGKILL)
@@ -556,7 +557,7 @@ def test_local_places_stay_paths() -> None:
 def test_a_missing_library_has_a_remedy() -> None:
     code = "import sys; sys.modules['s3fs'] = None; from bridle_cli.main import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", code, "shard", "info", "s3://media/set"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = forks.run(command, capture_output=True, text=True)
     assert done.returncode == 5 and "pip install 'bridle[s3]'" in done.stderr
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import forks
 import numpy as np
 import pytest
 import torch
@@ -167,7 +168,7 @@ def test_a_decoding_process_that_is_killed_costs_no_finished_part(
 
 def run(arguments: list[str], pause: float = 0.0, **environment: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", SLOW.format(pause=pause), "tokenize", *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    return forks.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                             env=os.environ | environment)  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import forks
 import pytest
 import standins
 import torch
@@ -142,7 +143,7 @@ api.pretrain(sys.argv[1], recipe=recipe, out=sys.argv[2], steps=40)
 
 def start(shards: Path, run: Path, sets: tuple[str, ...]) -> subprocess.Popen[bytes]:
     arguments = [sys.executable, "-c", CHILD, str(shards), str(run), ";".join((*SMALL, *sets))]
-    return subprocess.Popen(arguments, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    return forks.Popen(arguments, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
 def wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
@@ -209,7 +210,7 @@ def test_an_interrupt_finishes_the_step_and_saves(shards: Path, tmp_path: Path, 
     arguments = ["pretrain", "--shards", shards, "--preset", "image-tiny", "--out", tmp_path / "run", "--steps", 40]
     sets = [word for pair in (*SMALL, "train.checkpoint_every=4", "schedule.turns=0") for word in ("--set", pair)]
     command = [sys.executable, "-m", "bridle_cli", *map(str, arguments), *sets]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    process = forks.Popen(command, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
     wait_for(tmp_path / "run" / "checkpoints" / "step-00000004", process)
     process.send_signal(number)
     assert process.wait(60) == exit_code
@@ -710,9 +711,7 @@ def test_a_signal_to_all_processes_of_a_run_is_one_signal(shards: Path, tmp_path
     sets = (*standins.SMALL_RUN, "data.workers=1", "data.cache_gb=0", "schedule.turns=0", "train.log_every=1")
     words = ["-m", "bridle_cli", "pretrain", "--shards", shards, "--preset", "image-tiny", "--out", tmp_path / "run"]
     words += ["--steps", "100000", *(word for pair in sets for word in ("--set", pair))]
-    process = subprocess.Popen(
-        [sys.executable, *map(str, words)], start_new_session=True, stderr=subprocess.PIPE, text=True
-    )
+    process = forks.Popen([sys.executable, *map(str, words)], start_new_session=True, stderr=subprocess.PIPE, text=True)
     rows = tmp_path / "run" / "metrics.jsonl"
     while not rows.exists() or len(rows.read_text().splitlines()) < 5:
         assert process.poll() is None, process.communicate()[1]
@@ -730,19 +729,18 @@ def test_a_killed_decoder_of_two_ends_the_run_at_once(shards: Path, tmp_path: Pa
     sets = (*standins.SMALL_RUN, "data.workers=2", "data.cache_gb=0", "schedule.turns=0", "train.log_every=1")
     words = ["-m", "bridle_cli", "pretrain", "--shards", shards, "--preset", "image-tiny", "--out", tmp_path / "run"]
     words += ["--steps", "100000", *(word for pair in sets for word in ("--set", pair))]
-    process = subprocess.Popen([sys.executable, *map(str, words)], stderr=subprocess.PIPE, text=True)
+    process = forks.Popen([sys.executable, *map(str, words)], stderr=subprocess.PIPE, text=True)
     rows = tmp_path / "run" / "metrics.jsonl"
     while not rows.exists() or len(rows.read_text().splitlines()) < 5:
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.02)
-    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True).stdout
-    decoders = [int(pid) for pid in listed.split()]
+    decoders = forks.children_of(process.pid)
     assert len(decoders) >= 2
     os.kill(decoders[-1], signal.SIGKILL)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 5 and "decoding process was killed" in err
     assert int(RunFolder(tmp_path / "run").checkpoints()[-1].name[5:]) >= 5
-    assert not any(Path(f"/proc/{pid}").exists() for pid in decoders)
+    assert not any(forks.alive(pid) for pid in decoders)
 
 
 def test_lines_of_the_log_that_nobody_wrote_do_no_harm(shards: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import forks
 import pytest
 import standins
 import torch
@@ -37,7 +38,7 @@ def command(
 
 def start(words: list[str]) -> subprocess.Popen[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return forks.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def finish(process: subprocess.Popen[str], code: int = 0) -> tuple[str, str]:
@@ -71,8 +72,7 @@ def near(a: float, b: float, relative: float) -> bool:
 
 def ranks_of(process: subprocess.Popen[str]) -> list[int]:
     """The processes that were started to train, by rank."""
-    children = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True).stdout
-    return [int(pid) for pid in children.split() if b"RANK=" in Path(f"/proc/{pid}/environ").read_bytes()]
+    return [pid for pid in forks.children_of(process.pid) if b"RANK=" in Path(f"/proc/{pid}/environ").read_bytes()]
 
 
 def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
@@ -253,7 +253,7 @@ def test_weights_that_are_dealt_to_two_processes_learn_what_whole_ones_do(
 
 def test_a_signal_to_all_processes_and_to_who_started_them_saves_once(shards: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    process = subprocess.Popen(
+    process = forks.Popen(
         command(shards, run, "--devices", "2", sets=("train.checkpoint_every=4",), steps=100_000),
         env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
@@ -299,7 +299,7 @@ def test_what_one_process_alone_meets_is_said_by_the_first(shards: Path, tmp_pat
             own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
             meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(29500 + os.getpid() % 1000)}
             environment = {**os.environ, "OMP_NUM_THREADS": "1", **own, **meeting}
-            processes.append(subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True))
+            processes.append(forks.Popen(words, env=environment, stderr=subprocess.PIPE, text=True))
         said = [process.communicate(timeout=100)[1] for process in processes]
         assert [process.returncode for process in processes] == [3, 3], said
         assert message in said[0] and "error" not in said[1]

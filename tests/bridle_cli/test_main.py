@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import forks
 import pages
 import pytest
 from standins import small
@@ -262,7 +263,7 @@ def test_a_command_that_is_told_to_end_takes_back_what_is_half_done(words: str, 
     (place := tmp_path / "place").mkdir()
     save_model(snapshot(small("image")), model)
     command = words.format(media=sample / "image", model=model, out=place / "out").split()
-    process = subprocess.Popen([sys.executable, "-c", HELD, *command], stdout=-1, stderr=-1, text=True)
+    process = forks.Popen([sys.executable, "-c", HELD, *command], stdout=-1, stderr=-1, text=True)
     assert process.stdout and process.stdout.readline() == "begun\n"
     process.terminate()
     _, said = process.communicate(timeout=60)
