@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import socket
 import wave
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,12 @@ def small(modality: str, fitted: bool = True) -> Bridle:
     if fitted:
         model.cold_tokenizer.fit(torch.randn(500, model.patcher.values))
     return model.eval()
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
 
 
 def write_sound(path: Path, value: int) -> None:

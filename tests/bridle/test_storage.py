@@ -19,7 +19,7 @@ from pathlib import Path
 import forks
 import pages
 import pytest
-from standins import content_of, same, small, stream_of, take, told, write_sound
+from standins import content_of, free_port, same, small, stream_of, take, told, write_sound
 
 from bridle import api
 from bridle.archive import Place, TarReader, load_index, tar_of
@@ -36,12 +36,6 @@ pytest.importorskip("moto")
 pytestmark = pytest.mark.usefixtures("one_thread")  # the tests fork
 SECRET = "a-secret-that-nobody-may-see"
 BUCKET = Remote("s3://media")
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

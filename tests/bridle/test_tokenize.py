@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 import webdataset
-from standins import small, write_sound
+from standins import free_port, small, write_sound
 
 import bridle
 from bridle import api
@@ -33,16 +33,17 @@ from bridle_cli.main import main
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # decoding processes are forked
 FILES = 21
-SLOW = """
-import sys, time
+HELD = """
+import os, sys, time
 from bridle.infer import tokenize
 from bridle.infer.codes import compact
 tokenize.write_tokens.__kwdefaults__["part_files"] = 4
-add = compact.CodesWriter.add
-def slowly(*arguments):
-    time.sleep({pause})
+add, free = compact.CodesWriter.add, iter(range({free}))
+def held(*arguments):
+    while next(free, None) is None and not os.path.exists({go!r}):
+        time.sleep(0.01)
     add(*arguments)
-compact.CodesWriter.add = slowly
+compact.CodesWriter.add = held
 from bridle_cli.main import main
 sys.exit(main(sys.argv[1:]))
 """
@@ -153,8 +154,8 @@ def test_a_decoding_process_that_is_killed_costs_no_finished_part(
 
     def kill(kind: str, **fields: Any) -> None:
         if kind == "progress" and fields["done"] == 6:
-            for child in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split():
-                os.kill(int(child), signal.SIGKILL)
+            for child in forks.children():
+                os.kill(child, signal.SIGKILL)
 
     with pytest.raises(EnvironmentFault, match="decoding process was killed"):
         api.write_codes([raw], out, checkpoint=checkpoint, workers=1, on_event=kill)
@@ -166,18 +167,16 @@ def test_a_decoding_process_that_is_killed_costs_no_finished_part(
 # --- interrupted -----------------------------------------------------------------------------------------------------
 
 
-def run(arguments: list[str], pause: float = 0.0, **environment: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", SLOW.format(pause=pause), "tokenize", *arguments]
+def run(arguments: list[str], free: int, go: Path = Path("never"), **environment: str) -> subprocess.Popen[str]:
+    """The command, which writes the codes of so many files and then waits until `go` exists."""
+    command = [sys.executable, "-c", HELD.format(free=free, go=str(go)), "tokenize", *arguments]
     return forks.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                             env=os.environ | environment)  # fmt: skip
 
 
 def wait_for(done: Callable[[], bool]) -> None:
-    for _ in range(1200):
-        if done():
-            return
-        time.sleep(0.05)
-    raise AssertionError("it took more than a minute")
+    while not done():  # pytest bounds the time
+        time.sleep(0.02)
 
 
 def test_a_killed_command_goes_on_with_the_same_bytes(
@@ -185,7 +184,7 @@ def test_a_killed_command_goes_on_with_the_same_bytes(
 ) -> None:
     out, parts = tmp_path / "c.codes", tmp_path / ".c.codes.parts"
     arguments = [str(raw), "--checkpoint", str(checkpoint), "--out", str(out), "--workers", "1"]
-    killed = run(arguments, pause=0.1)
+    killed = run(arguments, free=10)
     wait_for(lambda: (parts / "000001").exists())
     killed.kill()
     killed.communicate()
@@ -277,7 +276,7 @@ def test_a_damaged_part_is_noticed(checkpoint: Path, raw: Path, unfinished: Path
 
 def test_interrupted_by_hand_says_how_to_go_on(checkpoint: Path, raw: Path, tmp_path: Path) -> None:
     out = tmp_path / "c.codes"
-    process = run([str(raw), "--checkpoint", str(checkpoint), "--out", str(out), "--workers", "2"], pause=0.1)
+    process = run([str(raw), "--checkpoint", str(checkpoint), "--out", str(out), "--workers", "2"], free=10)
     wait_for(lambda: (tmp_path / ".c.codes.parts" / "000001").exists())
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
@@ -315,18 +314,18 @@ def beside(rank: int, port: int) -> dict[str, str]:
 def test_two_processes_share_the_parts(checkpoint: Path, raw: Path, tmp_path: Path, whole: bytes) -> None:
     out = tmp_path / "c.codes"
     arguments = [str(raw), "--checkpoint", str(checkpoint), "--out", str(out), "--workers", "1", "--json"]
-    ranks = [run(arguments, 0.05, **beside(rank, 29500 + os.getpid() % 1000)) for rank in range(2)]
-    claims, seen = tmp_path / ".c.codes.parts" / "claims", set[int]()
+    go, port = tmp_path / "go", free_port()
+    ranks = [run(arguments, 0, go, **beside(rank, port)) for rank in range(2)]
 
-    def look() -> bool:
-        for path in tmp_path.glob(".c.codes.parts/.00000*"):
-            seen.add(int(path.name.rpartition(".")[2]))
-        return all(rank.poll() is not None for rank in ranks)
+    def both_write() -> bool:
+        assert all(rank.poll() is None for rank in ranks), [rank.communicate() for rank in ranks]
+        return len({path.name.rpartition(".")[2] for path in tmp_path.glob(".c.codes.parts/.00000*")}) == 2
 
-    wait_for(look)
+    wait_for(both_write)
+    go.touch()
     said = [rank.communicate() for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0, 0], said
-    assert len(seen) == 2 and not claims.exists()  # both wrote parts
+    assert not (tmp_path / ".c.codes.parts" / "claims").exists()
     assert [bool(stdout) for stdout, _ in said] == [True, False]
     assert json.loads(said[0][0])["files"] == FILES
     assert out.read_bytes() == whole

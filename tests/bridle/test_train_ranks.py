@@ -293,11 +293,11 @@ def test_a_rank_whose_shards_fail_costs_no_step_of_the_others(tmp_path: Path) ->
 def test_what_one_process_alone_meets_is_said_by_the_first(shards: Path, tmp_path: Path) -> None:
     """Processes that were started by hand, one of them with another length, another with a width that is none."""
     for changed, message in (("--steps=12", "length.steps (12, not 30)"), ("--set=encoder.width=33", "process 1: ")):
-        processes = []
+        processes, port = [], standins.free_port()
         for rank in range(2):
             words = [*command(shards, tmp_path / "run"), *([changed] if rank else [])]
             own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-            meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(29500 + os.getpid() % 1000)}
+            meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
             environment = {**os.environ, "OMP_NUM_THREADS": "1", **own, **meeting}
             processes.append(forks.Popen(words, env=environment, stderr=subprocess.PIPE, text=True))
         said = [process.communicate(timeout=100)[1] for process in processes]
