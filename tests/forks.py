@@ -26,8 +26,9 @@ DEVNULL, TimeoutExpired = subprocess.DEVNULL, subprocess.TimeoutExpired  # this 
 _PR_SET_CHILD_SUBREAPER = 36
 _MESSAGE, _FDS = 1 << 20, 64  # bytes and descriptors, at most
 _IMPORTED = (
-    "torch.distributed.launcher.api", "torch.distributed.run", "torchaudio.functional", "torchvision.transforms.v2.functional", "sklearn.cluster", "webdataset",
-    "bridle.api", "bridle.sharding.child", "bridle.train", "bridle.infer", "bridle_cli.main",
+    "torch.distributed.launcher.api", "torch.distributed.run", "torchaudio.functional", "sklearn.cluster", "webdataset",
+    "torchvision.transforms.v2.functional", "bridle.api", "bridle.sharding.child", "bridle.train", "bridle.infer",
+    "bridle_cli.main",
 )  # fmt: skip
 _server: list[Any] = []  # the process and the socket to it
 

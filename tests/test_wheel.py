@@ -30,14 +30,16 @@ ROOT = Path(__file__).resolve().parent.parent
 DATA = (".yaml", ".html", ".css", ".js", ".typed")
 BUILD = "from setuptools import build_meta; import sys; build_meta.build_sdist(sys.argv[1])"
 ASK = """
-import bridle, sys
+import bridle, json, sys
 from bridle.config import presets
 from bridle.evaluate.finetune.recipe import load_recipe, recipe_names
 from bridle.report.page import render
 from bridle.tasks import load_task, task_names
+from bridle_cli.main import main
 assert bridle.__file__.startswith(sys.prefix), bridle.__file__
 assert len(presets()) >= 15 and len([load_task(name) for name in task_names()]) >= 9
 assert len([load_recipe(name, "", "audio") for name in recipe_names()]) >= 8
+assert [main(words) for words in json.loads(sys.argv[1])] == [0, 0, 0]
 """
 SCRIPT = """
 import bridle
@@ -139,14 +141,17 @@ def test_one_version_everywhere(released: Released) -> None:
 
 
 def test_the_installed_package_runs_without_the_checkout(released: Released, sample: Path, tmp_path: Path) -> None:
-    released.must("python", "-c", ASK, cwd=tmp_path)
     assert "Examples:" in released.must("bridle", "--help", cwd=tmp_path)
-    checks = json.loads(released.must("bridle", "doctor", "--json", cwd=tmp_path))["findings"]
-    assert [one for one in checks if one["status"] == "fault"] == []
-    released.must("bridle", "shard", str(sample / "image"), "--out", "photos", "--workers", "1", cwd=tmp_path)
     small = [word for one in SMALL_RUN for word in ("--set", one)]
-    train = ["pretrain", "--shards", "photos", "--preset", "image-tiny", "--steps", "2", "--device", "cpu", "--json"]
-    assert json.loads(released.must("bridle", *train, *small, cwd=tmp_path))["steps"] == 2
+    commands = (
+        ["doctor", "--json"],
+        ["shard", str(sample / "image"), "--out", "photos", "--workers", "1", "--json"],
+        f"pretrain --shards photos --preset image-tiny --steps 2 --device cpu --json {' '.join(small)}".split(),
+    )
+    lines = released.must("python", "-c", ASK, json.dumps(commands), cwd=tmp_path).splitlines()
+    found, _, run = map(json.loads, lines)
+    assert [one for one in found["findings"] if one["status"] == "fault"] == []
+    assert run["steps"] == 2
 
 
 def test_its_dependencies_are_there(released: Released) -> None:
@@ -160,7 +165,7 @@ def test_types_reach_who_imports_it(released: Released, tmp_path: Path) -> None:
     if not any(one.name == "mypy" for one in distributions()):
         pytest.skip("needs mypy")
     (tmp_path / "script.py").write_text(SCRIPT)
-    (tmp_path / "mypy.ini").write_text("[mypy]\n[mypy-torch.*,numpy.*]\nfollow_imports = skip\n")
+    (tmp_path / "mypy.ini").write_text("[mypy]\nfollow_imports = skip\n[mypy-bridle.*]\nfollow_imports = normal\n")
     check = [sys.executable, "-m", "mypy", "--python-executable", str(released.prefix / "bin/python"), "script.py"]
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     told = subprocess.run(check, cwd=tmp_path, env=clean, capture_output=True, text=True, timeout=240).stdout
