@@ -71,12 +71,16 @@ def run(
     return done
 
 
-def alive(pid: int) -> bool:
-    """Whether a process runs: one that has ended and is not yet waited for does not."""
+def state(pid: int) -> str:
+    """One letter, as `ps` has it; Z: it has ended and is not yet waited for, or is gone."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
-        return False
+        return "Z"
+
+
+def alive(pid: int) -> bool:
+    return state(pid) not in "ZX"
 
 
 def children_of(pid: int) -> list[int]:

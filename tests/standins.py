@@ -37,6 +37,23 @@ SMALL_RUN = (
     "quantizer.codes=8", "quantizer.levels=2", "quantizer.width=4", "optim.batch_size=8",
     "train.log_every=2", "train.precision=float32", "schedule.cold=16", "schedule.tokenizer=8", "schedule.encoder=16",
 )  # fmt: skip
+# `bridle`, which trains beyond step $HOLD_AFTER once the file $HOLD_UNTIL exists: what a test does there is never late.
+HELD = """
+import os, sys, time
+from bridle_cli.main import main
+from bridle_cli.progress import Progress
+
+def held(progress, kind, **fields):
+    call(progress, kind, **fields)
+    while kind == "step" and fields["step"] > int(os.environ["HOLD_AFTER"]):
+        if os.path.exists(os.environ["HOLD_UNTIL"]):
+            break
+        time.sleep(0.01)
+
+call, Progress.__call__ = Progress.__call__, held
+code = main()
+os._exit(code) if "RANK" in os.environ else sys.exit(code)
+"""
 STATISTICS = {
     "fbank_mean": -5.0,
     "fbank_std": 4.0,

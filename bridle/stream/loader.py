@@ -186,7 +186,7 @@ class ClipStream:
             if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
                 raise
             raise EnvironmentFault(
-                f"a decoding process was killed: {str(error).splitlines()[0]}",
+                f"a decoding process was killed: {(str(error) or repr(error)).splitlines()[0]}",
                 "Short of memory? Fewer --workers, or --set data.cache_gb=0. bridle pretrain --resume goes on.",
             ) from error
         finally:

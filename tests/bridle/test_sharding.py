@@ -14,6 +14,7 @@ import wave
 from collections.abc import Callable
 from pathlib import Path
 
+import forks
 import numpy as np
 import pytest
 from PIL import Image
@@ -200,7 +201,8 @@ def test_a_process_killed_between_two_files_costs_none(few: Path) -> None:
         before = list(workers.map(tasks))
         nurse = workers._nurse.pid
         (child_of_nurse,) = Path(f"/proc/{nurse}/task/{nurse}/children").read_text().split()
-        time.sleep(0.2)  # until it waits
+        while forks.state(int(child_of_nurse)) != "S":  # until it waits
+            time.sleep(0.005)
         os.kill(int(child_of_nurse), signal.SIGKILL)
         assert list(workers.map(tasks)) == before
     assert [type(one) for one in before] == [Report, Failure, Report]

@@ -451,13 +451,13 @@ def test_a_process_that_is_forked_while_blocks_come_waits_for_nobody(bucket: Rem
     entered.wait()
     process = os.fork()
     if not process:
-        time.sleep(60)  # with the lock's file open
+        time.sleep(600)  # with the lock's file open
         os._exit(0)
     leave.set()
     thread.join()
     try:
         with ThreadPoolExecutor(1) as pool:
-            assert pool.submit(lambda: Cache()._alone("a block").__enter__()).result(10) is None
+            assert pool.submit(lambda: Cache()._alone("a block").__enter__()).result(120) is None
     finally:
         os.kill(process, signal.SIGKILL)
         os.waitpid(process, 0)

@@ -133,17 +133,13 @@ def losses(run: Path) -> list[float]:
     return [row["loss"] for row in RunFolder(run).rows() if "loss" in row]
 
 
-CHILD = """
-import sys
-from bridle import api
-recipe = api.Recipe(preset="image-tiny", sets=sys.argv[3].split(";"))
-api.pretrain(sys.argv[1], recipe=recipe, out=sys.argv[2], steps=40)
-"""
-
-
-def start(shards: Path, run: Path, sets: tuple[str, ...]) -> subprocess.Popen[bytes]:
-    arguments = [sys.executable, "-c", CHILD, str(shards), str(run), ";".join((*SMALL, *sets))]
-    return forks.Popen(arguments, env={**os.environ, "OMP_NUM_THREADS": "1"})
+def start(shards: Path, run: Path, sets: tuple[str, ...], hold_after: int) -> subprocess.Popen[bytes]:
+    """A run of 40 steps, held in the row after that step until `go` exists beside it."""
+    arguments = ["pretrain", "--shards", shards, "--preset", "image-tiny", "--out", run, "--steps", 40]
+    settings = [word for pair in (*SMALL, *sets) for word in ("--set", pair)]
+    held = {"HOLD_AFTER": str(hold_after), "HOLD_UNTIL": str(run.parent / "go"), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", standins.HELD, *map(str, arguments), *settings]
+    return forks.Popen(command, env={**os.environ, **held}, stderr=subprocess.DEVNULL)
 
 
 def wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
@@ -157,7 +153,7 @@ def wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
 def test_a_killed_run_resumes_to_the_same_weights(shards: Path, tmp_path: Path, turns: int, step: int) -> None:
     sets = ("train.checkpoint_every=4", "train.keep=2", f"schedule.turns={turns}")
     whole = api.pretrain(shards, recipe=recipe(*sets), out=tmp_path / "whole", steps=40)
-    process = start(shards, tmp_path / "killed", sets)
+    process = start(shards, tmp_path / "killed", sets, step)
     wait_for(tmp_path / "killed" / "checkpoints" / f"step-{step:08d}", process)
     process.kill()
     process.wait()
@@ -207,20 +203,18 @@ def test_killed_at_random_steps_of_each_phase_it_ends_with_the_same_bits(shards:
 
 @pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupt_finishes_the_step_and_saves(shards: Path, tmp_path: Path, number: int, exit_code: int) -> None:
-    arguments = ["pretrain", "--shards", shards, "--preset", "image-tiny", "--out", tmp_path / "run", "--steps", 40]
-    sets = [word for pair in (*SMALL, "train.checkpoint_every=4", "schedule.turns=0") for word in ("--set", pair)]
-    command = [sys.executable, "-m", "bridle_cli", *map(str, arguments), *sets]
-    process = forks.Popen(command, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    process = start(shards, tmp_path / "run", ("train.checkpoint_every=4", "schedule.turns=0"), 4)
     wait_for(tmp_path / "run" / "checkpoints" / "step-00000004", process)
     process.send_signal(number)
-    assert process.wait(60) == exit_code
+    (tmp_path / "go").touch()
+    assert process.wait() == exit_code
     state = read_state(tmp_path / "run")
     assert state["status"] == "interrupted"
     assert api.resume(tmp_path / "run")["steps"] == 40
 
 
 def test_one_process_trains_a_run(shards: Path, tmp_path: Path) -> None:
-    process = start(shards, tmp_path / "runs" / "x", ("train.checkpoint_every=2", "schedule.turns=0"))
+    process = start(shards, tmp_path / "runs" / "x", ("train.checkpoint_every=2", "schedule.turns=0"), 2)
     wait_for(tmp_path / "runs" / "x" / "checkpoints" / "step-00000002", process)
     process.send_signal(signal.SIGSTOP)
     try:
@@ -286,7 +280,7 @@ def damage(file: Path) -> None:
 
 @pytest.mark.parametrize("name", ["model.safetensors", "training.safetensors"])
 def test_resume_takes_the_checkpoint_before_a_damaged_one(shards: Path, tmp_path: Path, name: str) -> None:
-    process = start(shards, tmp_path / "run", ("train.checkpoint_every=2", "train.keep=9", "schedule.turns=0"))
+    process = start(shards, tmp_path / "run", ("train.checkpoint_every=2", "train.keep=9", "schedule.turns=0"), 4)
     wait_for(tmp_path / "run" / "checkpoints" / "step-00000004", process)
     process.kill()
     process.wait()
@@ -718,7 +712,7 @@ def test_a_signal_to_all_processes_of_a_run_is_one_signal(shards: Path, tmp_path
         time.sleep(0.02)
     for _ in range(2):
         os.killpg(process.pid, signal.SIGTERM)
-    _, err = process.communicate(timeout=100)
+    _, err = process.communicate()
     assert process.returncode == 143, err
     run = RunFolder(tmp_path / "run")
     assert run.state()["status"] == "interrupted" and int(run.checkpoints()[-1].name[5:]) >= 5
@@ -737,7 +731,7 @@ def test_a_killed_decoder_of_two_ends_the_run_at_once(shards: Path, tmp_path: Pa
     decoders = forks.children_of(process.pid)
     assert len(decoders) >= 2
     os.kill(decoders[-1], signal.SIGKILL)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate()
     assert process.returncode == 5 and "decoding process was killed" in err
     assert int(RunFolder(tmp_path / "run").checkpoints()[-1].name[5:]) >= 5
     assert not any(forks.alive(pid) for pid in decoders)

@@ -41,6 +41,18 @@ def start(words: list[str], **more: str) -> subprocess.Popen[str]:
     return forks.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+def held(words: list[str], folder: Path, after: int = 12) -> list[str]:
+    """The same command, whose first rank goes on beyond that step when `folder / "go"` exists; also what it starts."""
+    folder.mkdir(exist_ok=True)
+    (folder / "held.py").write_text(standins.HELD)
+    python = folder / "python"  # in place of `python -m bridle_cli`
+    python.write_text(f'#!/bin/sh\nshift 2\nexec {sys.executable} {folder}/held.py "$@"\n')
+    python.chmod(0o755)
+    launcher = f"import sys; sys.executable = {str(python)!r}; from bridle_cli.main import main; sys.exit(main())"
+    os.environ.update(HOLD_AFTER=str(after), HOLD_UNTIL=str(folder / "go"))
+    return [sys.executable, "-c", launcher if "--devices" in words else standins.HELD, *words[3:]]
+
+
 def together(words: list[str]) -> list[subprocess.Popen[str]]:
     """Two ranks without one that starts them."""
     port, started = str(standins.free_port()), []
@@ -82,6 +94,12 @@ def assert_alike(first: Path, second: Path) -> None:
 
 def near(a: float, b: float, relative: float) -> bool:
     return a == pytest.approx(b, rel=relative)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOLD_AFTER", "0")  # what `held` changes is undone
+    monkeypatch.setenv("HOLD_UNTIL", "")
 
 
 def ranks_of(process: subprocess.Popen[str]) -> list[int]:
@@ -157,10 +175,12 @@ def test_ranks_with_fewer_clips_take_part_in_every_part(tmp_path: Path) -> None:
 
 def test_a_run_of_one_process_goes_on_in_two_and_the_reverse(shards: Path, alone: Path, tmp_path: Path) -> None:
     for name, before, after in (("grows", [], together), ("shrinks", ["--devices", "2"], start)):
-        run = tmp_path / name
-        process = start(command(shards, run, *before, sets=("train.checkpoint_every=4",)))
+        run = tmp_path / name / "run"
+        words = command(shards, run, *before, sets=("train.checkpoint_every=4",))
+        process = start(held(words, tmp_path / name))
         wait_for(run / "checkpoints" / "step-00000012", process)
         process.send_signal(signal.SIGTERM)
+        (tmp_path / name / "go").touch()
         _, err = process.communicate()
         assert process.returncode == 143, err
         assert read_state(run)["status"] == "interrupted"
@@ -170,9 +190,11 @@ def test_a_run_of_one_process_goes_on_in_two_and_the_reverse(shards: Path, alone
 
 def test_a_lost_process_costs_the_steps_since_the_last_checkpoint(shards: Path, alone: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    process = start(command(shards, run, "--devices", "2", sets=("train.checkpoint_every=4",)))
+    words = command(shards, run, "--devices", "2", sets=("train.checkpoint_every=4",))
+    process = start(held(words, tmp_path))
     wait_for(run / "checkpoints" / "step-00000012", process)
     os.kill(ranks_of(process)[1], signal.SIGKILL)
+    (tmp_path / "go").touch()
     finish(process)
     assert read_state(run)["status"] == "complete"
     assert_alike(alone, run)
@@ -180,11 +202,12 @@ def test_a_lost_process_costs_the_steps_since_the_last_checkpoint(shards: Path, 
 
 def test_torchrun_starts_the_others_again(shards: Path, alone: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    words = command(shards, run, sets=("train.checkpoint_every=4",))
+    words = held(command(shards, run, sets=("train.checkpoint_every=4",)), tmp_path)
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=2"]
-    process = start([sys.executable, *launcher, *words[1:]])
+    process = start([sys.executable, *launcher, str(tmp_path / "held.py"), *words[3:]])
     wait_for(run / "checkpoints" / "step-00000012", process)
     os.kill(ranks_of(process)[0], signal.SIGKILL)
+    (tmp_path / "go").touch()
     finish(process)
     assert_alike(alone, run)
 
@@ -245,15 +268,17 @@ def test_weights_that_are_dealt_to_two_processes_learn_what_whole_ones_do(
 ) -> None:
     """FSDP2, stopped in the midst of each phase; goes on whole, and dealt again."""
     run, dealt = tmp_path / "run", ("train.shard_weights=true", "train.checkpoint_every=2", "train.probe_every=5")
-    processes = together(command(shards, run, sets=dealt))
-    for step, again in ((4, lambda words: [start(words)]), (14, together), (24, together)):
+    resume = [sys.executable, "-m", "bridle_cli", "pretrain", "--resume", str(run)]
+    for step, begin in ((4, together), (14, lambda words: [start(words)]), (24, together)):
+        words = command(shards, run, sets=dealt) if step == 4 else resume
+        processes = begin(held(words, tmp_path / str(step), step))
         wait_for(run / "checkpoints" / f"step-{step:08d}", processes[0])
         for process in processes:
             process.send_signal(signal.SIGTERM)
+        (tmp_path / str(step) / "go").touch()
         finish(processes, 143)
         assert len(load_file(RunFolder(run).checkpoints()[-1] / "training.safetensors")) > 10  # in the midst
-        processes = again([sys.executable, "-m", "bridle_cli", "pretrain", "--resume", str(run)])
-    finish(processes)
+    finish(together(resume))
     assert_alike(alone, run)
     for name, tensor in weights(alone).items():
         assert torch.allclose(tensor.float(), weights(run)[name].float(), atol=2e-3), name
