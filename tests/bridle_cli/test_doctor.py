@@ -30,6 +30,8 @@ def test_decoders_that_crash_or_complain_are_faults(
     crash = "import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n"
     clips = {"audio": crash, "image": "raise ImportError('no such library')\n", "video": doctor._CLIPS["video"]}
     monkeypatch.setattr(doctor, "_CLIPS", clips)
+    for others in ("_packages", "_extras"):
+        monkeypatch.setattr(doctor, others, list)
     assert main(["doctor"]) == 5
     out, err = capsys.readouterr()
     assert "crashed (SIGSEGV)" in out and "no such library" in out and "--force-reinstall" in out
