@@ -8,7 +8,7 @@ BENCH_READY := $(VENV)/.bench-ready
 RUN_TESTS := -m pytest --numprocesses 2 --dist loadfile
 TESTS := tests
 
-.PHONY: demo test test-minimal test-latest lint docs bench clean
+.PHONY: demo test test-minimal test-latest mutants lint docs bench clean
 
 demo: $(READY)
 	$(BIN)/python benchmarks/demo.py
@@ -29,6 +29,10 @@ test-latest:
 	$(PYTHON) -m venv --clear $(VENV)-latest
 	$(VENV)-latest/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
 	OMP_NUM_THREADS=1 $(VENV)-latest/bin/python $(RUN_TESTS) $(TESTS)
+
+# Do the tests notice faults in the method? Before a release, and after a change of the method or of its tests.
+mutants: $(READY)
+	$(BIN)/python tests/mutants.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

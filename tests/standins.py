@@ -68,9 +68,10 @@ def small_recipe(*sets: str) -> api.Recipe:
     return api.Recipe(preset="image-tiny", sets=(*SMALL_RUN, *sets))
 
 
-def small(modality: str, fitted: bool = True) -> Bridle:
+def small(modality: str, fitted: bool = True, **sections: dict[str, Any]) -> Bridle:
+    """A model of a few thousand weights, untrained; `sections` of its configuration replace those of `SMALL`."""
     torch.manual_seed(0)
-    model = Bridle(Config.model_validate({"patches": PATCHES[modality], **SMALL}), STATISTICS)
+    model = Bridle(Config.model_validate({"patches": PATCHES[modality], **SMALL, **sections}), STATISTICS)
     if fitted:
         model.cold_tokenizer.fit(torch.randn(500, model.patcher.values))
     return model.eval()

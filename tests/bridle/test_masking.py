@@ -104,6 +104,43 @@ def test_blocks_hide_neighbours_together() -> None:
     assert broken_edges("block") < 0.5 * broken_edges("random")
 
 
+def test_blocks_are_rectangles_of_a_sixth_to_half_of_each_side() -> None:
+    """Few enough hidden patches lie in the rectangle that fell first, which may reach over the edge of the grid."""
+    grid = (1, 24, 12)
+    batch = batch_of(grid, [1] * 400)
+    mask = draw_mask(batch, "block", 0.02, Draws(0, 0, range(400)))  # 6 of 288
+    rows, columns = mask.masked_BM // 12, mask.masked_BM % 12
+    height, width = (places.amax(1) - places.amin(1) + 1 for places in (rows, columns))
+    assert int(height.amax()) <= 13 and int(width.amax()) <= 7  # a half of 24 or 12 covers one more where it begins
+    inside = (height <= 12) & (width <= 6)
+    assert inside.float().mean() > 0.95 and int(height.amax()) > 8 and int(width.amax()) > 4
+    hidden = draw_mask(batch, "block", 0.5, Draws(0, 0, range(400))).masked_BM
+    share_N = torch.zeros(288).index_add_(0, hidden.flatten(), torch.ones(hidden.numel())) / 400
+    assert share_N.min() > 0.2 and share_N.max() < 0.75  # no place is always seen or never
+
+
+def test_single_patches_are_hidden_alike() -> None:
+    """Each of 12 patches, a third hidden in 3000 masks: 1/3 within four deviations, neighbours independent."""
+    batch = batch_of((3, 2, 2), [3] * 3000)
+    mask = draw_mask(batch, "random", 1 / 3, Draws(0, 0, range(3000)))
+    assert mask.masked_BM.shape == (3000, 4) and mask.visible_BV.shape == (3000, 8)
+    hidden = torch.zeros(3000, 12).scatter_(1, mask.masked_BM, 1.0)
+    assert (hidden.mean(0) - 1 / 3).abs().max() < 4 * (2 / 9 / 3000) ** 0.5
+    both = (hidden[:, :-1] * hidden[:, 1:]).mean()
+    assert float(both) == pytest.approx(4 / 12 * 3 / 11, abs=0.01)
+
+
+def test_a_share_of_the_hidden_patches_is_predicted() -> None:
+    """Of 12 patches 8 are hidden; a quarter of these, any of them, are asked for, and none of the visible ones."""
+    batch = batch_of((3, 2, 2), [3] * 500)
+    whole, part = (draw_mask(batch, "random", 2 / 3, Draws(0, 0, range(500)), share) for share in (1.0, 0.25))
+    assert torch.equal(whole.visible_BV, part.visible_BV) and part.masked_BM.shape == (500, 2)
+    for all_of_them, some in zip(whole.masked_BM.tolist(), part.masked_BM.tolist(), strict=True):
+        assert set(some) < set(all_of_them) and len(set(some)) == 2
+    rank = (part.masked_BM[:, :1, None] == whole.masked_BM[:, None]).float().argmax(-1)
+    assert len(rank.unique()) == 8  # not always the first of them
+
+
 @pytest.mark.parametrize("shape", ["random", "tube", "block"])
 def test_masks_differ_between_clips_and_follow_the_seed(shape: str) -> None:
     batch = batch_of((4, 4, 4), [4] * 8)

@@ -67,6 +67,59 @@ def test_the_moving_average_weighs_by_counts() -> None:
     assert quantizer.codebook_QKC[1, 1].tolist() == pytest.approx([0.0, -0.2], abs=1e-4)
 
 
+def test_the_moving_average_after_two_updates() -> None:
+    """Twice (1, 0), then once: codes that are met less give up count and sum alike, and stay where they are."""
+    quantizer = by_hand().train()
+    quantizer.decay = 0.75
+    learn(quantizer, torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
+    # code 0: .75 * 2 + .25 * 2 = 2; code 1: .75 * 2 = 1.5
+    assert quantizer.count_QK[0].tolist() == pytest.approx([2.0, 1.5])
+    learn(quantizer, torch.tensor([[0.8, 0.6]]))
+    # code 0: .75 * 2 + .25 = 1.75, sum .75 * (2, 0) + .25 * (.8, .6); code 1: .75 * 1.5, sum .75 * (0, 1.5)
+    assert quantizer.count_QK[0].tolist() == pytest.approx([1.75, 1.125])
+    assert quantizer.sum_QKC[0].flatten().tolist() == pytest.approx([1.7, 0.15, 0.0, 1.125])
+    assert quantizer.codebook_QKC[0].flatten().tolist() == pytest.approx([1.7 / 1.75, 0.15 / 1.75, 0, 1], abs=1e-4)
+    assert quantizer.updates == 1002
+
+
+@pytest.mark.parametrize("learn_by", ["ema", "gradient"])
+def test_a_dead_code_becomes_an_input_with_an_average_codes_count_and_sum(learn_by: str) -> None:
+    """Three of four codes are met; the fourth falls below .3 of the mean count. One just above it is left alone."""
+    z_NC = torch.eye(4)[[0, 0, 1, 1, 2, 2, 2, 2]]
+    quantizer = ResidualQuantizer(1, 4, 4, decay=0.5, dead_below=0.3, learn=learn_by).train()  # type: ignore[arg-type]
+    with torch.no_grad():
+        quantizer.codebook_QKC.copy_(torch.eye(4)[None])
+    quantizer.initialised.fill_(True)
+    quantizer.updates.fill_(1000)
+    for fourth, alive in ((1.8, True), (1.2, False)):
+        quantizer.count_QK.copy_(torch.tensor([[2.0, 2.0, 4.0, fourth]]))
+        quantizer.sum_QKC.copy_(quantizer.codebook_QKC.detach() * quantizer.count_QK[..., None])
+        learn(quantizer, z_NC)
+        # Counts are (2 + 2) / 2, 2, 4 and half the fourth; a mean of (8 + fourth / 2) / 4, of which .3 is .67 and .645.
+        mean = (8 + fourth / 2) / 4
+        assert quantizer.count_QK[0].tolist() == pytest.approx([2, 2, 4, fourth / 2 if alive else mean])
+        assert torch.allclose(quantizer.codebook_QKC[0, :3], torch.eye(4)[:3], atol=1e-3)
+        if alive:
+            assert quantizer.codebook_QKC[0, 3].tolist() == pytest.approx([0, 0, 0, 1], abs=1e-3)
+    newcomer = quantizer.codebook_QKC[0, 3].detach()
+    assert (newcomer - z_NC).norm(dim=1).min() < 0.15 and newcomer[3].abs() < 1e-3
+    if learn_by == "ema":
+        assert torch.allclose(quantizer.sum_QKC[0, 3], newcomer * mean, atol=0.01)
+
+
+def test_codebooks_start_on_what_the_level_before_left_over() -> None:
+    """Four vectors, two levels of two codes: the first finds the two pairs, the second what tells within a pair."""
+    z_NC = F.normalize(torch.tensor([[4.0, 0.5, 0], [4.0, -0.5, 0], [-4.0, 0, 0.5], [-4.0, 0, -0.5]]), dim=-1)
+    quantizer = ResidualQuantizer(2, 2, 3, kmeans_iterations=10, seed=0).train()
+    rows_NC = z_NC.repeat(16, 1)
+    out = learn(quantizer, 7 * rows_NC)  # of any length: z is normalised
+    pairs = out.codes_NQ[:4, 0].tolist()
+    assert pairs[0] == pairs[1] != pairs[2] == pairs[3]
+    assert torch.allclose(out.residual_norm_NQ[:, 0], torch.tensor(0.124), atol=1e-3)  # .5 / |(4, .5)|
+    assert (out.residual_norm_NQ[:, 1] < out.residual_norm_NQ[:, 0]).float().mean() >= 0.5
+    assert out.z_q_NC.norm(dim=-1).max() < 1.1
+
+
 def test_gradient_reaches_z_straight_through_and_from_every_level() -> None:
     quantizer = by_hand().eval()
     z = torch.tensor([[0.6, 0.8]], requires_grad=True)
@@ -168,6 +221,12 @@ def test_the_same_seed_gives_the_same_bits() -> None:
 
     first, second = run(), run()
     assert all(torch.equal(first[name], second[name]) for name in first)
+    started = []
+    for seed in (3, 3, 4):
+        quantizer = ResidualQuantizer(1, 16, 8, seed=seed)
+        quantizer.start(unit_vectors(64, 8))
+        started.append(quantizer.codebook_QKC)
+    assert torch.equal(started[0], started[1]) and not torch.equal(started[0], started[2])
 
 
 def test_autocast_does_not_reach_the_quantizer() -> None:
@@ -259,12 +318,19 @@ def test_kmeans_starts_thin_clusters_again() -> None:
 
 
 def test_kmeans_finds_clusters_that_are_there() -> None:
-    generator = torch.Generator().manual_seed(1)
-    truth = torch.tensor([[0.0, 0], [10, 0], [0, 10]])
-    points = truth.repeat(50, 1) + 0.1 * torch.randn(150, 2, generator=generator)
-    centres, counts = kmeans(points, 3, 20, generator)
-    assert torch.cdist(truth, centres).amin(1).max() < 0.1
-    assert counts.tolist() == [50, 50, 50]
+    """From most random starts: a centre in the mean of each cluster, and its vectors counted."""
+    truth, sizes = torch.tensor([[0.0, 0], [10, 0], [0, 10]]), torch.tensor([30, 50, 70])
+    noise = 0.1 * torch.randn(150, 2, generator=torch.Generator().manual_seed(1))
+    points = truth.repeat_interleave(sizes, 0) + noise
+    found = 0
+    for seed in range(10):
+        centres, counts = kmeans(points, 3, 20, torch.Generator().manual_seed(seed))
+        distance, nearest = torch.cdist(truth, centres).min(1)
+        if distance.max() < 0.1:
+            found += 1
+            assert counts[nearest].tolist() == sizes.tolist()
+            assert torch.allclose(centres[nearest[0]], points[:30].mean(0), atol=1e-5)
+    assert found >= 5
 
 
 def test_usage_by_hand() -> None:
