@@ -69,9 +69,9 @@ def video(path: str | os.PathLike[str]) -> np.ndarray:
         if stream is None:
             raise ValueError(f"{path} holds no moving pictures")
         fps, (width, height) = announced_fps(stream), shown_size(stream)
-        timed, scaler = has_times(container, stream), av.video.reformatter.VideoReformatter()
+        timed, hdr, scaler = has_times(container, stream), hdr_of(stream), av.video.reformatter.VideoReformatter()
         for frame in container.decode(stream):
-            frames.append(upright(frame, width, height, scaler))
+            frames.append(upright(frame, width, height, scaler, hdr))
             times.append(frame.time if timed and frame.time is not None else np.nan)
     if not frames:
         raise ValueError(f"{path} holds no frames")
@@ -84,21 +84,21 @@ def shown_size(stream: Any) -> tuple[int, int]:
     return max(1, round(stream.width * (stream.sample_aspect_ratio or 1))), stream.height
 
 
-def upright(frame: Any, width: int, height: int, scaler: Any, *, tone_map: bool = True) -> np.ndarray:
+def upright(frame: Any, width: int, height: int, scaler: Any, hdr: int = 0) -> np.ndarray:
     """uint8 `(H, W, 3)` of PyAV's, scaled to this size, HDR brought to SDR, and turned by the display matrix.
 
-    `scaler` is a VideoReformatter; one for all frames saves four fifths of the time of small ones.
+    `scaler` is a VideoReformatter; one for all frames saves four fifths of the time of small ones. `hdr` as `hdr_of`.
     """
-    hdr = tone_map and is_hdr(frame)
     image_HW3 = scaler.reformat(frame, width, height, "rgb48le" if hdr else "rgb24").to_ndarray()
     if hdr:
-        image_HW3 = _sdr(image_HW3, frame.color_trc)
+        image_HW3 = _sdr(image_HW3, hdr)
     return np.ascontiguousarray(np.rot90(image_HW3, round(frame.rotation / 90)))
 
 
-def is_hdr(frame: Any) -> bool:
-    """Whether its values are those of BT.2100."""
-    return frame.color_trc in {_PQ, _HLG}
+def hdr_of(stream: Any) -> int:
+    """The transfer function of a stream of BT.2100; 0 for others."""
+    transfer = stream.codec_context.color_trc
+    return transfer if transfer in {_PQ, _HLG} else 0
 
 
 def _sdr(code_HW3: np.ndarray, transfer: int) -> np.ndarray:

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from bridle.errors import MediaError
 from bridle.media.limits import MAX_PIXELS, refuse_giant
-from bridle.media.pixels import announced_fps, even_clock, has_times, is_cover, is_hdr, shown_size, upright
+from bridle.media.pixels import announced_fps, even_clock, has_times, hdr_of, is_cover, shown_size, upright
 from bridle.schema import MediaInfo, Modality
 
 try:
@@ -47,15 +47,15 @@ _BATCH, _BATCH_BYTES = 32, 64_000_000  # frames decoded at once, fewer when they
 _HEAD = 65536  # bytes in which a container says what it is
 # What decord 0.6 reads right in windows (tests/bridle/test_media_video.py); AVI, MPEG-TS and palettes it does not.
 _DECORD = {
-    (container, codec, pixels)
-    for container in ("mov", "matroska")
-    for codec, formats in {
-        "h264": "yuv420p yuvj420p yuv444p yuv420p10le yuv422p10le gbrp", "hevc": "yuv420p yuv420p10le",
-        "mpeg4": "yuv420p", "vp8": "yuv420p", "vp9": "yuv420p", "mjpeg": "yuvj420p yuvj422p", "prores": "yuv422p10le",
-        "ffv1": "yuv420p bgr0",
+    (container, *kind.split("/"))
+    for container, kinds in {
+        "mov": "h264/yuv420p h264/yuvj420p h264/yuv444p h264/yuv420p10le h264/gbrp hevc/yuv420p hevc/yuv420p10le "
+        "mpeg4/yuv420p vp9/yuv420p mjpeg/yuvj420p mjpeg/yuvj422p prores/yuv422p10le",
+        "matroska": "h264/yuv420p h264/yuv420p10le hevc/yuv420p hevc/yuv420p10le mpeg4/yuv420p vp8/yuv420p vp9/yuv420p "
+        "mjpeg/yuvj420p ffv1/yuv420p ffv1/bgr0",
     }.items()
-    for pixels in formats.split()
-}  # fmt: skip
+    for kind in kinds.split()
+}
 _WINDOWS, _WINDOW = 4, 3  # compared at the check, and the frames of each: with the way to them a small part of a decode
 _WAY = 1 / 8  # of all frames: the longest way to a window
 _ALIKE = 1.5  # levels of 256, in the mean: two versions of FFmpeg's colour conversion differ by less than 1
@@ -98,7 +98,7 @@ def measure(raw: bytes, info: MediaInfo) -> MediaInfo:
     height, width, frames, rising, before = 0, 0, 0, True, -math.inf
     for frame in _on_screen(raw, track, 0, None):
         if frames in wanted or not frames:
-            reference[frames] = upright(frame, *track.size, scaler)
+            reference[frames] = upright(frame, *track.size, scaler, track.hdr)
             height, width = reference[frames].shape[:2]
         pts = -math.inf if frame.pts is None else frame.pts
         frames, rising, before = frames + 1, rising and pts > before, pts
@@ -208,7 +208,7 @@ def _ffmpeg_batches(
     first, last = _span(window, track.fps)
     pieces, scaler = [], VideoReformatter()
     for frame in _on_screen(raw, track, first + done, last):
-        pieces.append(upright(frame, *track.size, scaler, tone_map=decoder is not None))
+        pieces.append(upright(frame, *track.size, scaler, track.hdr))
         if len(pieces) >= _batch(pieces[0].nbytes):
             yield np.stack(pieces), track.fps
             pieces = []
@@ -227,6 +227,7 @@ class _Track:
         starts_K2: (packet, frame) numbers, rising, from which all later frames can be decoded.
         forward: decode from the beginning all the same.
         size: width and height before frames are turned; kept when the size changes on the way, as decord does.
+        hdr: transfer function that is brought to SDR; 0: none.
         decord: container, codec, pixels and key frames are of a kind that decord reads right.
     """
 
@@ -237,6 +238,7 @@ class _Track:
     starts_K2: np.ndarray
     forward: bool
     size: tuple[int, int]
+    hdr: int
     decord: bool
 
     def start(self, frame: int) -> tuple[int, int]:
@@ -267,18 +269,18 @@ def _track(raw: bytes, decoder: str | None) -> _Track:
         if head is None:
             raise MediaError("holds no frames")
         stored, fps, tick_s = (stream.width, stream.height), announced_fps(stream), float(stream.time_base or 1)
-        size = stored if decoder is None else shown_size(stream)
+        size, hdr = (stored, 0) if decoder is None else (shown_size(stream), hdr_of(stream))
         decoder = decoder or _unchecked(container, stream)
         timed, codec = has_times(container, stream), stream.codec_context
         family = container.format.name.split(",")[0]
-        decord_reads = (family, codec.name, codec.pix_fmt) in _DECORD and size == stored and not is_hdr(head)
+        decord_reads = (family, codec.name, codec.pix_fmt) in _DECORD and size == stored and not hdr
         if family == "mov" and stream.frames != len(packets):  # fragments, or packets that an edit list leaves out
             decord_reads = False
     pts, dts, key, hidden = zip(*packets, strict=True)
     count = len(packets) - sum(hidden)
     seen = [stamp for stamp in dts if stamp is not None]
     if None in pts or seen != sorted(seen):  # no stamps, or recordings one behind the other, each with its own clock
-        return _Track(fps, np.arange(count), None, False, np.empty((0, 2), int), True, size, False)
+        return _Track(fps, np.arange(count), None, False, np.empty((0, 2), int), True, size, hdr, False)
     pts_N, key_N, shown_N = np.array(pts, np.int64), np.array(key), ~np.array(hidden)
     first = pts_N.min() if head.pts is None else head.pts  # what is before needs a key frame that is not there
     pts_T = np.sort(pts_N[shown_N & (pts_N >= first)])
@@ -291,7 +293,7 @@ def _track(raw: bytes, decoder: str | None) -> _Track:
     numbered = timed or not forward
     fps, shown_T = even_clock(pts_T * tick_s, fps) if timed else (fps, np.arange(len(pts_T) if numbered else count))
     reads = decord_reads and clean and timed
-    return _Track(fps, shown_T, pts_T if numbered else None, timed, starts_K2, forward, size, reads)
+    return _Track(fps, shown_T, pts_T if numbered else None, timed, starts_K2, forward, size, hdr, reads)
 
 
 def _unchecked(container: av.container.InputContainer, stream: av.VideoStream) -> str:
