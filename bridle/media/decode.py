@@ -56,7 +56,7 @@ def decode(
             return Clip(key, Modality.IMAGE, image.decode(raw, info, max_pixels), source=source)
         from bridle.media import video  # and its two decoders, for those who need them
 
-        frames, fps, start_s = video.decode(raw, info, window, with_decord=checked)
+        frames, fps, start_s = video.decode(raw, info, window, checked=checked)
         return Clip(key, Modality.VIDEO, frames, fps, start_s, source)
     except MediaError:
         raise

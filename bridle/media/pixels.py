@@ -18,6 +18,11 @@ from typing import Any
 import numpy as np
 
 _ATTACHED_PIC = 0x400  # FFmpeg's AV_DISPOSITION_ATTACHED_PIC
+_PQ, _HLG = 16, 18  # transfer characteristics in ITU-T H.273
+_WHITE, _PEAK, _KNEE = 203.0, 1000.0, 0.3  # cd/m2 of diffuse white and of what becomes white; where compression begins
+_BT709_OF_BT2020 = np.array(
+    [[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]], np.float32
+)
 _LONGEST_S, _FASTEST_HZ = 1e8, 1e4  # beyond these the times are damaged
 
 
@@ -52,7 +57,7 @@ def _scaled(array_HW: np.ndarray) -> np.ndarray:
 
 
 def video(path: str | os.PathLike[str]) -> np.ndarray:
-    """uint8 `(T, H, W, 3)`: all frames of a file, turned by its display matrix and placed on an even clock.
+    """uint8 `(T, H, W, 3)`: all frames of a file as a player shows them, on an even clock.
 
     Raises:
         ValueError: it holds no moving pictures.
@@ -63,10 +68,10 @@ def video(path: str | os.PathLike[str]) -> np.ndarray:
         stream = next((one for one in container.streams.video if not is_cover(one)), None)
         if stream is None:
             raise ValueError(f"{path} holds no moving pictures")
-        fps, width, height = announced_fps(stream), stream.width, stream.height
-        timed = has_times(container, stream)
+        fps, (width, height) = announced_fps(stream), shown_size(stream)
+        timed, hdr, scaler = has_times(container, stream), hdr_of(stream), av.video.reformatter.VideoReformatter()
         for frame in container.decode(stream):
-            frames.append(upright(frame, width, height))
+            frames.append(upright(frame, width, height, scaler, hdr))
             times.append(frame.time if timed and frame.time is not None else np.nan)
     if not frames:
         raise ValueError(f"{path} holds no frames")
@@ -74,10 +79,50 @@ def video(path: str | os.PathLike[str]) -> np.ndarray:
     return np.stack([frames[number] for number in shown_T])
 
 
-def upright(frame: Any, width: int, height: int) -> np.ndarray:
-    """uint8 `(H, W, 3)` of PyAV's, scaled to this size and turned by the display matrix."""
-    picture_HW3 = frame.to_ndarray(format="rgb24", width=width, height=height)
-    return np.ascontiguousarray(np.rot90(picture_HW3, round(frame.rotation / 90)))
+def shown_size(stream: Any) -> tuple[int, int]:
+    """Width and height of the frames with square pixels, before they are turned: as players do, the height is kept."""
+    return max(1, round(stream.width * (stream.sample_aspect_ratio or 1))), stream.height
+
+
+def upright(frame: Any, width: int, height: int, scaler: Any, hdr: int = 0) -> np.ndarray:
+    """uint8 `(H, W, 3)` of PyAV's, scaled to this size, HDR brought to SDR, and turned by the display matrix.
+
+    `scaler` is a VideoReformatter; one for all frames saves four fifths of the time of small ones. `hdr` as `hdr_of`.
+    """
+    image_HW3 = scaler.reformat(frame, width, height, "rgb48le" if hdr else "rgb24").to_ndarray()
+    if hdr:
+        image_HW3 = _sdr(image_HW3, hdr)
+    return np.ascontiguousarray(np.rot90(image_HW3, round(frame.rotation / 90)))
+
+
+def hdr_of(stream: Any) -> int:
+    """The transfer function of a stream of BT.2100; 0 for others."""
+    transfer = stream.codec_context.color_trc
+    return transfer if transfer in {_PQ, _HLG} else 0
+
+
+def _sdr(code_HW3: np.ndarray, transfer: int) -> np.ndarray:
+    """BT.2100 of 16 bits (PQ or HLG, BT.2020 primaries) -> uint8 BT.709 for a display with a gamma of 2.4.
+
+    Light is counted in units of diffuse white (203 cd/m2, ITU-R BT.2408). What is darker than `_KNEE` keeps its light,
+    brighter is compressed so that 1000 cd/m2 become white.
+    """
+    x_HW3 = code_HW3.astype(np.float32) / 65535
+    if transfer == _PQ:
+        root_HW3 = x_HW3 ** (32 / 2523)
+        light_HW3 = np.maximum(root_HW3 - 3424 / 4096, 0) / (2413 / 128 - 2392 / 128 * root_HW3)
+        light_HW3 = light_HW3 ** (8192 / 1305) * (10000 / _WHITE)
+    else:
+        scene_HW3 = np.where(x_HW3 <= 0.5, x_HW3**2 / 3, (np.exp((x_HW3 - 0.55991073) / 0.17883277) + 0.28466892) / 12)
+        luma_HW1 = scene_HW3 @ np.array([[0.2627], [0.6780], [0.0593]], np.float32)
+        light_HW3 = scene_HW3 * luma_HW1**0.2 * (_PEAK / _WHITE)
+    light_HW3 = np.maximum(light_HW3 @ _BT709_OF_BT2020.T, 0)
+    peak_HW1 = light_HW3.max(-1, keepdims=True)
+    over_HW1 = np.maximum(peak_HW1 - _KNEE, 0)
+    range_in, range_out = _PEAK / _WHITE - _KNEE, 1 - _KNEE
+    mapped_HW1 = np.minimum(peak_HW1, _KNEE) + over_HW1 / (1 + over_HW1 * (1 / range_out - 1 / range_in))
+    light_HW3 *= mapped_HW1 / np.maximum(peak_HW1, 1e-9)
+    return (255 * np.minimum(light_HW3, 1) ** (1 / 2.4)).round().astype(np.uint8)
 
 
 def is_cover(stream: Any) -> bool:
@@ -91,8 +136,8 @@ def announced_fps(stream: Any) -> float:
 
 
 def has_times(container: Any, stream: Any) -> bool:
-    """AVI keeps the order of decoding only: FFmpeg's stamps are wrong where the two orders differ."""
-    return not (container.format.name == "avi" and stream.codec_context.has_b_frames)
+    """AVI and bare streams keep the order of decoding only: FFmpeg's stamps are wrong where the two orders differ."""
+    return not (container.format.name in {"avi", "mpegvideo"} and stream.codec_context.has_b_frames)
 
 
 def even_clock(times_T: np.ndarray, header_fps: float) -> tuple[float, np.ndarray]:

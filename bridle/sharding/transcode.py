@@ -67,7 +67,7 @@ def _mp4(raw: bytes, info: MediaInfo) -> tuple[MediaInfo, bytes]:
     with av.open(file, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=rate, options=_X264)
         stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
-        for batch_THW3, _ in batches(raw, None):
+        for batch_THW3, _ in batches(raw, info):
             for frame_HW3 in batch_THW3:
                 frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame_HW3), format="rgb24")
                 small = frame.reformat(width=width, height=height, format="yuv420p", interpolation="AREA")
