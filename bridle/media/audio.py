@@ -96,6 +96,15 @@ def decode(raw: bytes, info: MediaInfo, rate_hz: int, window: tuple[float, float
     return resample(torch.from_numpy(np.ascontiguousarray(wave_S)), source_hz, rate_hz)
 
 
+def channels(raw: bytes, info: MediaInfo, window: tuple[float, float] | None) -> tuple[Tensor, int]:
+    """All channels of the window as they are: float32 `(S, C)`, and their rate."""
+    start_s, length_s = window or (0.0, None)
+    blocks = list(_blocks(raw, info, start_s, length_s))
+    if not blocks:
+        raise MediaError("holds no samples")
+    return torch.from_numpy(np.concatenate([block_SC for block_SC, _ in blocks])), blocks[0][1]
+
+
 def resample(wave_S: Tensor, from_hz: int, to_hz: int) -> Tensor:
     """Band-limited resampling; ratios with large terms (44101 Hz) are rounded, for less than 1e-5 in pitch."""
     if from_hz == to_hz:

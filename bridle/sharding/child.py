@@ -16,14 +16,14 @@ import signal
 import sys
 import traceback
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple
 
 from bridle import media
 from bridle.errors import MediaError
-from bridle.patches.statistics import Moments, clip_moments, typical_window
+from bridle.patches.statistics import Moments, clip_moments, measure, typical_window
 from bridle.schema import MediaInfo, Modality
 
 _TIMEOUT_S = 60.0  # for a file, and ...
@@ -94,7 +94,7 @@ def work(task: Task) -> Report | Failure:
         info = (media.check if task.check else media.probe)(raw, path.name, task.modality)
         if info.modality is not task.modality:
             return Failure(f"holds {info.modality}, not {task.modality}")
-        content = None
+        content, found = None, info
         if task.transcode:
             from bridle.sharding.transcode import transcode
 
@@ -102,6 +102,8 @@ def work(task: Task) -> Report | Failure:
         moments = None
         if task.measure:
             moments = clip_moments(media.decode(raw if content is None else content, info, window=typical_window(info)))
+            if stored := media.as_stored(raw, found, typical_window(found)):
+                moments = replace(moments, measured=measure(stored))
         return Report(info, hashlib.sha256(raw).digest(), zlib.crc32(raw), moments, content)
     except MediaError as error:
         return Failure(error.message)

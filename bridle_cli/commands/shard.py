@@ -171,13 +171,15 @@ def command(
         console.warn(f"{result['ungrouped']} files do not match --group-by: each of them is a group of its own")
     if result["duplicates"] > result["dropped"]:
         console.warn(f"{result['duplicates']} files have the same bytes as another; --dedup leaves them out")
+    for notice in result["notices"]:
+        console.warn(notice)
     if console.json:
         console.record(result)
     else:
         told = {
             key: value
             for key, value in result.items()
-            if key not in ("rejects", "unmatched", "ungrouped", "absent", "splits")
+            if key not in ("rejects", "unmatched", "ungrouped", "absent", "splits", "notices")
         }
         console.result(told | {"labels": len(result["labels"])} | _by_part(result))
 
@@ -209,6 +211,8 @@ def info(console: Console, shards: str | Path) -> None:
       bridle shard info shards/ --json
     """
     for found in api.shard_info(shards):
+        for notice in found["notices"]:
+            console.warn(f"{found['name']}: {notice}")
         if console.json:
             console.record(found)
         else:
@@ -216,7 +220,7 @@ def info(console: Console, shards: str | Path) -> None:
             most = len(labels) if console.verbose else _SHOWN_LABELS
             shown = ", ".join(f"{label} {count}" for label, count in labels[:most])
             more = f", ... {len(labels)} in all" if len(labels) > most else ""
-            console.result(found | {"labels": shown + more or "none"})
+            console.result(found | {"labels": shown + more or "none"}, hide=["notices"])
 
 
 @click.command()
