@@ -179,6 +179,7 @@ class Build:
                 f"none of the {sum(self.journal.counts().values())} {self.modality} files below {self.raw} that "
                 f"belong to {self.name} can be decoded; the first: {first['file']!r} {first['reason']}"
             )
+        extent, spread = self.journal.sizes()
         manifest = Manifest(
             name=self.name,
             modality=self.modality,
@@ -187,7 +188,8 @@ class Build:
             bytes=sum(shard.bytes for shard in shards),
             labels=list(self.journal.labels()),
             statistics=self.old.statistics if self.old else summarise(self.journal.moments(), self.modality),
-            extent=self.journal.extent(),
+            extent=extent,
+            spread=spread,
             decoded_bytes=self.journal.decoded_bytes(),
             rejects=rejects,
             duplicates=_once((self.old.duplicates if self.old else []) + self.journal.duplicates()),
