@@ -160,10 +160,11 @@ def _alike(window: list[np.ndarray], pieces: list[np.ndarray]) -> bool:
 
 
 def decode(raw: bytes, info: MediaInfo, rate_hz: int, window: tuple[float, float] | None) -> Tensor:
-    """The samples of the window: float32 `(S,)`, channels averaged, at `rate_hz`."""
+    """The samples of the window: float32 `(S,)`, channels averaged or one of them, at `rate_hz`."""
     start_s, length_s = window or (0.0, None)
     blocks, samples, source_hz = [], 0, rate_hz
     for block_SC, source_hz in _blocks(raw, info, start_s, length_s):
+        block_SC = _chosen(block_SC, info)
         blocks.append(block_SC.mean(axis=1, dtype=np.float32) if block_SC.shape[1] > 1 else block_SC[:, 0])
         samples += len(block_SC)
         refuse_giant(4 * samples * max(1.0, rate_hz / source_hz))
@@ -177,12 +178,21 @@ def decode(raw: bytes, info: MediaInfo, rate_hz: int, window: tuple[float, float
 
 
 def channels(raw: bytes, info: MediaInfo, window: tuple[float, float] | None) -> tuple[Tensor, int]:
-    """All channels of the window as they are: float32 `(S, C)`, and their rate."""
+    """All channels of the window as they are, or the chosen one: float32 `(S, C)`, and their rate."""
     start_s, length_s = window or (0.0, None)
     blocks = list(_blocks(raw, info, start_s, length_s))
     if not blocks:
         raise MediaError("holds no samples")
-    return torch.from_numpy(np.concatenate([block_SC for block_SC, _ in blocks])), blocks[0][1]
+    return torch.from_numpy(np.concatenate([_chosen(block_SC, info) for block_SC, _ in blocks])), blocks[0][1]
+
+
+def _chosen(block_SC: np.ndarray, info: MediaInfo) -> np.ndarray:
+    """All channels, or the one that is to be taken; mono files are taken as they are."""
+    if info.channel is None or block_SC.shape[1] == 1:
+        return block_SC
+    if info.channel > block_SC.shape[1]:
+        raise MediaError(f"has {block_SC.shape[1]} channels, but channel {info.channel} is to be taken")
+    return block_SC[:, info.channel - 1 : info.channel]
 
 
 def resample(wave_S: Tensor, from_hz: int, to_hz: int) -> Tensor:

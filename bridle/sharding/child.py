@@ -40,10 +40,17 @@ class Task(NamedTuple):  # pickled in a fifth of a dataclass's time
     transcode: bool = False
     measure: bool = False
     check: bool = True  # decode all of it; otherwise believe its header
+    channel: int | None = None  # of audio; None: the mean of all
 
     @classmethod
     def of(
-        cls, path: Path, modality: Modality, transcode: bool = False, measure: bool = False, check: bool = True
+        cls,
+        path: Path,
+        modality: Modality,
+        transcode: bool = False,
+        measure: bool = False,
+        check: bool = True,
+        channel: int | None = None,
     ) -> Task:
         """With the time that a file of its size may take."""
         try:
@@ -51,7 +58,7 @@ class Task(NamedTuple):  # pickled in a fifth of a dataclass's time
         except OSError:
             size = 0  # the worker will say why
         timeout_s = _TIMEOUT_S + _TIMEOUT_S_PER_MB * size / 1e6
-        return cls(os.fsencode(path), modality, timeout_s, size, transcode, measure, check)
+        return cls(os.fsencode(path), modality, timeout_s, size, transcode, measure, check, channel)
 
 
 class Report(NamedTuple):
@@ -94,6 +101,9 @@ def work(task: Task) -> Report | Failure:
         info = (media.check if task.check else media.probe)(raw, path.name, task.modality)
         if info.modality is not task.modality:
             return Failure(f"holds {info.modality}, not {task.modality}")
+        if task.channel and 1 < (info.channels or 1) < task.channel:
+            return Failure(f"has {info.channels} channels, but channel {task.channel} is to be taken")
+        info = replace(info, channel=task.channel)
         content, found = None, info
         if task.transcode:
             from bridle.sharding.transcode import transcode

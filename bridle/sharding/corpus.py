@@ -8,13 +8,19 @@ from typing import Any
 
 import numpy as np
 
+from bridle.errors import DataError
 from bridle.sharding.manifest import Manifest
 
 _QUANTILES = (0.05, 0.5, 0.95)
 
 
 def merge_statistics(manifests: Sequence[Manifest]) -> dict[str, Any]:
-    """Means and deviations over all sets, each weighted by its samples; `rate_hz` is the typical frame rate."""
+    """Means and deviations over all sets, each weighted by its samples; `rate_hz` is the typical frame rate,
+    `channel` the one of several that audio takes.
+
+    Raises:
+        DataError: the sets take different channels.
+    """
     weights = [manifest.samples for manifest in manifests]
     merged: dict[str, Any] = {}
     for kind in ("fbank", "pixel"):
@@ -29,6 +35,14 @@ def merge_statistics(manifests: Sequence[Manifest]) -> dict[str, Any]:
         ]
         std = [math.sqrt(max(s - m * m, 1e-12)) for m, s in zip(mean, square, strict=True)]
         merged[f"{kind}_mean"], merged[f"{kind}_std"] = (mean[0], std[0]) if kind == "fbank" else (mean, std)
+    channels = {channel for manifest in manifests if (channel := manifest.options.get("channel"))}
+    if len(channels) > 1:
+        raise DataError(
+            f"the sets take different channels: {', '.join(map(str, sorted(channels)))}",
+            "Shard them again with one --channel.",
+        )
+    if channels:
+        merged["channel"] = channels.pop()
     rates = merge_extent(manifests).get("rate_hz")
     if rates:
         merged["rate_hz"] = rates[1]

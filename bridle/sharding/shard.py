@@ -54,6 +54,7 @@ class Options:
         check: "full" decodes every file as training will, "header" believes what it says of itself.
         dedup: leave out files with the same bytes as another.
         sound_tracks: videos are files of sound.
+        channel: of audio with several, from 1; None: their mean.
         seed: of the order of samples in the shards.
         split: parts, each a set of its own; None: one set.
         task: name of the benchmark whose lists say which files count, their parts and labels (see `shard`).
@@ -65,6 +66,7 @@ class Options:
     check: Literal["full", "header"] = "full"
     dedup: bool = False
     sound_tracks: bool = False
+    channel: int | None = None
     seed: int = 0
     split: Split | None = None
     task: str = ""

@@ -48,6 +48,13 @@ def _shares(context: click.Context, parameter: click.Parameter, value: str | Non
         raise click.BadParameter(f"'{value}' is not like train=0.9,val=0.1.", context, parameter) from None
 
 
+def _channel(context: click.Context, parameter: click.Parameter, value: str) -> int | None:
+    """`mean` -> None, or the number of a channel."""
+    if value != "mean" and not (value.isdecimal() and int(value) > 0):
+        raise click.BadParameter(f"'{value}' is neither mean nor a number from 1.", context, parameter)
+    return None if value == "mean" else int(value)
+
+
 @click.command(name="shard", cls=_Shard)
 @click.argument("raw", type=options.LOCATION)
 @options.modality
@@ -73,6 +80,14 @@ def _shares(context: click.Context, parameter: click.Parameter, value: str | Non
 )
 @click.option("--dedup", is_flag=True, help="Leave out files with the same bytes as another.")
 @click.option("--sound-tracks", is_flag=True, help="Videos are sound: take their sound tracks.")
+@click.option(
+    "--channel",
+    metavar="mean|N",
+    default="mean",
+    show_default=True,
+    callback=_channel,
+    help="Channel of audio files that have several.",
+)
 @click.option("--split", metavar="NAME=SHARE,...", default=None, callback=_shares, help="Parts, each a set of its own.")
 @click.option(
     "--group-by",
@@ -104,6 +119,7 @@ def command(
     check: Literal["full", "header"],
     dedup: bool,
     sound_tracks: bool,
+    channel: int | None,
     split: dict[str, float] | None,
     group_by: str | None,
     task: str | None,
@@ -144,6 +160,7 @@ def command(
             check=check,
             dedup=dedup,
             sound_tracks=sound_tracks,
+            channel=channel,
             split=split,
             group_by=group_by,
             task=task,
