@@ -31,7 +31,8 @@ class MediaInfo:
 
     Audio fills `duration_s`, `rate_hz` (samples a second) and `channels`; images `height` and `width`;
     video all of `duration_s`, `rate_hz` (frames a second), `frames`, `height` and `width`. `decoder` names the decoder
-    that the check found right for this file; None: chosen by format.
+    that the check found right for this file; None: chosen by format. `channel` of audio is the one that is decoded,
+    from 1; None: the mean of all.
     """
 
     modality: Modality
@@ -43,6 +44,7 @@ class MediaInfo:
     height: int | None = None
     width: int | None = None
     decoder: str | None = None
+    channel: int | None = None
 
 
 @dataclass(slots=True)

@@ -45,6 +45,7 @@ def pretrain(
     """
     from bridle import distributed
     from bridle.checkpoint import run_of_launch
+    from bridle.sharding import notices
     from bridle.train import pretrain as run
 
     with distributed.group(picked := pick_device(device)):
@@ -61,6 +62,8 @@ def pretrain(
         report("run", path=str(folder))
         for message in _read(config, preset, manifests):
             report("detail", message=message)
+        for message in (f"{one.name}: {notice}" for one in manifests for notice in notices(one, config)):
+            report("warning", message=message)
         return run(
             config,
             manifests,

@@ -41,6 +41,8 @@ def _mistakes(meta: dict[str, Any]) -> Any:
         value = meta.get(name)
         if value is not None and (type(value) not in (int, float) or not 0 <= value <= _MOST):
             yield f"{name} that is no number in reach"
+    if meta.get("channel") is not None and not (type(meta["channel"]) is int and meta["channel"] > 0):
+        yield f"channel {meta['channel']!r}"
     if not isinstance(meta.get("decoder"), str | None):
         yield f"decoder {meta['decoder']!r}"
     if not re.fullmatch("([0-9a-f]{64})?", meta.get("sha256", "") if isinstance(meta.get("sha256", ""), str) else "?"):

@@ -126,7 +126,7 @@ def _read(source: Source, model: Bridle) -> Medium:
     modality, rate_hz = decoded_as(model)
     source = fetched(source)
     assert not isinstance(source.data, Clip | MediaError | Member | Remote)
-    info, raw = info_of(source, modality), read_bytes(source.data)
+    info, raw = info_of(source, modality, model.patcher), read_bytes(source.data)
     window_s = model.patcher.window_s(info)
     part = None
     if window_s and not (info.frames and decoded_bytes(info) <= _WHOLE_BYTES):

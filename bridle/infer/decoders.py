@@ -67,7 +67,7 @@ def decode_piece(
     if isinstance(source.data, MediaError):
         raise source.data
     here = fetched(source)
-    views, next_s = piece_of(here, info_of(here, modality), patcher, rate_hz, start_s)
+    views, next_s = piece_of(here, info_of(here, modality, patcher), patcher, rate_hz, start_s)
     return [view.view.numpy() for view in views], Piece([(view.start_s, view.step_s) for view in views], next_s)
 
 

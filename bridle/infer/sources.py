@@ -99,7 +99,7 @@ def windows_of(
         yield from _views(source.data, patcher, several)
         return
     source = fetched(source)
-    info = info_of(source, modality)
+    info = info_of(source, modality, patcher)
     if several:
         yield from _several(source, info, patcher, rate_hz, several)
         return
@@ -144,7 +144,7 @@ def training_view(source: Source, patcher: Patcher, modality: Modality, rate_hz:
     if isinstance(source.data, Clip):
         return patcher.prepare(source.data, rng)
     source = fetched(source)
-    info = info_of(source, modality)
+    info = info_of(source, modality, patcher)
     begin_s, end_s = source.span_s or (0.0, info.duration_s or 0.0)
     length_s, span_s = patcher.window_s(info), source.span_s
     if length_s and end_s - begin_s > length_s:
@@ -153,14 +153,15 @@ def training_view(source: Source, patcher: Patcher, modality: Modality, rate_hz:
     return patcher.prepare(_decoded(source, info, rate_hz, span_s), rng)
 
 
-def info_of(source: Source, modality: Modality) -> MediaInfo:
-    """What the shard says of a file that is not decoded yet, or its header.
+def info_of(source: Source, modality: Modality, patcher: Patcher) -> MediaInfo:
+    """What the shard says of a file that is not decoded yet, or its header and the channel that the patcher wants.
 
     Raises:
         MediaError: the file cannot be read or is of another modality.
     """
     assert not isinstance(source.data, Clip | MediaError | Member | Remote)
-    info = source.info or probe(source.data, PurePosixPath(source.path).name, modality)
+    found = source.info or probe(source.data, PurePosixPath(source.path).name, modality)
+    info = found if source.info else replace(found, channel=patcher.channel)
     if info.modality is not modality:
         raise MediaError(f"is {info.modality}, but the checkpoint was trained on {modality}")
     return info

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
 from functools import lru_cache
-from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,24 +30,77 @@ _SOUNDFILE_SUFFIX = {
     "AIFF": "aiff", "AU": "au", "CAF": "caf", "W64": "w64", "NIST": "sph",
 }  # fmt: skip
 _HEADERLESS = frozenset({"g722", "gsm"})  # nothing inside says what these are: only the name does
+FFMPEG = "ffmpeg"  # `MediaInfo.decoder` of a file that libsndfile reads in part or not at all
 _BLOCK = 1 << 18  # samples of all channels decoded at once
-_LEANING = {"OGG", "MP3", "MPEG"}  # formats whose frames lean on those before them, so that ...
-_RUN_UP_S = 0.2  # ... this much is decoded and dropped before a window
-_SEEK_S = 5.0  # FFmpeg decodes shorter ways
+_LEANING = ("VORBIS", "OPUS", "MPEG")  # codecs whose frames lean on those before them, so that ...
+_RUN_UP_S = 3.0  # ... this much is decoded and dropped before a window: an MP3 frame may lean on 85, Opus converges
+_MPEG_DELAY = 3 * 1152  # samples that an encoder adds at both ends at most
+_COMPARED_S = 0.1  # of a window that is compared with the whole, and ...
+_MOST_ERROR = 1e-4  # ... its error's energy, relative to its own; Opus after its run-up is below 1e-5
 _RESAMPLED = 1 << 20  # samples resampled at once: the filter takes many times their memory
 _TERMS = 500  # largest numerator or denominator of a resampling ratio: the filter bank has that many rows
 
 
+class _SoundFile(soundfile.SoundFile):
+    """Reads on from where it stands. soundfile seeks after each block, where frames lose those that they lean on."""
+
+    def seekable(self) -> bool:
+        return False
+
+
 def probe(raw: bytes) -> MediaInfo | None:
-    """What libsndfile knows; None when it does not know the format."""
+    """What libsndfile knows; None when it does not know the format.
+
+    The decoder is FFmpeg where libsndfile would not read all of it.
+    """
     try:
-        with soundfile.SoundFile(io.BytesIO(raw)) as file:
+        with _SoundFile(io.BytesIO(raw)) as file:
             if file.format not in _SOUNDFILE_SUFFIX or file.samplerate <= 0:
                 return None
             suffix = "opus" if file.subtype == "OPUS" else _SOUNDFILE_SUFFIX[file.format]
             duration_s = file.frames / file.samplerate
-            return MediaInfo(Modality.AUDIO, suffix, duration_s, float(file.samplerate), file.channels)
+            info = MediaInfo(Modality.AUDIO, suffix, duration_s, float(file.samplerate), file.channels)
+            whole_s = _seconds_beyond_libsndfile(raw, file)
+            return replace(info, duration_s=whole_s, decoder=FFMPEG) if whole_s else info
     except (soundfile.SoundFileError, ValueError, TypeError):
+        return None
+
+
+def _seconds_beyond_libsndfile(raw: bytes, file: soundfile.SoundFile) -> float | None:
+    """The duration by FFmpeg's packets where libsndfile stops before the end or does not know it; None: it reads all.
+
+    It stops at the end of the first of several streams in one file, at a size of zero, at the count in an MP3 header
+    or at an estimate where there is none.
+    """
+    mpeg = file.subtype.startswith("MPEG")
+    if file.format == "OGG":
+        doubtful = raw.rfind(b"OggS\0\2") > raw.find(b"OggS\0\0") > 0  # a stream begins after pages of another
+    elif file.format == "FLAC":
+        doubtful = raw.count(b"fLaC") > 1 or file.frames > 1 << 48  # no count
+    else:
+        doubtful = mpeg or not file.frames
+    whole_s = duration_by_packets(raw) if doubtful else None
+    if whole_s and mpeg and 0 <= round(whole_s * file.samplerate) - file.frames <= _MPEG_DELAY:
+        return None
+    return whole_s
+
+
+def duration_by_packets(raw: bytes) -> float | None:
+    """Seconds of sound by FFmpeg's packets, which costs about a tenth of decoding; None: it cannot say."""
+    import av
+
+    try:
+        with av.open(io.BytesIO(raw), "r") as container:
+            stream = container.streams.audio[0]
+            first, end, ticks = None, 0, 0
+            for packet in container.demux(stream):
+                if packet.pts is not None:
+                    first = packet.pts if first is None else first
+                    end = packet.pts + (packet.duration or 0)
+                ticks += packet.duration or 0
+            span = end - (first or 0)  # where durations are rounded, it is a little more
+            return float((span if ticks <= span < 1.05 * ticks else ticks) * (stream.time_base or 0))
+    except (av.FFmpegError, IndexError):
         return None
 
 
@@ -68,22 +120,51 @@ def probe_headerless(raw: bytes, hint: str) -> MediaInfo | None:
 
 
 def measure(raw: bytes, info: MediaInfo) -> MediaInfo:
-    """Decode everything in blocks and count."""
+    """Decode everything in blocks and count; where windows differ from it, the decoder becomes FFmpeg."""
     samples, rate_hz, channels = 0, 0, 0
-    for block_SC, rate_hz in _blocks(raw, info, 0.0, None):  # noqa: B007
+    starts_s = _compared_s(info)
+    kept: list[list[np.ndarray]] = [[] for _ in starts_s]
+    for block_SC, rate_hz in _blocks(raw, info, 0.0, None):
         if not np.isfinite(block_SC).all():
             raise MediaError("holds samples that are not finite numbers")
+        for start_s, pieces in zip(starts_s, kept, strict=True):
+            first = round(start_s * rate_hz) - samples
+            if len(piece_SC := block_SC[max(first, 0) : max(first + round(_COMPARED_S * rate_hz), 0)]):
+                pieces.append(piece_SC.copy())  # a view would keep the block
         samples, channels = samples + len(block_SC), block_SC.shape[1]
     if not samples:
         raise MediaError("holds no samples")
+    for start_s, pieces in zip(starts_s, kept, strict=True):
+        window = [block_SC for block_SC, _ in _blocks(raw, info, start_s, _COMPARED_S)]
+        if not _alike(window, pieces):
+            return measure(raw, replace(info, decoder=FFMPEG))
     return replace(info, duration_s=samples / rate_hz, rate_hz=float(rate_hz), channels=channels)
 
 
+def _compared_s(info: MediaInfo) -> list[float]:
+    """Where windows are compared with the whole: only where libsndfile gets there by a seek."""
+    if not _by_libsndfile(info) or (info.duration_s or 0.0) <= _RUN_UP_S:
+        return []
+    last_s = (info.duration_s or 0.0) - _COMPARED_S
+    return [start_s for start_s in (0.6 * last_s, last_s) if start_s > _RUN_UP_S]
+
+
+def _alike(window: list[np.ndarray], pieces: list[np.ndarray]) -> bool:
+    """Whether a window is the same piece of the whole, both in blocks `(S, C)`."""
+    if sum(map(len, window)) != sum(map(len, pieces)):
+        return False
+    empty = np.zeros((0, 1), np.float32)
+    window_SC, slice_SC = np.concatenate([*window] or [empty]), np.concatenate([*pieces] or [empty])
+    error, energy = (np.square(x_SC, dtype=np.float64).sum() for x_SC in (window_SC - slice_SC, slice_SC))
+    return bool(error <= _MOST_ERROR * energy)
+
+
 def decode(raw: bytes, info: MediaInfo, rate_hz: int, window: tuple[float, float] | None) -> Tensor:
-    """The samples of the window: float32 `(S,)`, channels averaged, at `rate_hz`."""
+    """The samples of the window: float32 `(S,)`, channels averaged or one of them, at `rate_hz`."""
     start_s, length_s = window or (0.0, None)
     blocks, samples, source_hz = [], 0, rate_hz
     for block_SC, source_hz in _blocks(raw, info, start_s, length_s):
+        block_SC = _chosen(block_SC, info)
         blocks.append(block_SC.mean(axis=1, dtype=np.float32) if block_SC.shape[1] > 1 else block_SC[:, 0])
         samples += len(block_SC)
         refuse_giant(4 * samples * max(1.0, rate_hz / source_hz))
@@ -94,6 +175,24 @@ def decode(raw: bytes, info: MediaInfo, rate_hz: int, window: tuple[float, float
     if not np.isfinite(wave_S).all():
         raise MediaError("holds samples that are not finite numbers")
     return resample(torch.from_numpy(np.ascontiguousarray(wave_S)), source_hz, rate_hz)
+
+
+def channels(raw: bytes, info: MediaInfo, window: tuple[float, float] | None) -> tuple[Tensor, int]:
+    """All channels of the window as they are, or the chosen one: float32 `(S, C)`, and their rate."""
+    start_s, length_s = window or (0.0, None)
+    blocks = list(_blocks(raw, info, start_s, length_s))
+    if not blocks:
+        raise MediaError("holds no samples")
+    return torch.from_numpy(np.concatenate([_chosen(block_SC, info) for block_SC, _ in blocks])), blocks[0][1]
+
+
+def _chosen(block_SC: np.ndarray, info: MediaInfo) -> np.ndarray:
+    """All channels, or the one that is to be taken; mono files are taken as they are."""
+    if info.channel is None or block_SC.shape[1] == 1:
+        return block_SC
+    if info.channel > block_SC.shape[1]:
+        raise MediaError(f"has {block_SC.shape[1]} channels, but channel {info.channel} is to be taken")
+    return block_SC[:, info.channel - 1 : info.channel]
 
 
 def resample(wave_S: Tensor, from_hz: int, to_hz: int) -> Tensor:
@@ -137,28 +236,32 @@ def _resampler(from_hz: int, to_hz: int) -> torchaudio.transforms.Resample:
     return torchaudio.transforms.Resample(from_hz, to_hz, dtype=torch.float32)
 
 
+def _by_libsndfile(info: MediaInfo) -> bool:
+    return info.decoder != FFMPEG and (info.suffix == "opus" or info.suffix in _SOUNDFILE_SUFFIX.values())
+
+
 def _blocks(raw: bytes, info: MediaInfo, start_s: float, length_s: float | None) -> Iterator[tuple[np.ndarray, int]]:
     """float32 `(S, C)` blocks of the window and their rate."""
-    if info.suffix in _SOUNDFILE_SUFFIX.values() or info.suffix == "opus":
+    if _by_libsndfile(info):
         try:
-            file = soundfile.SoundFile(io.BytesIO(raw))
+            file = _SoundFile(io.BytesIO(raw))
         except soundfile.SoundFileError:
             file = None  # the same suffix can hold what only FFmpeg reads (ADTS in .aac, FLAC in Ogg)
         if file is not None:
             with file:
-                yield from _soundfile_blocks(file, start_s, length_s)
+                yield from _soundfile_blocks(file, raw, start_s, length_s)
             return
     yield from _ffmpeg_blocks(raw, info, start_s, length_s)
 
 
 def _soundfile_blocks(
-    file: soundfile.SoundFile, start_s: float, length_s: float | None
+    file: soundfile.SoundFile, raw: bytes, start_s: float, length_s: float | None
 ) -> Iterator[tuple[np.ndarray, int]]:
     rate_hz = file.samplerate
     start = round(start_s * rate_hz)
     if start >= file.frames > 0:
         return
-    _go_to(file, start)
+    _go_to(file, raw, start)
     left = None if length_s is None else max(1, round(length_s * rate_hz))
     step = max(1, _BLOCK // file.channels)
     while left is None or left > 0:
@@ -169,29 +272,40 @@ def _soundfile_blocks(
         yield block_SC, rate_hz
 
 
-def _go_to(file: soundfile.SoundFile, start: int) -> None:
+def _go_to(file: soundfile.SoundFile, raw: bytes, start: int) -> None:
     """Stand at a sample, with the decoder as it would be after reading up to there."""
-    run_up = min(start, round(_RUN_UP_S * file.samplerate)) if file.format in _LEANING else 0
+    at = start
+    if file.subtype.startswith(_LEANING):
+        if file.subtype == "VORBIS":
+            at = min(at, _last_page(raw))
+        at = max(0, at - round(_RUN_UP_S * file.samplerate))
     try:
-        if start > run_up or file.subtype == "OPUS":  # until its first seek, libsndfile gives the padding before Opus
-            file.seek(start - run_up)
+        if at or file.subtype == "OPUS":  # until its first seek, libsndfile gives the padding before Opus
+            file.seek(at)
     except soundfile.SoundFileError:  # GSM in WAV can be read from its beginning only
-        run_up = start
-    while run_up and (read := len(file.read(min(run_up, _BLOCK // file.channels), dtype="float32"))):
-        run_up -= read
+        at = 0
+    while at < start and (read := len(file.read(min(start - at, _BLOCK // file.channels), dtype="float32"))):
+        at += read
+
+
+def _last_page(raw: bytes) -> int:
+    """The first sample of an Ogg file's last page, which libsndfile miscalculates where its end is trimmed."""
+    before = raw.rfind(b"OggS", 0, max(0, raw.rfind(b"OggS")))
+    return max(0, int.from_bytes(raw[before + 6 : before + 14], "little", signed=True))
 
 
 def _ffmpeg_blocks(
     raw: bytes, info: MediaInfo, start_s: float, length_s: float | None
 ) -> Iterator[tuple[np.ndarray, int]]:
+    """Always from the beginning: the clocks of most containers are coarser than a sample, and some codecs make noise
+    that depends on all before it."""
     import av
 
     with av.open(io.BytesIO(raw), "r", format=info.suffix if info.suffix in _HEADERLESS else None) as container:
         if not container.streams.audio:
             raise MediaError("holds no sound")
-        planar = av.AudioResampler(format="fltp")
-        frames, at = _frames_before(container, start_s if info.suffix not in _HEADERLESS else 0.0)
-        for frame in frames:
+        planar, at = av.AudioResampler(format="fltp"), 0
+        for frame in _frames(container, info):
             for piece in planar.resample(frame):
                 block_SC = piece.to_ndarray().T
                 rate_hz = piece.sample_rate
@@ -205,28 +319,13 @@ def _ffmpeg_blocks(
                     return
 
 
-def _frames_before(container: av.container.InputContainer, start_s: float) -> tuple[Iterator[av.AudioFrame], int]:
-    """Decoded frames from somewhere before `start_s`, and how many samples into the file the first one lies."""
+def _frames(container: av.container.InputContainer, info: MediaInfo) -> Iterator[av.AudioFrame]:
+    """Frames in order; a tag between joined streams is passed over as a packet that is none."""
     import av
 
-    stream = container.streams.audio[0]
-    if start_s > _SEEK_S:
-        zero_s = _zero_s(container, stream)
-        container.seek(int((zero_s + start_s - 1.0) * av.time_base))
-        frames = container.decode(stream)
-        head = next(frames, None)
-        if head is not None and head.time is not None and head.time - zero_s <= start_s:
-            return chain([head], frames), round((head.time - zero_s) * head.sample_rate)
-        container.seek(int((stream.start_time or 0) * (stream.time_base or 0) * av.time_base))
-    return container.decode(stream), 0
-
-
-def _zero_s(container: av.container.InputContainer, stream: av.AudioStream) -> float:
-    """The time stamp of the first sample that is heard. Transport streams begin anywhere, and Matroska's clock runs
-    on while the decoder warms up, so it is the stamp of a later frame less the samples before it."""
-    samples = 0
-    for number, frame in enumerate(container.decode(stream)):
-        if number == 8:
-            return (frame.time or 0.0) - samples / frame.sample_rate
-        samples += frame.samples
-    return 0.0
+    for packet in container.demux(container.streams.audio[0]):
+        try:
+            yield from packet.decode()
+        except av.InvalidDataError:
+            if info.decoder != FFMPEG:
+                raise

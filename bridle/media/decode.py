@@ -64,6 +64,23 @@ def decode(
         raise MediaError(reason(error)) from error
 
 
+def as_stored(data: bytes | Path, info: MediaInfo, window: tuple[float, float] | None = None) -> Clip | None:
+    """What `decode` would make less of: audio in all its channels at its own rate, float32 `(S, C)`; else None.
+
+    Raises:
+        MediaError: with the reason alone.
+    """
+    if info.modality is not Modality.AUDIO:
+        return None
+    try:
+        wave_SC, rate_hz = audio.channels(read_bytes(data), info, window)
+    except MediaError:
+        raise
+    except Exception as error:  # as above
+        raise MediaError(reason(error)) from error
+    return Clip("", Modality.AUDIO, wave_SC, rate_hz, _start(window))
+
+
 def preload(modality: Modality) -> None:
     """Load what decoding would load at the first file, for processes that are forked from this one."""
     if modality is Modality.AUDIO:

@@ -8,6 +8,7 @@ that meets unknown files runs `check` in a process that it can lose (`bridle.sha
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from bridle.errors import MediaError
@@ -58,6 +59,8 @@ def probe(data: bytes | Path, name: str, wanted: Modality | None = None) -> Medi
             from bridle.media import video
 
             info = video.probe(raw, hint, wanted) or audio.probe_headerless(raw, hint)
+            if info and info.modality is Modality.AUDIO:  # many headers give an estimate, or nothing
+                info = replace(info, duration_s=audio.duration_by_packets(raw) or info.duration_s)
     except MediaError:
         raise
     except Exception as error:  # third-party decoders raise whatever they like on damaged files

@@ -14,7 +14,9 @@ from bridle.patches.tubelet import VideoPatcher
 def build_patcher(config: AudioPatches | ImagePatches | VideoPatches, statistics: dict[str, Any]) -> Patcher:
     """The patcher of a recipe; `statistics` are the corpus statistics of the manifest."""
     if isinstance(config, AudioPatches):
-        return AudioPatcher(config, statistics["fbank_mean"], statistics["fbank_std"])
+        patcher = AudioPatcher(config, statistics["fbank_mean"], statistics["fbank_std"])
+        patcher.channel = statistics.get("channel")
+        return patcher
     mean, std = statistics["pixel_mean"], statistics["pixel_std"]
     if isinstance(config, ImagePatches):
         return ImagePatcher(config, mean, std)

@@ -23,6 +23,7 @@ class Patcher(nn.Module, ABC):
     grid: Grid  # patches of a full clip along time, rows and columns
     axes: tuple[int, ...]  # the grid axes that carry positions
     channels: int
+    channel: int | None = None  # of audio with several, from 1; None: their mean
     step_s: float  # seconds between two steps of the grid along time; 0 for an image
 
     @property

@@ -136,7 +136,7 @@ def _decoded(source: Source, model: Bridle) -> tuple[Source, Image.Image | None]
         if isinstance(source.data, MediaError):
             return source, None
         source = fetched(source)
-        info = info_of(source, modality)
+        info = info_of(source, modality, model.patcher)
         long = (info.duration_s or 0.0) > _LONGEST_S
         assert not isinstance(source.data, Clip)
         clip = decode(

@@ -108,7 +108,9 @@ class Build:
                 under_way.append((entry, place))
                 measure = self.old is None and number < _MEASURED
                 path = self.folder if isinstance(place, OSError) else place  # a folder fails at once: order is kept
-                yield Task.of(path, self.modality, self.options.transcode, measure, self.options.check == "full")
+                options = self.options
+                full = options.check == "full"
+                yield Task.of(path, self.modality, options.transcode, measure, full, options.channel)
 
         for report in pool.map(tasks()):
             entry, place = under_way.popleft()
@@ -179,6 +181,7 @@ class Build:
                 f"none of the {sum(self.journal.counts().values())} {self.modality} files below {self.raw} that "
                 f"belong to {self.name} can be decoded; the first: {first['file']!r} {first['reason']}"
             )
+        extent, spread = self.journal.sizes()
         manifest = Manifest(
             name=self.name,
             modality=self.modality,
@@ -187,7 +190,8 @@ class Build:
             bytes=sum(shard.bytes for shard in shards),
             labels=list(self.journal.labels()),
             statistics=self.old.statistics if self.old else summarise(self.journal.moments(), self.modality),
-            extent=self.journal.extent(),
+            extent=extent,
+            spread=spread,
             decoded_bytes=self.journal.decoded_bytes(),
             rejects=rejects,
             duplicates=_once((self.old.duplicates if self.old else []) + self.journal.duplicates()),
@@ -242,7 +246,7 @@ def _meta(entry: Entry, report: Report) -> dict[str, Any]:
         "path": entry.path,
         "modality": str(info.modality),
         **{name: getattr(info, name) for name in sizes},
-        **({"decoder": info.decoder} if info.decoder else {}),
+        **{name: value for name in ("decoder", "channel") if (value := getattr(info, name))},
         "label": None if several else entry.label,
         **({"labels": entry.label} if several else {}),
         "sha256": report.sha256.hex(),

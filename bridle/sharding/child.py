@@ -16,14 +16,14 @@ import signal
 import sys
 import traceback
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple
 
 from bridle import media
 from bridle.errors import MediaError
-from bridle.patches.statistics import Moments, clip_moments, typical_window
+from bridle.patches.statistics import Moments, clip_moments, measure, typical_window
 from bridle.schema import MediaInfo, Modality
 
 _TIMEOUT_S = 60.0  # for a file, and ...
@@ -40,10 +40,17 @@ class Task(NamedTuple):  # pickled in a fifth of a dataclass's time
     transcode: bool = False
     measure: bool = False
     check: bool = True  # decode all of it; otherwise believe its header
+    channel: int | None = None  # of audio; None: the mean of all
 
     @classmethod
     def of(
-        cls, path: Path, modality: Modality, transcode: bool = False, measure: bool = False, check: bool = True
+        cls,
+        path: Path,
+        modality: Modality,
+        transcode: bool = False,
+        measure: bool = False,
+        check: bool = True,
+        channel: int | None = None,
     ) -> Task:
         """With the time that a file of its size may take."""
         try:
@@ -51,7 +58,7 @@ class Task(NamedTuple):  # pickled in a fifth of a dataclass's time
         except OSError:
             size = 0  # the worker will say why
         timeout_s = _TIMEOUT_S + _TIMEOUT_S_PER_MB * size / 1e6
-        return cls(os.fsencode(path), modality, timeout_s, size, transcode, measure, check)
+        return cls(os.fsencode(path), modality, timeout_s, size, transcode, measure, check, channel)
 
 
 class Report(NamedTuple):
@@ -94,7 +101,10 @@ def work(task: Task) -> Report | Failure:
         info = (media.check if task.check else media.probe)(raw, path.name, task.modality)
         if info.modality is not task.modality:
             return Failure(f"holds {info.modality}, not {task.modality}")
-        content = None
+        if task.channel and 1 < (info.channels or 1) < task.channel:
+            return Failure(f"has {info.channels} channels, but channel {task.channel} is to be taken")
+        info = replace(info, channel=task.channel)
+        content, found = None, info
         if task.transcode:
             from bridle.sharding.transcode import transcode
 
@@ -102,6 +112,8 @@ def work(task: Task) -> Report | Failure:
         moments = None
         if task.measure:
             moments = clip_moments(media.decode(raw if content is None else content, info, window=typical_window(info)))
+            if stored := media.as_stored(raw, found, typical_window(found)):
+                moments = replace(moments, measured=measure(stored))
         return Report(info, hashlib.sha256(raw).digest(), zlib.crc32(raw), moments, content)
     except MediaError as error:
         return Failure(error.message)

@@ -6,11 +6,21 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
+from bridle.errors import DataError
 from bridle.sharding.manifest import Manifest
+
+_QUANTILES = (0.05, 0.5, 0.95)
 
 
 def merge_statistics(manifests: Sequence[Manifest]) -> dict[str, Any]:
-    """Means and deviations over all sets, each weighted by its samples; `rate_hz` is the typical frame rate."""
+    """Means and deviations over all sets, each weighted by its samples; `rate_hz` is the typical frame rate,
+    `channel` the one of several that audio takes.
+
+    Raises:
+        DataError: the sets take different channels.
+    """
     weights = [manifest.samples for manifest in manifests]
     merged: dict[str, Any] = {}
     for kind in ("fbank", "pixel"):
@@ -25,6 +35,14 @@ def merge_statistics(manifests: Sequence[Manifest]) -> dict[str, Any]:
         ]
         std = [math.sqrt(max(s - m * m, 1e-12)) for m, s in zip(mean, square, strict=True)]
         merged[f"{kind}_mean"], merged[f"{kind}_std"] = (mean[0], std[0]) if kind == "fbank" else (mean, std)
+    channels = {channel for manifest in manifests if (channel := manifest.options.get("channel"))}
+    if len(channels) > 1:
+        raise DataError(
+            f"the sets take different channels: {', '.join(map(str, sorted(channels)))}",
+            "Shard them again with one --channel.",
+        )
+    if channels:
+        merged["channel"] = channels.pop()
     rates = merge_extent(manifests).get("rate_hz")
     if rates:
         merged["rate_hz"] = rates[1]
@@ -32,13 +50,26 @@ def merge_statistics(manifests: Sequence[Manifest]) -> dict[str, Any]:
 
 
 def merge_extent(manifests: Sequence[Manifest]) -> dict[str, list[float]]:
-    """The manifests' 5, 50 and 95 % quantiles as one: lowest, sample-weighted middle, highest."""
+    """5, 50 and 95 % quantiles of all samples together."""
+    if len(manifests) == 1:
+        return manifests[0].extent
     merged: dict[str, list[float]] = {}
     for key in manifests[0].extent:
-        parts = [(manifest.extent[key], manifest.samples) for manifest in manifests if key in manifest.extent]
-        middle = _average([part[1] for part, _ in parts], [samples for _, samples in parts])
-        merged[key] = [min(part[0] for part, _ in parts), middle, max(part[2] for part, _ in parts)]
+        parts = [(_spread(manifest, key), manifest.samples) for manifest in manifests if key in manifest.extent]
+        values_V = np.concatenate([values for values, _ in parts])
+        weights_V = np.concatenate([np.full(len(values), samples / len(values)) for values, samples in parts])
+        order_V = values_V.argsort()
+        passed_V = weights_V[order_V].cumsum()
+        at_Q = np.searchsorted(passed_V, [q * passed_V[-1] for q in _QUANTILES])
+        merged[key] = values_V[order_V][at_Q].tolist()
     return merged
+
+
+def _spread(manifest: Manifest, key: str) -> np.ndarray:
+    """Values that stand for all samples of a set in equal parts; of an older set by way of its quantiles."""
+    if values := manifest.spread.get(key):
+        return np.array(values)
+    return np.interp(np.linspace(0.005, 0.995, 100), _QUANTILES, manifest.extent[key])
 
 
 def _average(values: Sequence[float], weights: Sequence[int]) -> float:

@@ -26,6 +26,7 @@ from bridle.storage import Location
 FILE = "journal.sqlite"
 _PAGE = 1000
 _QUANTILES = (0.05, 0.5, 0.95)
+_SPREAD = 100  # values that stand for all samples of a set where it is merged with others
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS note (name TEXT PRIMARY KEY, value TEXT);
 CREATE TABLE IF NOT EXISTS shard (
@@ -258,21 +259,26 @@ class Journal:
 
     def moments(self) -> Iterator[Moments]:
         for (text,) in self._db.execute("SELECT moments FROM file WHERE moments IS NOT NULL ORDER BY place"):
-            count, sums, squares = json.loads(text)
-            yield Moments(count, tuple(sums), tuple(squares))
+            count, sums, squares, *measured = json.loads(text)  # a run begun by an older version has none
+            yield Moments(count, tuple(sums), tuple(squares), *measured)
 
     def decoded_bytes(self) -> int:
         query = "SELECT total(decoded_bytes) FROM file WHERE state IN ('sample', 'old')"
         return int(self._db.execute(query).fetchone()[0])
 
-    def extent(self) -> dict[str, list[float]]:
-        """Quantiles of what presets adapt to."""
-        extent = {}
+    def sizes(self) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+        """Of what presets adapt to: 5, 50 and 95 % quantiles, and some values that stand for all in equal parts."""
+        extent, spread = {}, {}
         for column in ("duration_s", "rate_hz", "frames", "short_side"):
             where = f"FROM file WHERE state IN ('sample', 'old') AND {column} IS NOT NULL"
             (known,) = self._db.execute(f"SELECT count(*) {where}").fetchone()
-            query = f"SELECT {column} {where} ORDER BY {column} LIMIT 1 OFFSET ?"
-            places = [round(q * (known - 1)) for q in _QUANTILES] if known else []
-            if places:
-                extent[column] = [round(float(self._db.execute(query, (at,)).fetchone()[0]), 6) for at in places]
-        return extent
+            if not known:
+                continue
+            count = min(known, _SPREAD)
+            tops = [round(q * (known - 1)) for q in _QUANTILES]
+            parts = [int((number + 0.5) / count * known) for number in range(count)]
+            ranked = f"SELECT {column}, row_number() OVER (ORDER BY {column}) - 1 AS at {where}"
+            query = f"SELECT at, {column} FROM ({ranked}) WHERE at IN ({','.join(map(str, {*tops, *parts}))})"
+            found = {at: round(float(value), 6) for at, value in self._db.execute(query)}
+            extent[column], spread[column] = [found[at] for at in tops], [found[at] for at in parts]
+        return extent, spread

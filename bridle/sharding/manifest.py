@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -37,6 +38,8 @@ class Manifest:
         statistics: `fbank_mean`, `fbank_std`, or `pixel_mean`, `pixel_std` (see `bridle.patches.statistics`).
         extent: 5, 50 and 95 % quantiles over the samples of `duration_s` and `rate_hz` (audio, video), `frames`
             (video) and `short_side` (image, video), each a list of three.
+        spread: up to 100 values of each, from the lowest to the highest, that stand for all samples in equal parts;
+            older sets have none.
         decoded_bytes: all samples decoded, audio as 16 kHz int16, pixels as uint8.
         rejects: `{"file", "reason"}` of every file that was skipped.
         options: what it was made with; files are added with the same.
@@ -51,6 +54,7 @@ class Manifest:
     labels: list[str] = field(default_factory=list)
     statistics: dict[str, Any] = field(default_factory=dict)
     extent: dict[str, list[float]] = field(default_factory=dict)
+    spread: dict[str, list[float]] = field(default_factory=dict)
     decoded_bytes: int = 0
     rejects: list[dict[str, str]] = field(default_factory=list)
     duplicates: list[dict[str, str]] = field(default_factory=list)
@@ -238,6 +242,8 @@ def _mistake(manifest: Manifest) -> str | None:
         return "names a shard twice"
     if manifest.samples != sum(shard.samples for shard in manifest.shards):
         return f"disagrees with itself: {manifest.samples} samples, its shards hold another number"
+    if not all(math.isfinite(value) for values in manifest.spread.values() for value in values):
+        return "has sizes that are no finite numbers"
     return what_is_missing(manifest.modality, manifest.statistics, manifest.extent)
 
 

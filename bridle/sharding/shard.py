@@ -29,6 +29,7 @@ from bridle.sharding.labels import Labels
 from bridle.sharding.listing import Named, compare, list_files
 from bridle.sharding.manifest import FILE as MANIFEST
 from bridle.sharding.manifest import Manifest, parse_manifest, read_manifest
+from bridle.sharding.notices import notices
 from bridle.sharding.publish import building, check_no_set, check_output, files_of, indexes_of, publish
 from bridle.sharding.split import Split
 from bridle.storage import Location, Remote
@@ -53,6 +54,7 @@ class Options:
         check: "full" decodes every file as training will, "header" believes what it says of itself.
         dedup: leave out files with the same bytes as another.
         sound_tracks: videos are files of sound.
+        channel: of audio with several, from 1; None: their mean.
         seed: of the order of samples in the shards.
         split: parts, each a set of its own; None: one set.
         task: name of the benchmark whose lists say which files count, their parts and labels (see `shard`).
@@ -64,6 +66,7 @@ class Options:
     check: Literal["full", "header"] = "full"
     dedup: bool = False
     sound_tracks: bool = False
+    channel: int | None = None
     seed: int = 0
     split: Split | None = None
     task: str = ""
@@ -106,8 +109,8 @@ def shard(
     Returns:
         name, modality, samples, shards, bytes, rejected, seconds, out, candidates, ignored, labels, unlabelled,
         unmatched (lines of the table without a file), ungrouped (files without a match of `group_by`), absent (files
-        of the set that are not below `raw` now), rejects, duplicates, dropped, dry_run; with a split also `splits`,
-        the same of each part.
+        of the set that are not below `raw` now), rejects, duplicates, dropped, dry_run, notices (warnings from what
+        was measured); with a split also `splits`, the same of each part.
 
     Raises:
         UsageError: `out` exists, is being written, or was begun with other options. DataError: nothing to read, or
@@ -221,6 +224,7 @@ def _result(build: Build, dry_run: bool) -> dict[str, Any]:
         "duplicates": len(manifest.duplicates),
         "dropped": counts["copy"],
         "added": counts["sample"],
+        "notices": notices(manifest),
     }
 
 
@@ -232,6 +236,9 @@ def _sum(parts: Sequence[str], results: Sequence[dict[str, Any]]) -> dict[str, A
             whole[key] += result[key]
         whole["rejects"] = whole["rejects"] + [one for one in result["rejects"] if one not in whole["rejects"]]
         whole["labels"] = sorted({*whole["labels"], *result["labels"]})
+    whole["notices"] = [
+        f"{part}: {one}" for part, result in zip(parts, results, strict=True) for one in result["notices"]
+    ]
     return whole | {"rejected": len(whole["rejects"]), "splits": dict(zip(parts, results, strict=True))}
 
 

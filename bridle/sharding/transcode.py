@@ -45,7 +45,8 @@ def _flac(raw: bytes, info: MediaInfo) -> tuple[MediaInfo, bytes]:
     file = io.BytesIO()
     soundfile.write(file, wave_S.clip(-1, 1), AUDIO_HZ, format="FLAC", subtype="PCM_16")
     duration_s = len(wave_S) / AUDIO_HZ
-    return replace(info, suffix="flac", duration_s=duration_s, rate_hz=float(AUDIO_HZ), channels=1), file.getvalue()
+    stored = replace(info, suffix="flac", duration_s=duration_s, rate_hz=float(AUDIO_HZ), channels=1)
+    return replace(stored, decoder=None, channel=None), file.getvalue()
 
 
 def _jpeg(raw: bytes, info: MediaInfo) -> tuple[MediaInfo, bytes]:

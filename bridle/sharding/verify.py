@@ -14,6 +14,7 @@ from bridle.archive import Place, TarReader, damaged, describe_sample, load_inde
 from bridle.errors import DataError, MediaError
 from bridle.sharding.child import Failure, Task
 from bridle.sharding.manifest import Manifest
+from bridle.sharding.notices import notices
 from bridle.sharding.workers import Workers
 from bridle.storage import hashed
 
@@ -50,6 +51,7 @@ def describe(manifest: Manifest) -> dict[str, Any]:
         "rejected": len(manifest.rejects),
         "duplicates": len(manifest.duplicates),
         "created_by": manifest.created_by,
+        "notices": notices(manifest),
     }
 
 

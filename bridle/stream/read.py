@@ -11,7 +11,7 @@ from bridle.errors import DataError, MediaError
 from bridle.schema import Clip, MediaInfo, Modality
 from bridle.stream.index import Index, ShardSet
 
-_INFO = ("duration_s", "rate_hz", "channels", "frames", "height", "width", "decoder")
+_INFO = ("duration_s", "rate_hz", "channels", "frames", "height", "width", "decoder", "channel")
 
 
 class SampleReader:

@@ -48,6 +48,13 @@ def _shares(context: click.Context, parameter: click.Parameter, value: str | Non
         raise click.BadParameter(f"'{value}' is not like train=0.9,val=0.1.", context, parameter) from None
 
 
+def _channel(context: click.Context, parameter: click.Parameter, value: str) -> int | None:
+    """`mean` -> None, or the number of a channel."""
+    if value != "mean" and not (value.isdecimal() and int(value) > 0):
+        raise click.BadParameter(f"'{value}' is neither mean nor a number from 1.", context, parameter)
+    return None if value == "mean" else int(value)
+
+
 @click.command(name="shard", cls=_Shard)
 @click.argument("raw", type=options.LOCATION)
 @options.modality
@@ -73,6 +80,14 @@ def _shares(context: click.Context, parameter: click.Parameter, value: str | Non
 )
 @click.option("--dedup", is_flag=True, help="Leave out files with the same bytes as another.")
 @click.option("--sound-tracks", is_flag=True, help="Videos are sound: take their sound tracks.")
+@click.option(
+    "--channel",
+    metavar="mean|N",
+    default="mean",
+    show_default=True,
+    callback=_channel,
+    help="Channel of audio files that have several.",
+)
 @click.option("--split", metavar="NAME=SHARE,...", default=None, callback=_shares, help="Parts, each a set of its own.")
 @click.option(
     "--group-by",
@@ -104,6 +119,7 @@ def command(
     check: Literal["full", "header"],
     dedup: bool,
     sound_tracks: bool,
+    channel: int | None,
     split: dict[str, float] | None,
     group_by: str | None,
     task: str | None,
@@ -144,6 +160,7 @@ def command(
             check=check,
             dedup=dedup,
             sound_tracks=sound_tracks,
+            channel=channel,
             split=split,
             group_by=group_by,
             task=task,
@@ -171,13 +188,15 @@ def command(
         console.warn(f"{result['ungrouped']} files do not match --group-by: each of them is a group of its own")
     if result["duplicates"] > result["dropped"]:
         console.warn(f"{result['duplicates']} files have the same bytes as another; --dedup leaves them out")
+    for notice in result["notices"]:
+        console.warn(notice)
     if console.json:
         console.record(result)
     else:
         told = {
             key: value
             for key, value in result.items()
-            if key not in ("rejects", "unmatched", "ungrouped", "absent", "splits")
+            if key not in ("rejects", "unmatched", "ungrouped", "absent", "splits", "notices")
         }
         console.result(told | {"labels": len(result["labels"])} | _by_part(result))
 
@@ -209,6 +228,8 @@ def info(console: Console, shards: str | Path) -> None:
       bridle shard info shards/ --json
     """
     for found in api.shard_info(shards):
+        for notice in found["notices"]:
+            console.warn(f"{found['name']}: {notice}")
         if console.json:
             console.record(found)
         else:
@@ -216,7 +237,7 @@ def info(console: Console, shards: str | Path) -> None:
             most = len(labels) if console.verbose else _SHOWN_LABELS
             shown = ", ".join(f"{label} {count}" for label, count in labels[:most])
             more = f", ... {len(labels)} in all" if len(labels) > most else ""
-            console.result(found | {"labels": shown + more or "none"})
+            console.result(found | {"labels": shown + more or "none"}, hide=["notices"])
 
 
 @click.command()

@@ -1,0 +1,83 @@
+"""What the measurements in a manifest say about training on its set, as warnings.
+
+Each is one sentence with the figure and the remedy. Sets from before there were measurements have none.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, TypeGuard
+
+from bridle.config.sections import AudioPatches, Config
+from bridle.schema import Modality
+from bridle.sharding.manifest import Manifest
+
+_MOST_ABOVE = 0.05  # share of the energy above the model's band; speech recorded at 44.1 kHz has .02 above 8 kHz
+_MOST_CANCELLED = 0.05  # share of the energy that cancels; stereo recordings have .01
+_MOST_BEYOND = 0.001  # share of samples beyond full scale; lossy codecs overshoot in up to .0003 ...
+_MOST_PEAK = 2.0  # ... and never that far
+
+
+def notices(manifest: Manifest, config: Config | None = None) -> list[str]:
+    """Warnings about one set.
+
+    Args:
+        manifest: of the set.
+        config: of the model that is to be trained; None: its defaults.
+    """
+    patches = config.patches if config else None
+    if manifest.modality is Modality.AUDIO:
+        return _about_audio(manifest.statistics, patches if isinstance(patches, AudioPatches) else AudioPatches())
+    return []
+
+
+def energy_above(statistics: Mapping[str, Any], hz: float) -> float | None:
+    """Share of the corpus' energy at and above a frequency, between the measured ones interpolated; None: not known."""
+    shares = statistics.get("energy_above_hz")
+    if not isinstance(shares, dict) or not shares:
+        return None
+    points = sorted((float(at), share) for at, share in shares.items() if at.isdecimal() and _is_number(share))
+    (below, more), *rest = (0.0, 1.0), *points
+    for above, less in rest:
+        if hz <= above:
+            return more + (less - more) * (hz - below) / (above - below)
+        below, more = above, less
+    return more
+
+
+def _about_audio(statistics: Mapping[str, Any], patches: AudioPatches) -> list[str]:
+    found = []
+    limit_hz = patches.high_hz or patches.rate_hz / 2
+    above = energy_above(statistics, limit_hz) or 0.0
+    if above >= _MOST_ABOVE:
+        found.append(
+            f"{_percent(above)} of the energy is above {limit_hz:g} Hz, where the model sees nothing; "
+            "raise patches.rate_hz (and patches.high_hz)"
+        )
+    cancelled, cancelling = (_number(statistics, name) for name in ("cancelled", "cancelling"))
+    if cancelled >= _MOST_CANCELLED or cancelling > 0:
+        found.append(
+            f"channels cancel: {_percent(cancelled)} of the energy is lost in their mean ({_percent(cancelling)} of "
+            "the clips lose more than half); choose one channel with bridle shard --channel"
+        )
+    beyond, peak = (_number(statistics, name) for name in ("beyond_full_scale", "peak"))
+    if beyond >= _MOST_BEYOND or peak >= _MOST_PEAK:
+        found.append(
+            f"{_percent(beyond)} of the samples are beyond full scale (peak {peak:.3g}, full scale is 1); "
+            "scale the files to within -1 to 1"
+        )
+    return found
+
+
+def _number(statistics: Mapping[str, Any], name: str) -> float:
+    value = statistics.get(name)
+    return value if _is_number(value) else 0.0
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g} %"
