@@ -55,13 +55,13 @@ class Popen(subprocess.Popen[Any]):
 
 
 def run(
-    words: list[str], *, capture_output: bool = False, check: bool = False, timeout: float | None = None, **options: Any
+    words: list[str], *, capture_output: bool = False, check: bool = False, **options: Any
 ) -> subprocess.CompletedProcess[Any]:
     if capture_output:
         options |= {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with Popen(words, **options) as process:
         try:
-            out, err = process.communicate(timeout=timeout)
+            out, err = process.communicate()
         except BaseException:
             process.kill()
             raise
