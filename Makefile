@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 BENCH_READY := $(VENV)/.bench-ready
 # Two processes, of a thread each, share the files: more hold a GB of libraries each, more threads wait for each other.
-RUN_TESTS := -m pytest --numprocesses 2 --dist loadfile
+# The longest files come first (tests/conftest.py): neither process waits for the other at the end.
+RUN_TESTS := -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 TESTS := tests
 
 .PHONY: demo test test-minimal test-latest mutants lint docs bench clean

@@ -37,6 +37,8 @@ import sys
 
 for folder in sys.argv[1:]:
     os.chdir(folder)
+    for name in ("preprocess", "pixels"):  # each folder has its own
+        sys.modules.pop(name, None)
     found = {}
     exec(sys.stdin.readline().encode().decode("unicode_escape"), found)
     import numpy

@@ -18,6 +18,7 @@ import runpy
 import socket
 import subprocess
 import sys
+import threading
 import types
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,8 @@ _IMPORTED = (
     "torchvision.transforms.v2.functional", "bridle.api", "bridle.sharding.child", "bridle.train", "bridle.infer",
     "bridle_cli.main",
 )  # fmt: skip
-_server: list[Any] = []  # the process and the socket to it
+_server: list[Any] = []  # the process, the socket to it, and who owns them
+_asking = threading.Lock()
 
 
 class Popen(subprocess.Popen[Any]):
@@ -40,7 +42,7 @@ class Popen(subprocess.Popen[Any]):
         folder = Path(given["cwd"] or Path.cwd())
         flags, rest = (["-P"], words[2:]) if words[1:2] == ["-P"] else ([], words[1:])
         ours = words[0] == sys.executable and rest[:1] in (["-m"], ["-c"]) and not any(folder.glob("*.py"))
-        if sys.platform != "linux" or not ours:
+        if sys.platform != "linux" or not ours or (_server and _server[2] != os.getpid()):
             super()._execute_child(*arguments)  # type: ignore[misc]
             return
         ends = [given[name] if given[name] >= 0 else at for at, name in enumerate(("p2cread", "c2pwrite", "errwrite"))]
@@ -49,19 +51,22 @@ class Popen(subprocess.Popen[Any]):
             "flags": flags, "words": rest, "folder": str(folder), "session": given["start_new_session"],
             "environment": dict(os.environ if given["env"] is None else given["env"]), "kept": kept,
         }  # fmt: skip
-        self.pid = _ask(job, [*ends, *kept])
+        with _asking:
+            self.pid = _ask(job, [*ends, *kept])
         self._child_created = True
-        self._close_pipe_fds(*(given[n] for n in ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")))
+        self._close_pipe_fds(  # type: ignore[attr-defined]
+            *(given[n] for n in ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite"))
+        )
 
 
 def run(
-    words: list[str], *, capture_output: bool = False, check: bool = False, timeout: float | None = None, **options: Any
+    words: list[str], *, capture_output: bool = False, check: bool = False, **options: Any
 ) -> subprocess.CompletedProcess[Any]:
     if capture_output:
         options |= {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with Popen(words, **options) as process:
         try:
-            out, err = process.communicate(timeout=timeout)
+            out, err = process.communicate()
         except BaseException:
             process.kill()
             raise
@@ -110,7 +115,7 @@ def adopt_orphans() -> None:
 def close() -> None:
     """Ends the process that is forked."""
     if _server:
-        process, connection = _server
+        process, connection, _ = _server
         connection.close()
         process.wait()
         _server.clear()
@@ -122,7 +127,8 @@ def _ask(job: dict[str, Any], fds: list[int]) -> int:
         ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         command = [sys.executable, __file__, str(its.fileno())]
         one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        _server[:] = subprocess.Popen(command, pass_fds=[its.fileno()], env=os.environ | one_thread), ours
+        process = subprocess.Popen(command, pass_fds=[its.fileno()], env=os.environ | one_thread)
+        _server[:] = process, ours, os.getpid()
         its.close()
     connection = _server[1]
     socket.send_fds(connection, [json.dumps(job).encode()], fds)

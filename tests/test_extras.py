@@ -89,7 +89,6 @@ def told(tmp_path_factory: pytest.TempPathFactory, shards: Path, sample: Path) -
         cwd=tmp_path_factory.mktemp("work"),
         capture_output=True,
         text=True,
-        timeout=240,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return [json.loads(line) for line in done.stdout.splitlines()]

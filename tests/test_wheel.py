@@ -62,7 +62,7 @@ class Released:
         """A program of the new environment, away from the checkout."""
         clean = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
         program = [str(self.prefix / "bin" / words[0]), *words[1:]]
-        return subprocess.run(program, env=clean, capture_output=True, text=True, timeout=240, **options)
+        return subprocess.run(program, env=clean, capture_output=True, text=True, **options)
 
     def must(self, *words: str, **options: Any) -> str:
         done = self.run(*words, **options)
@@ -74,10 +74,10 @@ class Released:
 def released(tmp_path_factory: pytest.TempPathFactory) -> Released:
     work = tmp_path_factory.mktemp("release")
     prefix, dist = work / "clean", work / "dist"
-    subprocess.run([sys.executable, "-m", "venv", str(prefix)], check=True, timeout=120)
+    subprocess.run([sys.executable, "-m", "venv", str(prefix)], check=True)
     # The backend that pyproject.toml asks for; everything after works without the registry.
     fetch = [str(prefix / "bin/python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    fetched = subprocess.run([*fetch, "setuptools>=77", "wheel"], capture_output=True, text=True, timeout=120)
+    fetched = subprocess.run([*fetch, "setuptools>=77", "wheel"], capture_output=True, text=True)
     if fetched.returncode and "No matching distribution" in fetched.stderr:
         pytest.skip("no package index can be reached for setuptools")
     assert fetched.returncode == 0, fetched.stderr[-2000:]
@@ -168,7 +168,7 @@ def test_types_reach_who_imports_it(released: Released, tmp_path: Path) -> None:
     (tmp_path / "mypy.ini").write_text("[mypy]\nfollow_imports = skip\n[mypy-bridle.*]\nfollow_imports = normal\n")
     check = [sys.executable, "-m", "mypy", "--python-executable", str(released.prefix / "bin/python"), "script.py"]
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    told = subprocess.run(check, cwd=tmp_path, env=clean, capture_output=True, text=True, timeout=240).stdout
+    told = subprocess.run(check, cwd=tmp_path, env=clean, capture_output=True, text=True).stdout
     assert re.search(r'script.py:7: note: Revealed type is ".*dict\[.*str, Any\]"', told), told
     assert 'script.py:8: error: Argument "recipe" to "pretrain" has incompatible type "str"' in told, told
     assert "Found 1 error" in told, told

@@ -52,7 +52,7 @@ def train(folder: Path, world: int, learn: str, first: int, last: int) -> list[d
     """Runs all ranks; the state that each ends with."""
     arguments = [str(folder), learn, str(first), str(last)]
     ranks = [forks.Popen([sys.executable, "-c", RANK, str(r), str(world), *arguments]) for r in range(world)]
-    assert [rank.wait(120) for rank in ranks] == [0] * world
+    assert [rank.wait() for rank in ranks] == [0] * world
     return [load_file(folder / f"{world}-{rank}-{last}.safetensors") for rank in range(world)]
 
 

@@ -462,7 +462,7 @@ FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
 
 
 def browse(*arguments: str) -> str:
-    done = subprocess.run([str(BROWSER), *FLAGS, *arguments], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([str(BROWSER), *FLAGS, *arguments], capture_output=True, text=True)
     return done.stdout
 
 
