@@ -375,8 +375,12 @@ PLANTED = (
         'if kind in ("tokenizer", "joint"):', 'if kind in ("tokenizer", "joint", "encoder"):', _MOVES,
     ),
     Planted(
-        "a tokenizer phase trains the encoder", "train/step.py",
-        '    if kind != "tokenizer":\n        sides', '    if kind:\n        sides', _MOVES,
+        "what a phase does not train stays in training mode", "train/step.py",
+        "model.requires_grad_(False).eval()", "model.requires_grad_(False)", _MOVES,
+    ),
+    Planted(
+        "a tokenizer phase does not train the estimator", "train/step.py",
+        "[model.tokenizer, model.estimator, model.target_norm]", "[model.tokenizer, model.target_norm]", _MOVES,
     ),
     Planted(
         "the tokenizer loss has weight one in joint mode", "train/step.py",
@@ -494,7 +498,7 @@ PLANTED = (
         "x.permute(0, 2, 4, 6, 1, 3, 5, 7)", "x.permute(0, 2, 6, 4, 1, 3, 5, 7)",
         "patches::cut_by_hand method_data::spectrograms_are_normalised_by_twice_the_deviation_of_the_corpus",
     ),
-    Planted("columns count slowest", "patches/cut.py", 'indexing="ij"', 'indexing="xy"', "patches::cut_by_hand"),
+    Planted("rows count slowest", "patches/cut.py", 'indexing="ij"', 'indexing="xy"', "patches::cut_by_hand"),
     Planted(
         "a spectrogram lacks its last frame", "patches/spectrogram.py",
         "// self.hop + 1, 0)", "// self.hop, 0)", "method_data::a_tone_is_in_its_band_and_a_click_in_its_frame",
