@@ -115,6 +115,11 @@ PLANTED = (
         "method_networks::features_come_from_the_average_and_predictions_from_the_encoder",
     ),
     Planted(
+        "the encoder is given the hidden patches", "model/bridle.py",
+        "pick(batch.x_BNP, mask.visible_BV)", "pick(batch.x_BNP, mask.masked_BM)",
+        "method_networks::the_encoder_sees_visible_patches_and_the_tokenizer_all",
+    ),
+    Planted(
         "the decay of the encoder's average is inverted", "model/bridle.py",
         "share = sound * (1 - decay)", "share = sound * decay",
         "method_networks::the_encoders_average_after_two_steps",
@@ -319,6 +324,11 @@ PLANTED = (
         "each step draws the same", "draws.py",
         "key_of(self._seed, self._step, purpose)", "key_of(self._seed, purpose)", _DRAWN,
     ),
+    Planted(
+        "numbers of one draw follow from each other", "draws.py",
+        "_mixed(_mixed(key)[..., None] + column_N)", "(_mixed(key)[..., None] + column_N)",
+        "masking::single_patches_are_hidden_alike",
+    ),
     # --- train
     Planted(
         "all masks of a clip are one", "train/step.py", "place + mask * self.clips for mask", "place for mask", _DRAWN,
@@ -436,6 +446,19 @@ PLANTED = (
     Planted(
         "the first step has a rate of zero", "train/trainer.py",
         "fraction + 0.5 / phase.steps", "fraction", _RATE,
+    ),
+    Planted(
+        "the encoder's average is young again in each phase", "train/trainer.py",
+        "self.phase_step if self.config.schedule.restart else self.step", "self.phase_step",
+        "method_steps::the_average_follows_the_steps_of_a_run",
+    ),
+    Planted(
+        "an encoder phase keeps the head of the codebooks before", "train/trainer.py",
+        "self.model.predictor.renew_head()", "pass", "method_steps::every_step_of_a_run_moves_what_its_phase_trains",
+    ),
+    Planted(
+        "an encoder phase always starts afresh", "train/trainer.py",
+        "if self.config.schedule.restart:", "if True:", "train::an_encoder_phase_goes_on_or_starts_afresh",
     ),
     Planted(
         "the average takes in steps of the tokenizer", "train/trainer.py",
