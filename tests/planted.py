@@ -95,6 +95,15 @@ PLANTED = (
         "self.blocks(h_BND, batch.mask_BN)", "self.blocks(h_BND)", _PADDING,
     ),
     Planted(
+        "features are not normalised", "model/encoder.py",
+        "self.norm(self.blocks(h_BND, valid_BN))", "self.blocks(h_BND, valid_BN)",
+        "method_networks::the_class_token_is_first_and_has_no_place",
+    ),
+    Planted(
+        "the projection to z is linear", "model/tokenizer.py", "nn.Tanh()", "nn.Identity()",
+        "method_networks::z_has_mean_0_and_deviation_1_over_the_batch",
+    ),
+    Planted(
         "z is not centred", "model/tokenizer.py",
         "return self.centre(z_RC.float())", "return z_RC.float()",
         "method_networks::z_has_mean_0_and_deviation_1_over_the_batch",
@@ -558,6 +567,22 @@ PLANTED = (
     Planted(
         "every image is mirrored", "patches/image.py", 'draws.uniform("flip") < 0.5', 'draws.uniform("flip") < 1',
         "method_data::half_of_the_images_are_mirrored_and_rows_stay",
+    ),
+    Planted(
+        "random crops keep their share of each side, not of the area", "patches/image.py",
+        "(smallest + (1 - smallest) * float(torch.rand((), generator=rng)))",
+        "(smallest + (1 - smallest) * float(torch.rand((), generator=rng))) ** 2",
+        "method_data::random_crops_have_the_areas_and_sides_that_are_asked_for",
+    ),
+    Planted(
+        "random crops begin at the top", "patches/image.py",
+        "top = int(torch.randint(height - crop_h + 1, (), generator=rng))", "top = 0",
+        "method_data::random_crops_have_the_areas_and_sides_that_are_asked_for",
+    ),
+    Planted(
+        "every window of sound is its middle", "patches/audio.py",
+        "int(torch.randint(spare + 1, (), generator=rng)) if rng else spare // 2", "spare // 2",
+        "method_data::a_window_of_sound_is_any_part_of_it_wrapped_around",
     ),
     Planted(
         "frames of a window are neighbours", "patches/tubelet.py",
