@@ -41,11 +41,13 @@ def main() -> int:
     arguments = parser.parse_args()
     words = [word.lower() for word in arguments.words]
     chosen = [one for one in PLANTED if not words or any(word in f"{one.name} {one.file}".lower() for word in words)]
+    if not chosen:
+        parser.error(f"No fault has {' or '.join(words)} in its name or file.")
     began = time.monotonic()
-    # Without bytecode: two changes of one second and one length would be taken for each other.
-    os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-    PROCESSES.set_forkserver_preload(_PRELOADED)
     with tempfile.TemporaryDirectory() as folder:
+        # Without bytecode: two changes of one second and one length would be taken for each other.
+        os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1", "TMPDIR": folder}
+        PROCESSES.set_forkserver_preload(_PRELOADED)
         trees = queue.SimpleQueue[Path]()
         for number in range(arguments.jobs):
             trees.put(copy_of_tree(Path(folder) / str(number)))

@@ -95,6 +95,15 @@ PLANTED = (
         "self.blocks(h_BND, batch.mask_BN)", "self.blocks(h_BND)", _PADDING,
     ),
     Planted(
+        "features are not normalised", "model/encoder.py",
+        "self.norm(self.blocks(h_BND, valid_BN))", "self.blocks(h_BND, valid_BN)",
+        "method_networks::the_class_token_is_first_and_has_no_place",
+    ),
+    Planted(
+        "the projection to z is linear", "model/tokenizer.py", "nn.Tanh()", "nn.Identity()",
+        "method_networks::z_has_mean_0_and_deviation_1_over_the_batch",
+    ),
+    Planted(
         "z is not centred", "model/tokenizer.py",
         "return self.centre(z_RC.float())", "return z_RC.float()",
         "method_networks::z_has_mean_0_and_deviation_1_over_the_batch",
@@ -113,6 +122,11 @@ PLANTED = (
         "predictions come from the average", "model/bridle.py",
         "return self.encoder(x_BVP, visible_BV3", "return (self.average or self.encoder)(x_BVP, visible_BV3",
         "method_networks::features_come_from_the_average_and_predictions_from_the_encoder",
+    ),
+    Planted(
+        "the encoder is given the hidden patches", "model/bridle.py",
+        "pick(batch.x_BNP, mask.visible_BV)", "pick(batch.x_BNP, mask.masked_BM)",
+        "method_networks::the_encoder_sees_visible_patches_and_the_tokenizer_all",
     ),
     Planted(
         "the decay of the encoder's average is inverted", "model/bridle.py",
@@ -319,6 +333,11 @@ PLANTED = (
         "each step draws the same", "draws.py",
         "key_of(self._seed, self._step, purpose)", "key_of(self._seed, purpose)", _DRAWN,
     ),
+    Planted(
+        "numbers of one draw follow from each other", "draws.py",
+        "_mixed(_mixed(key)[..., None] + column_N)", "(_mixed(key)[..., None] + column_N)",
+        "masking::single_patches_are_hidden_alike",
+    ),
     # --- train
     Planted(
         "all masks of a clip are one", "train/step.py", "place + mask * self.clips for mask", "place for mask", _DRAWN,
@@ -375,8 +394,12 @@ PLANTED = (
         'if kind in ("tokenizer", "joint"):', 'if kind in ("tokenizer", "joint", "encoder"):', _MOVES,
     ),
     Planted(
-        "a tokenizer phase trains the encoder", "train/step.py",
-        '    if kind != "tokenizer":\n        sides', '    if kind:\n        sides', _MOVES,
+        "what a phase does not train stays in training mode", "train/step.py",
+        "model.requires_grad_(False).eval()", "model.requires_grad_(False)", _MOVES,
+    ),
+    Planted(
+        "a tokenizer phase does not train the estimator", "train/step.py",
+        "[model.tokenizer, model.estimator, model.target_norm]", "[model.tokenizer, model.target_norm]", _MOVES,
     ),
     Planted(
         "the tokenizer loss has weight one in joint mode", "train/step.py",
@@ -432,6 +455,19 @@ PLANTED = (
     Planted(
         "the first step has a rate of zero", "train/trainer.py",
         "fraction + 0.5 / phase.steps", "fraction", _RATE,
+    ),
+    Planted(
+        "the encoder's average is young again in each phase", "train/trainer.py",
+        "self.phase_step if self.config.schedule.restart else self.step", "self.phase_step",
+        "method_steps::the_average_follows_the_steps_of_a_run",
+    ),
+    Planted(
+        "an encoder phase keeps the head of the codebooks before", "train/trainer.py",
+        "self.model.predictor.renew_head()", "pass", "method_steps::every_step_of_a_run_moves_what_its_phase_trains",
+    ),
+    Planted(
+        "an encoder phase always starts afresh", "train/trainer.py",
+        "if self.config.schedule.restart:", "if True:", "train::an_encoder_phase_goes_on_or_starts_afresh",
     ),
     Planted(
         "the average takes in steps of the tokenizer", "train/trainer.py",
@@ -494,7 +530,7 @@ PLANTED = (
         "x.permute(0, 2, 4, 6, 1, 3, 5, 7)", "x.permute(0, 2, 6, 4, 1, 3, 5, 7)",
         "patches::cut_by_hand method_data::spectrograms_are_normalised_by_twice_the_deviation_of_the_corpus",
     ),
-    Planted("columns count slowest", "patches/cut.py", 'indexing="ij"', 'indexing="xy"', "patches::cut_by_hand"),
+    Planted("rows count slowest", "patches/cut.py", 'indexing="ij"', 'indexing="xy"', "patches::cut_by_hand"),
     Planted(
         "a spectrogram lacks its last frame", "patches/spectrogram.py",
         "// self.hop + 1, 0)", "// self.hop, 0)", "method_data::a_tone_is_in_its_band_and_a_click_in_its_frame",
@@ -531,6 +567,22 @@ PLANTED = (
     Planted(
         "every image is mirrored", "patches/image.py", 'draws.uniform("flip") < 0.5', 'draws.uniform("flip") < 1',
         "method_data::half_of_the_images_are_mirrored_and_rows_stay",
+    ),
+    Planted(
+        "random crops keep their share of each side, not of the area", "patches/image.py",
+        "(smallest + (1 - smallest) * float(torch.rand((), generator=rng)))",
+        "(smallest + (1 - smallest) * float(torch.rand((), generator=rng))) ** 2",
+        "method_data::random_crops_have_the_areas_and_sides_that_are_asked_for",
+    ),
+    Planted(
+        "random crops begin at the top", "patches/image.py",
+        "top = int(torch.randint(height - crop_h + 1, (), generator=rng))", "top = 0",
+        "method_data::random_crops_have_the_areas_and_sides_that_are_asked_for",
+    ),
+    Planted(
+        "every window of sound is its middle", "patches/audio.py",
+        "int(torch.randint(spare + 1, (), generator=rng)) if rng else spare // 2", "spare // 2",
+        "method_data::a_window_of_sound_is_any_part_of_it_wrapped_around",
     ),
     Planted(
         "frames of a window are neighbours", "patches/tubelet.py",

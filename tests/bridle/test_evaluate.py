@@ -415,6 +415,8 @@ def test_folds_test_every_clip_once() -> None:
     assert found.tested.tolist() == list(range(200))
     assert found.value == pytest.approx((found.scores_SML[0].argmax(1) == y.numpy()).mean())
     assert sum(fold["n_test"] for fold in found.per_fold) == 200
+    right = sum(fold["accuracy"] * fold["n_test"] for fold in found.per_fold)
+    assert found.value == pytest.approx(right / 200)  # each score is laid to its own clip
     assert found.ci95[0] <= found.value <= found.ci95[1]
     assert found.chance == 0.25
 

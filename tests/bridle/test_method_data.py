@@ -86,6 +86,43 @@ def test_patches_of_a_colour_hold_its_channels_one_after_the_other() -> None:
     assert batch.x_BNP[0].unflatten(-1, (3, 16)).mean((0, 2)).tolist() == pytest.approx([2.0, 0.4, -1.0], abs=1e-5)
 
 
+def test_random_crops_have_the_areas_and_sides_that_are_asked_for() -> None:
+    """Pixels say where they come from: a fifth to all of the area, sides 3:4 to 4:3, anywhere in the image."""
+    side = 250
+    place = torch.arange(side, dtype=torch.uint8)
+    image = torch.stack([place.expand(side, side), place[:, None].expand(side, side), torch.zeros(side, side)]).byte()
+    patcher = build_patcher(ImagePatches(size=64, patch=16, crop_scale=0.2), STATISTICS)
+    clip, rng = Clip("i", Modality.IMAGE, image), torch.Generator().manual_seed(0)
+    views = torch.stack([patcher.prepare(clip, rng) for _ in range(300)])[:, :2].flatten(2).float()
+    first, last = views.amin(-1), views.amax(-1)  # (column, row); resizing takes half a pixel of 64 at either end
+    width, height = ((last - first) * 64 / 63 / side).unbind(1)
+    area, aspect = width * height, width / height
+    assert area.min() > 0.17 and area.min() < 0.25 and area.max() > 0.9
+    assert area.mean().item() == pytest.approx(0.6, abs=0.05)  # evenly drawn; the widest ones are cut to the image
+    assert aspect.min() > 0.71 and aspect.max() < 1.4 and aspect.min() < 0.8 and aspect.max() > 1.25
+    small = area < 0.4
+    assert (first[small].amin(0) < 20).all() and (last[small].amax(0) > 230).all()
+
+
+def test_a_window_of_sound_is_any_part_of_it_wrapped_around() -> None:
+    """Every sample of the window once, in order up to one seam; windows begin anywhere, the middle without a draw."""
+    patcher = build_patcher(AudioPatches.model_validate(PATCHES["audio"]), STATISTICS)
+    length = patcher.samples  # of 20000
+    clip, rng = Clip("a", Modality.AUDIO, torch.arange(20000) / 32767, 16000), torch.Generator().manual_seed(0)
+    firsts, seams = [], []
+    for _ in range(100):
+        view = patcher.prepare(clip, rng)
+        steps = view.int().diff()
+        assert len(view) == length and int((steps != 1).sum()) <= 1
+        firsts.append(int(view.min()))
+        seams.append(int(view[0]) - firsts[-1])
+        assert int(view.max()) == firsts[-1] + length - 1
+    spare = 20000 - length
+    assert min(firsts) < 0.05 * spare and max(firsts) > 0.95 * spare
+    assert min(seams) < 0.05 * length and max(seams) > 0.95 * length
+    assert patcher.prepare(clip, None).tolist() == list(range(spare // 2, spare // 2 + length))
+
+
 def test_motion_is_enlarged_around_the_mean_of_each_tubelet() -> None:
     """Frames of 0, 51, 102, 255 (of 255) in tubelets of two: (0, .2) and (.4, 1) become (-.1, .3) and (.1, 1.3)."""
     config = VideoPatches.model_validate({**PATCHES["video"], "motion_gain": 2.0})

@@ -116,18 +116,20 @@ def test_a_step_along_the_gradient_makes_the_right_code_likelier() -> None:
     assert torch.allclose(gradient.view(LEVELS, CODES), expected_QK, atol=1e-6)
 
 
-def test_targets_are_the_codes_of_the_hidden_patches_of_each_mask() -> None:
+@pytest.mark.parametrize("predict", [1.0, 0.5])
+def test_targets_are_the_codes_of_the_hidden_patches_of_each_mask(predict: float) -> None:
     """Two clips, one of them half padding, three masks each: row m * 2 + b belongs to mask m of clip b."""
-    model = small("audio", mask={"ratio": 0.5, "per_clip": 3})
+    model = small("audio", mask={"ratio": 0.5, "per_clip": 3, "predict": predict})
     batch = batch_of((4, 2))
     codes_BNQ = model.tokenize(batch)
     targets = make_targets(model, batch, Draws(0, 0, range(6)))
-    assert targets.code_BMQ.shape == (6, 4, LEVELS)
+    asked = [round(hidden * predict) for hidden in (4, 2)]  # half of 8 patches, half of 4, and of these all or half
+    assert targets.code_BMQ.shape == (6, asked[0], LEVELS)
     for row, (code_MQ, index_M) in enumerate(zip(targets.code_BMQ, targets.mask.masked_BM, strict=True)):
-        hidden = 4 if row % 2 == 0 else 2  # half of 8 patches, half of 4
-        assert torch.equal(code_MQ[:hidden], codes_BNQ[row % 2][index_M[:hidden]])
-        assert (code_MQ[:hidden] >= 0).all() and (code_MQ[hidden:] == -1).all()
-    assert int(targets.hidden) == 3 * (4 + 2)
+        clip = row % 2
+        assert torch.equal(code_MQ[: asked[clip]], codes_BNQ[clip][index_M[: asked[clip]]])
+        assert (code_MQ[: asked[clip]] >= 0).all() and (code_MQ[asked[clip] :] == -1).all()
+    assert int(targets.hidden) == 3 * sum(asked)
     assert targets.count_QK.sum(1).tolist() == [12.0] * LEVELS  # each valid patch once, however many masks
     hidden_sets = {tuple(sorted(row.tolist())) for row in targets.mask.masked_BM[::2]}
     assert len(hidden_sets) > 1  # several masks of a clip are different ones

@@ -115,6 +115,7 @@ def test_the_class_token_is_first_and_has_no_place() -> None:
         batch = full_batch(model)
         first, other = (model.encoder(x_BNP, batch.coords_BN3) for x_BNP in (batch.x_BNP, -batch.x_BNP))
         assert close(first[:, 0], other[:, 0]) and not close(first[:, 1:], other[:, 1:])
+        assert first.mean(-1).abs().max() < 1e-5 and (first.var(-1, correction=0) - 1).abs().max() < 1e-2  # normalised
         model.encoder.class_token_D.neg_()
         assert not close(model.encoder(batch.x_BNP, batch.coords_BN3)[:, 0], first[:, 0])
 
@@ -246,4 +247,6 @@ def test_z_has_mean_0_and_deviation_1_over_the_batch() -> None:
     assert z_RC.shape == (48, 4) and z_RC.mean(0).abs().max() < 1e-5
     assert torch.allclose(z_RC.var(0, correction=0), torch.ones(4), atol=1e-3)
     plain = small("image", tokenizer={"standardise": False}).train()
-    assert plain.tokenizer._embed(full_batch(plain)).mean(0).abs().max() > 1e-3
+    batch, (first, _, second) = full_batch(plain), plain.tokenizer.project
+    h_RD = plain.tokenizer.encoder(batch.x_BNP, batch.coords_BN3)[:, 1:].flatten(0, 1)
+    assert close(plain.tokenizer._embed(batch), second(first(h_RD).tanh()))  # Linear, tanh, Linear

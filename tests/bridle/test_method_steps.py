@@ -248,6 +248,8 @@ def test_every_step_of_a_run_moves_what_its_phase_trains(checkpoints: list[dict[
         else:
             assert others == ({"learned"} if step == 7 else set())  # in force from the end of its phase
             assert changed >= QUANTIZER
+        head = (after["predictor.head.weight"] - before["predictor.head.weight"]).abs().max()
+        assert bool(head > 0.1) is (step == 8)  # a new head for new codebooks; a step moves a weight by .01 at most
         assert names_of(changed, *trained) >= names_of(after, *trained) - {"tokenizer.project.2.bias"}
 
 

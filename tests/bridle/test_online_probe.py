@@ -72,20 +72,6 @@ def test_mutual_information_by_hand() -> None:
     assert mutual_information(count).tolist() == pytest.approx([1.0, 0.0])
 
 
-def test_the_average_follows_the_encoder_and_is_what_features_come_from(shards: Path, tmp_path: Path) -> None:
-    pretrain(shards / "labelled", tmp_path / "run", "optim.ema=0.9", "schedule.turns=0", steps=40)
-    model = load_model(tmp_path / "run")
-    assert model.average is not None
-    gap = (model.average.embed.weight - model.encoder.embed.weight).norm()
-    torch.manual_seed(0)
-    moved = (model.encoder.embed.weight - type(model)(model.config, model.statistics).encoder.embed.weight).norm()
-    assert 0 < gap < 0.5 * moved
-    batch = model.patcher([torch.zeros(3, 16, 16, dtype=torch.uint8)])
-    features = model.features(batch)
-    model.encoder.embed.weight.data.zero_()
-    assert torch.equal(model.features(batch), features)
-
-
 def row(**fields: object) -> dict[str, object]:
     return {"usage": [1.0, 1.0], "perplexity": [32.0, 30.0], "phase_index": 0, "cross_entropy": [2.0, 3.4], **fields}
 

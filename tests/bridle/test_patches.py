@@ -47,6 +47,11 @@ def test_cut_by_hand() -> None:
     patches = cut(x, (1, 2, 2))
     assert patches[0].tolist() == [[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]]
     assert coordinates((1, 2, 2)).tolist() == [[0, 0, 0], [0, 0, 1], [0, 1, 0], [0, 1, 1]]
+    # Two channels, two times, two rows: a patch holds its channels one after the other, and time is slowest.
+    x = torch.arange(8).view(1, 2, 2, 2, 1)
+    assert cut(x, (1, 1, 1))[0].tolist() == [[0, 4], [1, 5], [2, 6], [3, 7]]
+    assert cut(x, (2, 1, 1))[0].tolist() == [[0, 2, 4, 6], [1, 3, 5, 7]]
+    assert coordinates((2, 2, 1)).tolist() == [[0, 0, 0], [0, 1, 0], [1, 0, 0], [1, 1, 0]]
 
 
 def test_short_audio_is_masked_not_learned() -> None:

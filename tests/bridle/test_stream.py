@@ -240,8 +240,11 @@ def test_a_small_corpus_makes_small_batches(tmp_path: Path) -> None:
 def test_what_cannot_be_decoded_is_left_out_and_listed(tmp_path: Path, workers: int) -> None:
     manifest = build(tmp_path / "set", broken=(2, 20))
     stream = stream_of(manifest, workers=workers)
-    keys = Counter(key for batch in take(stream, 23) for key in batch.keys)
+    batches = take(stream, 23)
+    keys = Counter(key for batch in batches for key in batch.keys)
     assert len(keys) == COUNT - 2 and set(keys.values()) == {5}
+    for batch, whole in zip(batches, take(stream_of(build(tmp_path / "whole")), 23), strict=True):
+        assert batch.keys == [whole.keys[place] for place in batch.places]  # the others keep their places of the step
     assert sorted(stream.failures) == ["2.wav", "20.wav"]
     failures: dict[str, str] = {}
     assert len(list(iterate([manifest], failures))) == COUNT - 2 and failures == stream.failures

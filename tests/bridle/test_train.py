@@ -76,21 +76,6 @@ def test_phases_take_turns_and_leave_a_complete_run(shards: Path, tmp_path: Path
     assert model.tokenizer.quantizer.frozen
 
 
-def test_a_phase_moves_its_own_parts_only(shards: Path, tmp_path: Path) -> None:
-    """Checkpoints at the ends of phases: cold trains the encoder, the next phase the tokenizer and not the encoder."""
-    sets = ("schedule.turns=1", "schedule.cold=1", "schedule.tokenizer=1", "schedule.encoder=1", "train.keep=9")
-    api.pretrain(shards, recipe=recipe(*sets), out=tmp_path / "run", steps=12)
-    cold, tokenizer, encoder = (
-        load_file(folder / "model.safetensors") for folder in sorted((tmp_path / "run" / "checkpoints").iterdir())[1:]
-    )
-
-    def moved(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> set[str]:
-        return {name.split(".")[0] for name in a if not torch.equal(a[name], b[name])}
-
-    assert moved(cold, tokenizer) == {"tokenizer", "estimator", "target_norm", "learned"}
-    assert moved(tokenizer, encoder) == {"encoder", "predictor"}
-
-
 def test_an_encoder_phase_goes_on_or_starts_afresh(shards: Path, tmp_path: Path) -> None:
     sets = ("schedule.turns=1", "schedule.cold=2", "schedule.tokenizer=1", "schedule.encoder=1", "optim.lr=1e-9")
     for name, restart in (("on", "false"), ("afresh", "true")):
@@ -102,25 +87,6 @@ def test_an_encoder_phase_goes_on_or_starts_afresh(shards: Path, tmp_path: Path)
     }
     assert moved["on"] < 1e-6  # at that rate nothing moves by itself
     assert moved["afresh"] > 1e-3
-
-
-def test_joint_mode_trains_all_parts_at_once(shards: Path, tmp_path: Path) -> None:
-    joint = recipe("schedule.mode=joint", "train.keep=9", "train.checkpoint_every=4")
-    api.pretrain(shards, recipe=joint, out=tmp_path / "run", steps=12)
-    first, *_, last = sorted((tmp_path / "run" / "checkpoints").iterdir())
-    before, after = load_file(first / "model.safetensors"), load_file(last / "model.safetensors")
-    moved = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
-    assert {"encoder", "predictor", "tokenizer", "estimator"} <= moved
-
-
-def test_joint_mode_keeps_the_tokenizers_own_rate(shards: Path, tmp_path: Path) -> None:
-    slow = recipe("schedule.mode=joint", "train.keep=9", "train.checkpoint_every=4", "optim.tokenizer_lr=1e-12")
-    api.pretrain(shards, recipe=slow, out=tmp_path / "run", steps=12)
-    first, *_, last = sorted((tmp_path / "run" / "checkpoints").iterdir())
-    before, after = load_file(first / "model.safetensors"), load_file(last / "model.safetensors")
-    step = {name: (before[name].float() - after[name].float()).abs().max().item() for name in before}
-    assert step["encoder.embed.weight"] > 1e-4
-    assert max(step[name] for name in step if name.startswith("tokenizer.encoder.")) < 1e-9
 
 
 def test_the_loss_falls(shards: Path, tmp_path: Path) -> None:
