@@ -75,7 +75,7 @@ BY_FRAMES = next(film for film in FILMS if film.container == "avi" and film.what
 
 
 @needs_decord
-@pytest.mark.parametrize("fault", ["late", "black", "grey", "short", "raises"])
+@pytest.mark.parametrize("fault", ["late", "black", "grey", "short", "clock", "raises"])
 def test_a_decoder_whose_windows_are_wrong_does_not_read_the_file(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     raw = films.make(CLOSED)
     assert media.check(raw, "a").decoder == "decord"
@@ -86,7 +86,10 @@ def test_a_decoder_whose_windows_are_wrong_does_not_read_the_file(fault: str, mo
         for x_THW3, fps in right(raw, (start_s + (fault == "late" and start_s > 1) / 25, length_s), size):
             if fault == "raises":
                 raise RuntimeError
-            yield {"black": 0 * x_THW3, "grey": x_THW3 // 16 * 15, "short": x_THW3[:1]}.get(fault, x_THW3), fps
+            yield (
+                {"black": 0 * x_THW3, "grey": x_THW3 // 16 * 15, "short": x_THW3[:1]}.get(fault, x_THW3),
+                fps * (1 + (fault == "clock")),
+            )
 
     monkeypatch.setattr(video, "_decord_batches", faulty)
     info = media.check(raw, "a")
