@@ -150,7 +150,7 @@ def _frame(x_HW3: np.ndarray, pixels: str) -> av.VideoFrame:
 
 _OPEN = {"x264-params": "scenecut=0:open-gop=1:bframes=3:b-adapt=0"}
 _CLOSED = {"x264-params": "scenecut=0:bframes=3:b-adapt=0"}
-_REFRESH = {"x264-params": "intra-refresh=1:bframes=0"}
+_REFRESH = {"x264-params": "intra-refresh=1:bframes=0:scenecut=0:keyint=20"}
 
 
 def _x265(open_gop: int) -> dict[str, str]:
@@ -170,7 +170,7 @@ FILMS = [
     Film("mp4", "libx264", "closed GOP", options=_CLOSED),
     Film("mp4", "libx264", "open GOP", options=_OPEN),
     Film("mp4", "libx264", "open GOP, 1 frame a second", options=_OPEN, fps=1),
-    Film("mp4", "libx264", "intra refresh", options=_REFRESH),
+    Film("mp4", "libx264", "intra refresh", options=_REFRESH, size=(256, 48)),
     Film("mp4", "libx264", "uneven rate", ticks=_UNEVEN, shown=lambda n: on_even_clock(_UNEVEN)),
     Film("mp4", "libx264", "edit list", options=_CLOSED, after=hide(20), shown=lambda n: list(range(20, n))),
     Film("mp4", "libx264", "fragments", muxer=_FRAGMENTS),
@@ -201,7 +201,7 @@ FILMS = [
     Film("3gp", "h263", size=(128, 96)),
     Film("matroska", "libx264", "closed GOP", options=_CLOSED),
     Film("matroska", "libx264", "open GOP", options=_OPEN),
-    Film("matroska", "libx264", "intra refresh", options=_REFRESH),
+    Film("matroska", "libx264", "intra refresh", options=_REFRESH, size=(256, 48)),
     Film("matroska", "libx264", "uneven rate", ticks=_UNEVEN, shown=lambda n: on_even_clock(_UNEVEN)),
     Film("matroska", "libx265", "open GOP", options=_x265(1)),
     Film("matroska", "libx264", "", "yuv420p10le"),

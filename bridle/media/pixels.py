@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 _ATTACHED_PIC = 0x400  # FFmpeg's AV_DISPOSITION_ATTACHED_PIC
-_PQ, _HLG = 16, 18  # transfer characteristics in ITU-T H.273
+_BT601 = 5  # matrix coefficients, and ...
+_PQ, _HLG = 16, 18  # ... transfer characteristics in ITU-T H.273
 _WHITE, _PEAK, _KNEE = 203.0, 1000.0, 0.3  # cd/m2 of diffuse white and of what becomes white; where compression begins
 _BT709_OF_BT2020 = np.array(
     [[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]], np.float32
@@ -89,7 +90,9 @@ def upright(frame: Any, width: int, height: int, scaler: Any, hdr: int = 0) -> n
 
     `scaler` is a VideoReformatter; one for all frames saves four fifths of the time of small ones. `hdr` as `hdr_of`.
     """
-    image_HW3 = scaler.reformat(frame, width, height, "rgb48le" if hdr else "rgb24").to_ndarray()
+    # PyAV 15 converts by the matrix and range of the frame only if they are named, and another matrix as the target.
+    colours = {"src_colorspace": frame.colorspace, "src_color_range": frame.color_range, "dst_colorspace": _BT601}
+    image_HW3 = scaler.reformat(frame, width, height, "rgb48le" if hdr else "rgb24", **colours).to_ndarray()
     if hdr:
         image_HW3 = _sdr(image_HW3, hdr)
     return np.ascontiguousarray(np.rot90(image_HW3, round(frame.rotation / 90)))

@@ -124,7 +124,8 @@ def _agrees(
             at_tick = [n for n in range(first, first + _WINDOW) if n in reference]
             pieces = list(read(raw, (first / track.fps, len(at_tick) / track.fps)))
             got_THW3 = np.concatenate([piece for piece, _ in pieces]).astype(np.int16)
-            if len(got_THW3) != len(at_tick) or got_THW3.shape[1:] != reference[first].shape:
+            same_clock = all(math.isclose(fps, track.fps, rel_tol=1e-4) for _, fps in pieces)
+            if not same_clock or got_THW3.shape != (len(at_tick), *reference[first].shape):
                 return False
             for tick, got_HW3 in zip(at_tick, got_THW3, strict=True):
                 off = {n: np.abs(got_HW3 - reference[n]).mean() for n in at_tick}
@@ -241,17 +242,21 @@ class _Track:
     hdr: int
     decord: bool
 
-    def start(self, frame: int) -> tuple[int, int]:
-        """The packet and frame to decode from for this frame."""
-        at = int(np.searchsorted(self.starts_K2[:, 1], frame, "right")) - 1
-        return (int(self.starts_K2[at, 0]), int(self.starts_K2[at, 1])) if at >= 0 else (0, 0)
+    def starts(self, frame: int) -> list[tuple[int, int]]:
+        """The packets and frames to try to decode this frame from: the last two key frames before it, the beginning.
+
+        H.264 that is refreshed bit by bit has key frames behind which some frames cannot be decoded.
+        """
+        at = int(self.starts_K2[:, 1].searchsorted(frame, "right"))
+        return [(packet, number) for packet, number in self.starts_K2[max(0, at - 2) : at][::-1].tolist()] + [(0, 0)]
 
     def windows(self) -> list[int]:
         """First ticks of those to compare: spread evenly, but close behind a key frame where the way would be long."""
         last, firsts = max(0, len(self.shown_T) - _WINDOW), set()
         for tick in np.linspace(0, last, _WINDOWS + 1)[1:].round().astype(int).tolist():
-            key = self.start(int(self.shown_T[tick]))[1]
-            if self.shown_T[tick] - key > _WAY * len(self.shown_T):
+            frame = int(self.shown_T[tick])
+            key = self.starts(frame)[0][1]
+            if frame - key > _WAY * len(self.shown_T):
                 tick = min(last, int(np.searchsorted(self.shown_T, key + 1)))
             firsts.add(tick)
         return sorted(firsts)
@@ -268,12 +273,13 @@ def _track(raw: bytes, decoder: str | None) -> _Track:
                 packets.append((packet.pts, packet.dts, packet.is_keyframe, packet.is_discard))
         if head is None:
             raise MediaError("holds no frames")
-        stored, fps, tick_s = (stream.width, stream.height), announced_fps(stream), float(stream.time_base or 1)
-        size, hdr = (stored, 0) if decoder is None else (shown_size(stream), hdr_of(stream))
+        fps, tick_s = announced_fps(stream), float(stream.time_base or 1)
+        as_stored = (stream.width, stream.height), 0
+        size, hdr = as_stored if decoder is None else (shown_size(stream), hdr_of(stream))
         decoder = decoder or _unchecked(container, stream)
         timed, codec = has_times(container, stream), stream.codec_context
         family = container.format.name.split(",")[0]
-        decord_reads = (family, codec.name, codec.pix_fmt) in _DECORD and size == stored and not hdr
+        decord_reads = (family, codec.name, codec.pix_fmt) in _DECORD and not hdr
         if family == "mov" and stream.frames != len(packets):  # fragments, or packets that an edit list leaves out
             decord_reads = False
     pts, dts, key, hidden = zip(*packets, strict=True)
@@ -317,12 +323,11 @@ def _on_screen(raw: bytes, track: _Track, first: int, last: int | None) -> Itera
 def _numbered(raw: bytes, track: _Track, first: int) -> Iterator[tuple[int, av.VideoFrame]]:
     """Decoded frames and their numbers, from `first` or from somewhere before it."""
     pts_T = track.pts_T
-    start = 0 if track.forward or pts_T is None else track.start(first)[0]
-    frames = _frames(raw, start)
-    head = next(frames, None)
-    if start and pts_T is not None and (head is None or head.pts is None or head.pts > pts_T[first]):
-        frames = _frames(raw, 0)  # H.264 that is refreshed bit by bit calls frames key frames that cannot be shown yet
+    for start, _ in [(0, 0)] if track.forward or pts_T is None else track.starts(first):
+        frames = _frames(raw, start)
         head = next(frames, None)
+        if not start or (head and head.pts is not None and pts_T is not None and head.pts <= pts_T[first]):
+            break
     number = -1
     for frame in chain([head] if head else [], frames):
         number += 1

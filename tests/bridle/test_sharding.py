@@ -208,14 +208,13 @@ def test_a_process_killed_between_two_files_costs_none(few: Path) -> None:
     assert [type(one) for one in before] == [Report, Failure, Report]
 
 
-def test_decord_crashing_on_a_cut_avi_is_one_reject(shared_data: Path, tmp_path: Path) -> None:
+def test_a_cut_avi_counts_as_far_as_it_decodes(shared_data: Path, tmp_path: Path) -> None:
     raw = tmp_path / "raw"
     raw.mkdir()
     for name in ("truncated.avi", "cinepak.avi", "mpeg1_es.mpeg", "vector.svg", "text.png"):
         (raw / name).symlink_to(shared_data / "odd" / name)
     result = shard(raw, Modality.VIDEO, tmp_path / "set", workers=1)
-    assert result["samples"] + result["rejected"] == 3 and result["samples"] >= 2 and result["ignored"] == 2
-    assert all("decoder" in reject["reason"] for reject in result["rejects"])
+    assert (result["samples"], result["rejected"], result["ignored"]) == (3, 0, 2)
 
 
 @pytest.mark.usefixtures("inline")

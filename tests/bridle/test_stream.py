@@ -400,7 +400,7 @@ def test_what_only_its_header_was_looked_at_of_cannot_take_the_reader_along(shar
     (tmp_path / "raw" / "good.avi").symlink_to(shared_data / "odd" / "cinepak.avi")
     options = Options(check="header")
     shard(tmp_path / "raw", Modality.VIDEO, tmp_path / "set", options=options)
-    (tmp_path / "raw" / "truncated.avi").symlink_to(shared_data / "odd" / "truncated.avi")  # decord crashes on it
+    (tmp_path / "raw" / "truncated.avi").symlink_to(shared_data / "odd" / "truncated.avi")  # decord would crash on it
     shard(tmp_path / "raw", Modality.VIDEO, tmp_path / "set", options=options, resume=True)
     (manifest,) = find_sets(tmp_path / "set")
     failures: dict[str, str] = {}
