@@ -34,7 +34,7 @@ FFMPEG = "ffmpeg"  # `MediaInfo.decoder` of a file that libsndfile reads in part
 _BLOCK = 1 << 18  # samples of all channels decoded at once
 _LEANING = ("VORBIS", "OPUS", "MPEG")  # codecs whose frames lean on those before them, so that ...
 _RUN_UP_S = 3.0  # ... this much is decoded and dropped before a window: an MP3 frame may lean on 85, Opus converges
-_MPEG_DELAY = 3 * 1152  # samples that an encoder adds at both ends at most
+_PADDING = 3 * 1152  # samples that encoders add at both ends at most
 _COMPARED_S = 0.1  # of a window that is compared with the whole, and ...
 _MOST_ERROR = 1e-4  # ... its error's energy, relative to its own; Opus after its run-up is below 1e-5
 _RESAMPLED = 1 << 20  # samples resampled at once: the filter takes many times their memory
@@ -72,15 +72,12 @@ def _seconds_beyond_libsndfile(raw: bytes, file: soundfile.SoundFile) -> float |
     It stops at the end of the first of several streams in one file, at a size of zero, at the count in an MP3 header
     or at an estimate where there is none.
     """
-    mpeg = file.subtype.startswith("MPEG")
-    if file.format == "OGG":
-        doubtful = raw.rfind(b"OggS\0\2") > raw.find(b"OggS\0\0") > 0  # a stream begins after pages of another
-    elif file.format == "FLAC":
-        doubtful = raw.count(b"fLaC") > 1 or file.frames > 1 << 48  # no count
-    else:
-        doubtful = mpeg or not file.frames
-    whole_s = duration_by_packets(raw) if doubtful else None
-    if whole_s and mpeg and 0 <= round(whole_s * file.samplerate) - file.frames <= _MPEG_DELAY:
+    leans = file.subtype.startswith(_LEANING)
+    joined = file.format == "FLAC" and raw.count(b"fLaC") > 1
+    if not leans and not joined and 0 < file.frames < 1 << 48:  # a stream without a count has a giant one
+        return None
+    whole_s = duration_by_packets(raw)
+    if whole_s and leans and abs(round(whole_s * file.samplerate) - file.frames) <= _PADDING:
         return None
     return whole_s
 
