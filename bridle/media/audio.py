@@ -156,13 +156,16 @@ def _alike(window: list[np.ndarray], pieces: list[np.ndarray]) -> bool:
     return bool(error <= _MOST_ERROR * energy)
 
 
-def decode(raw: bytes, info: MediaInfo, rate_hz: int, window: tuple[float, float] | None) -> Tensor:
-    """The samples of the window: float32 `(S,)`, channels averaged or one of them, at `rate_hz`."""
+def decode(raw: bytes, info: MediaInfo, rate_hz: int, window: tuple[float, float] | None) -> tuple[Tensor, str]:
+    """The samples of the window: float32 `(S,)`, channels averaged or one of them, at `rate_hz`; and what that lost."""
     start_s, length_s = window or (0.0, None)
-    blocks, samples, source_hz = [], 0, rate_hz
+    blocks, samples, source_hz, power, together = [], 0, rate_hz, 0.0, 0.0
     for block_SC, source_hz in _blocks(raw, info, start_s, length_s):
         block_SC = _chosen(block_SC, info)
         blocks.append(block_SC.mean(axis=1, dtype=np.float32) if block_SC.shape[1] > 1 else block_SC[:, 0])
+        if block_SC.shape[1] > 1:
+            power += float(np.vdot(block_SC, block_SC))
+            together += block_SC.shape[1] ** 2 * float(np.vdot(blocks[-1], blocks[-1]))
         samples += len(block_SC)
         refuse_giant(4 * samples * max(1.0, rate_hz / source_hz))
     if not blocks:
@@ -171,7 +174,9 @@ def decode(raw: bytes, info: MediaInfo, rate_hz: int, window: tuple[float, float
     del blocks  # as large again
     if not np.isfinite(wave_S).all():
         raise MediaError("holds samples that are not finite numbers")
-    return resample(torch.from_numpy(np.ascontiguousarray(wave_S)), source_hz, rate_hz)
+    lost = 1 - together / power if power else 0.0
+    notice = f"channels cancel: {lost:.0%} of the energy is lost in their mean" if lost > 0.5 else ""
+    return resample(torch.from_numpy(np.ascontiguousarray(wave_S)), source_hz, rate_hz), notice
 
 
 def channels(raw: bytes, info: MediaInfo, window: tuple[float, float] | None) -> tuple[Tensor, int]:

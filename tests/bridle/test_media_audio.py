@@ -19,8 +19,11 @@ import torch
 
 from bridle import api, config, media
 from bridle.errors import DataError, MediaError, UsageError
+from bridle.infer.decoders import decode_piece
+from bridle.infer.encode import Failures, encode
 from bridle.infer.sources import Source, info_of
 from bridle.media import audio
+from bridle.model import Bridle
 from bridle.patches import build_patcher
 from bridle.patches.statistics import measure
 from bridle.schema import Clip, MediaInfo, Modality
@@ -353,6 +356,22 @@ def test_a_model_takes_the_channel_that_its_shards_took(tmp_path: Path) -> None:
         assert np.abs(native(content, info)).max() == pytest.approx(expected, abs=1e-3)
     with pytest.raises(MediaError, match="has 2 channels"):
         native(content, replace(info, channel=3))
+
+
+def test_single_files_whose_channels_cancel_are_told_of() -> None:
+    left_S = 0.5 * tone(500, 16000)
+    sources = [
+        Source(f"{name}.wav", stored(np.stack([left_S, factor * left_S], 1), 16000, format="WAV", subtype="FLOAT"))
+        for name, factor in (("anti", -1.0), ("stereo", 0.5))
+    ]
+    model = Bridle(config.load("audio-tiny"), {"fbank_mean": 0.0, "fbank_std": 1.0})
+    told = list[tuple[str, str]]()
+    failures = Failures(lambda kind, message: told.append((kind, message)))
+    assert len(list(encode(model, sources, lambda batch: (model.features(batch),), failures=failures))) == 2
+    notice = "channels cancel: 100% of the energy is lost in their mean"
+    assert told == [("warning", f"anti.wav: {notice}")]
+    pieces = [decode_piece(source, model.patcher, Modality.AUDIO, 16000, 0.0)[1] for source in sources]
+    assert [piece.notice for piece in pieces] == [notice, ""]
 
 
 def test_sets_of_different_channels_are_refused() -> None:
