@@ -59,7 +59,7 @@ def encoded(codec: str, kind: str, wave_S: np.ndarray, rate_hz: int, bit_rate: i
     return file.getvalue()
 
 
-def stored(wave: np.ndarray, rate_hz: int, **options: str) -> bytes:
+def stored(wave: np.ndarray, rate_hz: int, **options: Any) -> bytes:
     """By libsndfile."""
     file = io.BytesIO()
     soundfile.write(file, wave, rate_hz, **options)
@@ -105,6 +105,10 @@ def native(content: bytes, info: MediaInfo, window: tuple[float, float] | None =
 KINDS: dict[str, tuple[Callable[[], bytes], str]] = {
     "mp3-8k": (lambda: encoded("libmp3lame", "mp3", sweep(SECONDS, 16000), 16000, 8000), "mp3"),
     "mp3-32k": (lambda: encoded("libmp3lame", "mp3", sweep(SECONDS, 24000), 24000, 32000), "mp3"),
+    "mp3-vbr": (
+        lambda: stored(sweep(SECONDS, 16000), 16000, format="MP3", bitrate_mode="VARIABLE", compression_level=0.95),
+        "mp3",
+    ),
     "mp3-44k": (lambda: stored(sweep(SECONDS, 44100), 44100, format="MP3"), "mp3"),
     "mp3-uncounted": (lambda: encoded("libmp3lame", "mp3", sweep(SECONDS, 22050), 22050, 32000, write_xing="0"), "mp3"),
     "mp2": (lambda: encoded("mp2", "mp2", sweep(SECONDS, 44100), 44100, 64000), "mp3"),
@@ -148,7 +152,9 @@ def test_every_window_is_the_same_slice_of_the_whole(kind: str) -> None:
         assert np.abs(window_S - whole_S[first : first + count]).max() < 1e-5, start_s
 
 
-@pytest.mark.parametrize("kind", ["mp3-8k", "mp3-44k", "vorbis", "vorbis-long-pages", "opus-webm", "aac-m4a", "wma"])
+@pytest.mark.parametrize(
+    "kind", ["mp3-8k", "mp3-vbr", "mp3-44k", "vorbis", "vorbis-long-pages", "opus-webm", "aac-m4a", "wma"]
+)
 def test_the_whole_is_what_another_decoder_gives(kind: str) -> None:
     content = KINDS[kind][0]()
     ours_S = native(content, media.check(content, f"a.{KINDS[kind][1]}", Modality.AUDIO))
