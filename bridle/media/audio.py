@@ -306,8 +306,12 @@ def _ffmpeg_blocks(
     with av.open(io.BytesIO(raw), "r", format=info.suffix if info.suffix in _HEADERLESS else None) as container:
         if not container.streams.audio:
             raise MediaError("holds no sound")
-        planar, at = av.AudioResampler(format="fltp"), 0
+        planar, kind, first_kind, at = None, None, None, 0
         for frame in _frames(container, info):
+            if planar is None or kind != (frame.format.name, frame.layout.name, frame.sample_rate):
+                kind = frame.format.name, frame.layout.name, frame.sample_rate
+                first_kind = first_kind or kind  # a joined stream may have another rate or other channels
+                planar = av.AudioResampler("fltp", first_kind[1], first_kind[2])
             for piece in planar.resample(frame):
                 block_SC = piece.to_ndarray().T
                 rate_hz = piece.sample_rate

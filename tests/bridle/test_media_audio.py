@@ -233,6 +233,16 @@ def test_joined_files_are_read_to_the_end(one: Callable[[float], bytes], exact: 
     assert max(np.corrcoef(later_S[lag:][: len(piece_S)], piece_S)[0, 1] for lag in lags) > 0.99
 
 
+def test_a_joined_stream_of_another_rate_and_other_channels_keeps_its_speed() -> None:
+    fast_S, slow_S = 0.5 * tone(440, 44100), 0.5 * tone(880, 22050)
+    content = stored(np.stack([fast_S, fast_S], 1), 44100, format="MP3") + stored(slow_S, 22050, format="MP3")
+    info = media.check(content, "a.mp3")
+    assert (info.decoder, info.rate_hz, info.channels) == ("ffmpeg", 44100, 2)
+    assert info.duration_s == pytest.approx(4.0, abs=0.2)
+    spectrum_F = np.abs(np.fft.rfft(native(content, info, (2.6, 1.0))))
+    assert spectrum_F.argmax() == 880
+
+
 def test_tags_in_front_do_not_lengthen_a_file() -> None:
     """Without a count libsndfile estimates the length from all bytes, tags too."""
     content = encoded("libmp3lame", "mp3", sweep(2.0, 16000), 16000, write_xing="0")
