@@ -61,6 +61,7 @@ class Clip:
     rate_hz: float | None = None
     start_s: float = 0.0  # where `data` begins in the source
     source: str = ""  # the original path, for messages and results
+    notice: str = ""  # what decoding lost, for a warning
 
 
 @dataclass(slots=True)

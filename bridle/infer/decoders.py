@@ -46,6 +46,7 @@ class Piece:
     Attributes:
         starts_s: start and step along time of each window.
         next_s: where the next piece begins; None: there is none.
+        notice: what decoding lost.
         failure: why the file cannot be read.
         unseen_by: the node of a cluster on which there is no such file.
     """
@@ -53,6 +54,7 @@ class Piece:
     starts_s: list[tuple[float, float]] = field(default_factory=list)
     next_s: float | None = None
     failure: str = ""
+    notice: str = ""
     unseen_by: str = ""
 
 
@@ -68,7 +70,8 @@ def decode_piece(
         raise source.data
     here = fetched(source)
     views, next_s = piece_of(here, info_of(here, modality, patcher), patcher, rate_hz, start_s)
-    return [view.view.numpy() for view in views], Piece([(view.start_s, view.step_s) for view in views], next_s)
+    starts_s = [(view.start_s, view.step_s) for view in views]
+    return [view.view.numpy() for view in views], Piece(starts_s, next_s, notice=views[0].notice if views else "")
 
 
 class Decoders:
@@ -129,7 +132,7 @@ class Decoders:
                 raise MediaError(said.failure)
             piece = None if said.next_s is None else self._submit(number, said.next_s)
             for view, (start_s, step_s) in zip(views, said.starts_s, strict=True):
-                yield View(torch.from_numpy(view), start_s, step_s)
+                yield View(torch.from_numpy(view), start_s, step_s, said.notice)
 
     def _submit(self, number: int, start_s: float) -> Future[Any]:
         assert self._pool is not None

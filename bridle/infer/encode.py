@@ -166,7 +166,9 @@ def _all_windows(opened: Iterable[Opened], files: deque[_File], failures: Failur
         file = _File(source)
         files.append(file)
         try:
-            for view in windows():
+            for number, view in enumerate(windows()):
+                if view.notice and not number and source.info is None and failures.on_event:  # of sets, `notices` tells
+                    failures.on_event("warning", message=f"{source.path}: {view.notice}")
                 file.waiting += 1
                 yield file, view
             file.complete = True

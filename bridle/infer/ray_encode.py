@@ -123,7 +123,7 @@ def _windows(cluster: Cluster, decode: Callable[..., Any], source: Source, piece
             raise MediaError(said.failure)
         piece = None if said.next_s is None else decode(source, said.next_s)
         for number, (start_s, step_s) in enumerate(said.starts_s):
-            yield View((views, number), start_s, step_s)
+            yield View((views, number), start_s, step_s, said.notice)
 
 
 def _decode(

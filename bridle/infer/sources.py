@@ -72,6 +72,7 @@ class View:
     view: Any  # tensor, or where the cluster keeps it
     start_s: float
     step_s: float
+    notice: str = ""  # what decoding lost
 
 
 def check_modality(found: set[Modality], wanted: Modality, where: Location | str) -> None:
@@ -112,7 +113,7 @@ def windows_of(
 def _views(clip: Clip, patcher: Patcher, several: Several | None) -> list[View]:
     found = patcher.several(clip, *several) if several else patcher.windows(clip)
     step_s = patcher.step_of(clip)
-    return [View(view, start_s, step_s) for view, start_s in found]
+    return [View(view, start_s, step_s, clip.notice) for view, start_s in found]
 
 
 def _several(source: Source, info: MediaInfo, patcher: Patcher, rate_hz: int, several: Several) -> Iterator[View]:

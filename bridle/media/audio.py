@@ -34,7 +34,7 @@ FFMPEG = "ffmpeg"  # `MediaInfo.decoder` of a file that libsndfile reads in part
 _BLOCK = 1 << 18  # samples of all channels decoded at once
 _LEANING = ("VORBIS", "OPUS", "MPEG")  # codecs whose frames lean on those before them, so that ...
 _RUN_UP_S = 3.0  # ... this much is decoded and dropped before a window: an MP3 frame may lean on 85, Opus converges
-_MPEG_DELAY = 3 * 1152  # samples that an encoder adds at both ends at most
+_PADDING = 3 * 1152  # samples that encoders add at both ends at most
 _COMPARED_S = 0.1  # of a window that is compared with the whole, and ...
 _MOST_ERROR = 1e-4  # ... its error's energy, relative to its own; Opus after its run-up is below 1e-5
 _RESAMPLED = 1 << 20  # samples resampled at once: the filter takes many times their memory
@@ -72,15 +72,12 @@ def _seconds_beyond_libsndfile(raw: bytes, file: soundfile.SoundFile) -> float |
     It stops at the end of the first of several streams in one file, at a size of zero, at the count in an MP3 header
     or at an estimate where there is none.
     """
-    mpeg = file.subtype.startswith("MPEG")
-    if file.format == "OGG":
-        doubtful = raw.rfind(b"OggS\0\2") > raw.find(b"OggS\0\0") > 0  # a stream begins after pages of another
-    elif file.format == "FLAC":
-        doubtful = raw.count(b"fLaC") > 1 or file.frames > 1 << 48  # no count
-    else:
-        doubtful = mpeg or not file.frames
-    whole_s = duration_by_packets(raw) if doubtful else None
-    if whole_s and mpeg and 0 <= round(whole_s * file.samplerate) - file.frames <= _MPEG_DELAY:
+    leans = file.subtype.startswith(_LEANING)
+    joined = file.format == "FLAC" and raw.count(b"fLaC") > 1
+    if not leans and not joined and 0 < file.frames < 1 << 48:  # a stream without a count has a giant one
+        return None
+    whole_s = duration_by_packets(raw)
+    if whole_s and leans and abs(round(whole_s * file.samplerate) - file.frames) <= _PADDING:
         return None
     return whole_s
 
@@ -159,13 +156,16 @@ def _alike(window: list[np.ndarray], pieces: list[np.ndarray]) -> bool:
     return bool(error <= _MOST_ERROR * energy)
 
 
-def decode(raw: bytes, info: MediaInfo, rate_hz: int, window: tuple[float, float] | None) -> Tensor:
-    """The samples of the window: float32 `(S,)`, channels averaged or one of them, at `rate_hz`."""
+def decode(raw: bytes, info: MediaInfo, rate_hz: int, window: tuple[float, float] | None) -> tuple[Tensor, str]:
+    """The samples of the window: float32 `(S,)`, channels averaged or one of them, at `rate_hz`; and what that lost."""
     start_s, length_s = window or (0.0, None)
-    blocks, samples, source_hz = [], 0, rate_hz
+    blocks, samples, source_hz, power, together = [], 0, rate_hz, 0.0, 0.0
     for block_SC, source_hz in _blocks(raw, info, start_s, length_s):
         block_SC = _chosen(block_SC, info)
         blocks.append(block_SC.mean(axis=1, dtype=np.float32) if block_SC.shape[1] > 1 else block_SC[:, 0])
+        if block_SC.shape[1] > 1:
+            power += float(np.vdot(block_SC, block_SC))
+            together += block_SC.shape[1] ** 2 * float(np.vdot(blocks[-1], blocks[-1]))
         samples += len(block_SC)
         refuse_giant(4 * samples * max(1.0, rate_hz / source_hz))
     if not blocks:
@@ -174,7 +174,9 @@ def decode(raw: bytes, info: MediaInfo, rate_hz: int, window: tuple[float, float
     del blocks  # as large again
     if not np.isfinite(wave_S).all():
         raise MediaError("holds samples that are not finite numbers")
-    return resample(torch.from_numpy(np.ascontiguousarray(wave_S)), source_hz, rate_hz)
+    lost = 1 - together / power if power else 0.0
+    notice = f"channels cancel: {lost:.0%} of the energy is lost in their mean" if lost > 0.5 else ""
+    return resample(torch.from_numpy(np.ascontiguousarray(wave_S)), source_hz, rate_hz), notice
 
 
 def channels(raw: bytes, info: MediaInfo, window: tuple[float, float] | None) -> tuple[Tensor, int]:
@@ -304,8 +306,12 @@ def _ffmpeg_blocks(
     with av.open(io.BytesIO(raw), "r", format=info.suffix if info.suffix in _HEADERLESS else None) as container:
         if not container.streams.audio:
             raise MediaError("holds no sound")
-        planar, at = av.AudioResampler(format="fltp"), 0
+        planar, kind, first_kind, at = None, None, None, 0
         for frame in _frames(container, info):
+            if planar is None or kind != (frame.format.name, frame.layout.name, frame.sample_rate):
+                kind = frame.format.name, frame.layout.name, frame.sample_rate
+                first_kind = first_kind or kind  # a joined stream may have another rate or other channels
+                planar = av.AudioResampler("fltp", first_kind[1], first_kind[2])
             for piece in planar.resample(frame):
                 block_SC = piece.to_ndarray().T
                 rate_hz = piece.sample_rate

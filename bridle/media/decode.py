@@ -51,7 +51,8 @@ def decode(
     refuse_giant(_decoded_bytes(info, rate_hz, window))
     try:
         if info.modality is Modality.AUDIO:
-            return Clip(key, Modality.AUDIO, audio.decode(raw, info, rate_hz, window), rate_hz, _start(window), source)
+            wave_S, notice = audio.decode(raw, info, rate_hz, window)
+            return Clip(key, Modality.AUDIO, wave_S, rate_hz, _start(window), source, notice)
         if info.modality is Modality.IMAGE:
             return Clip(key, Modality.IMAGE, image.decode(raw, info, max_pixels), source=source)
         from bridle.media import video  # and its two decoders, for those who need them

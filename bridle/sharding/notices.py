@@ -28,7 +28,7 @@ def notices(manifest: Manifest, config: Config | None = None) -> list[str]:
     """
     patches = config.patches if config else None
     if manifest.modality is Modality.AUDIO:
-        return _about_audio(manifest.statistics, patches if isinstance(patches, AudioPatches) else AudioPatches())
+        return _about_audio(manifest, patches if isinstance(patches, AudioPatches) else AudioPatches())
     return []
 
 
@@ -46,14 +46,15 @@ def energy_above(statistics: Mapping[str, Any], hz: float) -> float | None:
     return more
 
 
-def _about_audio(statistics: Mapping[str, Any], patches: AudioPatches) -> list[str]:
-    found = []
+def _about_audio(manifest: Manifest, patches: AudioPatches) -> list[str]:
+    statistics, found = manifest.statistics, []
     limit_hz = patches.high_hz or patches.rate_hz / 2
     above = energy_above(statistics, limit_hz) or 0.0
     if above >= _MOST_ABOVE:
+        stored = "shard without --transcode, and " if manifest.options.get("transcode") else ""
         found.append(
-            f"{_percent(above)} of the energy is above {limit_hz:g} Hz, where the model sees nothing; "
-            "raise patches.rate_hz (and patches.high_hz)"
+            f"{_percent(above)} of the energy is above {limit_hz:g} Hz, where the model sees nothing; {stored}raise "
+            "patches.rate_hz (and patches.high_hz)"
         )
     cancelled, cancelling = (_number(statistics, name) for name in ("cancelled", "cancelling"))
     if cancelled >= _MOST_CANCELLED or cancelling > 0:

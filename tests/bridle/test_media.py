@@ -137,51 +137,6 @@ def test_sound_becomes_16_khz_mono(options: dict[str, str], suffix: str, rate_hz
     assert loudest_hz(clip) == pytest.approx(440, abs=2)
 
 
-@pytest.mark.parametrize(
-    ("codec", "kind", "suffix"),
-    [
-        ("aac", "ipod", "m4a"),
-        ("aac", "adts", "aac"),
-        ("aac", "matroska", "mka"),
-        ("aac", "mpegts", "ts"),
-        ("ac3", "ac3", "ac3"),
-        ("libopus", "ogg", "opus"),
-        ("libopus", "webm", "webm"),
-        ("g722", "g722", "g722"),
-    ],
-)
-def test_compressed_sound_is_read_in_exact_windows(codec: str, kind: str, suffix: str) -> None:
-    rate_hz = 48000 if codec in ("ac3", "libopus") else 16000
-    content = ffmpeg_sound(codec, kind, rate_hz, seconds=7)
-    info = media.check(content, f"a.{suffix}", Modality.AUDIO)
-    assert (info.modality, info.suffix, info.duration_s) == (Modality.AUDIO, suffix, pytest.approx(7, abs=0.15))
-    whole = media.decode(content, info, rate_hz=rate_hz)
-    assert loudest_hz(whole) == pytest.approx(440, abs=1)
-    for start_s in (0.25, 6.0):  # decoded up to, and sought
-        part = media.decode(content, info, window=(start_s, 0.5), rate_hz=rate_hz)
-        assert len(part.data) == rate_hz // 2 and part.start_s == start_s
-        first, warm = round(start_s * rate_hz), rate_hz // 50
-        expected = whole.data[first + warm : first + rate_hz // 2]
-        assert (part.data[warm:] - expected).abs().max() < 0.01
-
-
-def test_libsndfile_windows_of_compressed_sound_are_exact() -> None:
-    noise = np.random.default_rng(0).normal(0, 0.1, 3 * 16000)
-    for options in ({"format": "MP3"}, {"format": "OGG", "subtype": "VORBIS"}, {"format": "OGG", "subtype": "OPUS"}):
-        content = sound_file(noise, 16000, **options)
-        info = media.check(content, "a")
-        whole = media.decode(content, info).data
-        part = media.decode(content, info, window=(2.0, 0.5)).data
-        assert (part - whole[32000:40000])[100:-100].abs().max() < 0.01, options  # the resampler knows no neighbours
-
-
-def test_a_window_of_what_cannot_be_sought() -> None:
-    content = sound_file(tone(seconds=2.0, rate_hz=8000), 8000, format="WAV", subtype="GSM610")
-    info = media.check(content, "a.wav")
-    whole = media.decode(content, info, rate_hz=8000).data
-    assert torch.equal(media.decode(content, info, window=(1.5, 0.25), rate_hz=8000).data, whole[12000:14000])
-
-
 def test_headerless_gsm_goes_by_its_name() -> None:
     content = sound_file(tone(rate_hz=8000), 8000, format="RAW", subtype="GSM610")
     info = media.check(content, "a.gsm")
