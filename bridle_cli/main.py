@@ -85,6 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is not None:
         with guarded(ends=False):
             return _run(list(argv), None)
+    os.environ["PYTHONSAFEPATH"] = "1"  # processes that libraries start import nothing from the current folder either
     with _listening(os.getpid()), guarded(ends=True):
         return _run(sys.argv[1:], os.environ.get(COMPLETE))
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from bridle.api.session import RUNS, OnEvent, pick_device, silent
 from bridle.config.recipe import Recipe
 from bridle.errors import DataError
-from bridle.storage import Location, locate
+from bridle.storage import Location, locate, recorded
 
 if TYPE_CHECKING:
     from bridle.config import Config
@@ -184,7 +184,9 @@ def _found(folder: Path, shards: str | Path | None, sets: Sequence[str]) -> tupl
 
     state = read_state(folder)
     loaded = config.load(file=folder / "config.yaml", sets=sets)
-    places = [locate(shards)] if shards else [locate(place) for place in state["shards"]]
+    places: list[Location] = (
+        [locate(shards)] if shards else [recorded(place, folder, "--shards") for place in state["shards"]]
+    )
     for place in places:
         if not place.exists():
             raise DataError(f"The shards of {folder} are gone: {place}", "Say where they are now with --shards.")

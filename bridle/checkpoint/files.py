@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from bridle.errors import DataError, EnvironmentFault
+from bridle.storage import read_text
 
 _OWN = "sha256_of_the_rest"
 
@@ -23,6 +24,7 @@ def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
         EnvironmentFault: the disk is full or cannot be written.
     """
     try:
+        path.unlink(missing_ok=True)  # a link there stays what it was to whoever it belongs to
         path.touch()
         mode = path.stat().st_mode  # safetensors leaves files that nobody else can read
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
@@ -59,7 +61,7 @@ def read_json(path: Path) -> Any:
     Raises:
         OSError, ValueError, RecursionError: it cannot be read, is no JSON, or is not what was written.
     """
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = json.loads(read_text(path))
     if isinstance(content, dict) and content.pop(_OWN, None) not in (None, _hash(content)):
         raise ValueError(f"{path.name} is not what was written: its hash differs")
     return content

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO
 from urllib.request import url2pathname
 
-from bridle.errors import DataError, UsageError
+from bridle.errors import DataError, UsageError, redacted
 from bridle.storage.remote import Remote, RemoteFile
 
 Location = Path | Remote
@@ -41,11 +41,13 @@ def locate(place: str | Path | Remote) -> Location:
         raise UsageError(
             f"{scheme}:// is no storage that can be read here", "Known: s3://, gs:// and what else fsspec reads."
         )
-    if "@" in rest.partition("/")[0] or "?" in rest:
+    if redacted(place) != place or "@" in rest.partition("/")[0]:
         raise UsageError(
             f"the {scheme}:// address carries credentials or a query; it would be stored with the results",
             "Leave them to the environment or the configuration files of the storage, and give scheme://bucket/folder.",
         )
+    if "::" in rest:
+        raise UsageError(f"{scheme}://...::... is a chain of addresses", f"Give {scheme}://bucket/folder alone.")
     if not rest:
         raise UsageError(f"{place} names no bucket", f"Give {scheme}://bucket/folder.")
     return Remote(f"{scheme}://{rest}")

@@ -33,7 +33,7 @@ from bridle.infer.listing import set_below
 from bridle.schema import Codes, Modality
 from bridle.sharding import Manifest, find_sets
 from bridle.sharding.manifest import FILE, find_all_sets, is_sharded, parse_manifest
-from bridle.storage import Location, opened
+from bridle.storage import Location, opened, read_text
 from bridle.stream import SampleReader
 
 MEMBER = "codes.npy"
@@ -98,7 +98,7 @@ def _strange(out: Path, sources: set[str]) -> Path | None:
 def _names(folder: Path, sources: set[str]) -> set[str]:
     """Of the files of a set that was made of one of these; none where there is none."""
     try:
-        manifest = parse_manifest(json.loads((folder / FILE).read_text(encoding="utf-8")), folder / FILE)
+        manifest = parse_manifest(json.loads(read_text(folder / FILE)), folder / FILE)
     except (OSError, ValueError, RecursionError, DataError):
         return set()
     if manifest.made_of not in sources:
