@@ -10,7 +10,6 @@ import difflib
 import re
 from collections.abc import Iterable
 
-
 _CREDENTIALS = re.compile(r"(\w:/{1,2})[^/\s@]*:[^\s@]*@")  # a path takes one slash of two away
 _QUERY = re.compile(r"(\w://[^?\s]*)\?[^\s'\"]*")
 

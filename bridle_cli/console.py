@@ -113,7 +113,7 @@ class Console:
 
 
 def printable(text: str, *, lines: bool = False) -> str:
-    """The text without secrets, and without what moves a terminal's cursor: file names may hold newlines and escapes."""
+    """The text without secrets, and without what moves a terminal's cursor: names may hold newlines and escapes."""
     kept = "\n" if lines else ""
     return "".join(
         char if char.isprintable() or char in kept else char.encode("unicode_escape").decode("ascii")

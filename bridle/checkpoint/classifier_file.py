@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from bridle.checkpoint.files import check_digest, digest_of, write_tensors
+from bridle.checkpoint.files import check_digest, check_finite, digest_of, write_tensors
 from bridle.checkpoint.model_file import read_about, read_model, save_model, snapshot
 from bridle.errors import DataError, EnvironmentFault
 from bridle.model import Bridle, Classifier
@@ -91,6 +91,7 @@ def read_classifier(folder: Path, device: str = "cpu") -> tuple[Bridle, Head]:
         check_digest(folder / HEAD, said["sha256"])
         classifier = Classifier(deepcopy(model.average or model.encoder), len(said["classes"]), said["pool"])
         weights = load_file(folder / HEAD)
+        check_finite(weights, folder / HEAD)
         trained_on = frozenset(weights.pop(_TRAINED_ON, torch.empty(0)).tolist())
         missing, unknown = classifier.load_state_dict(weights, strict=False)
         if unknown or any(not name.startswith("encoder.") for name in missing):

@@ -50,6 +50,15 @@ def check_digest(path: Path, digest: str) -> None:
         raise DataError(f"{path} is not what was written: its hash differs", "Use another checkpoint of the run.")
 
 
+def check_finite(tensors: dict[str, Tensor], path: Path) -> None:
+    """Raises:
+    DataError: naming a tensor that holds NaN or infinity.
+    """
+    for name, value in tensors.items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise DataError(f"{path}: {name} is not finite", "Use another checkpoint of the run, or train again.")
+
+
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Writes an object together with its own hash."""
     path.write_text(json.dumps({**content, _OWN: _hash(content)}, indent=1) + "\n")
