@@ -183,7 +183,9 @@ def _found(folder: Path, shards: str | Path | None, sets: Sequence[str]) -> tupl
     from bridle.sharding import find_sets
 
     state = read_state(folder)
-    loaded = config.load(file=folder / "config.yaml", sets=sets)
+    if (file := folder / "config.yaml").exists() and not file.is_file():
+        raise DataError(f"{file} is not a regular file")
+    loaded = config.load(file=file, sets=sets)
     places: list[Location] = (
         [locate(shards)] if shards else [recorded(place, folder, "--shards") for place in state["shards"]]
     )

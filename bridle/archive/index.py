@@ -160,7 +160,7 @@ def _is_whole(path: Path) -> bool:
     """Whether it is there, and the hash at its end is that of what comes before."""
     try:
         digest, left = hashlib.sha256(), os.stat(path).st_size - _DIGEST_BYTES
-        with open(path, "rb") as file:
+        with opened(path) as file:
             while left > 0 and (part := file.read(min(left, 1 << 20))):
                 digest.update(part)
                 left -= len(part)

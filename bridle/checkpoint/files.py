@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from bridle.errors import DataError, EnvironmentFault
-from bridle.storage import read_text
+from bridle.storage import hashed, read_text
 
 _OWN = "sha256_of_the_rest"
 
@@ -36,17 +36,11 @@ def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
         ) from error
 
 
-def digest_of(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def check_digest(path: Path, digest: str) -> None:
     """Raises:
     DataError: the file is not what was written.
     """
-    if digest_of(path) != digest:
+    if hashed(path) != digest:
         raise DataError(f"{path} is not what was written: its hash differs", "Use another checkpoint of the run.")
 
 

@@ -15,10 +15,11 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from bridle import distributed
-from bridle.checkpoint.files import check_digest, check_finite, digest_of, read_json, write_json, write_tensors
+from bridle.checkpoint.files import check_digest, check_finite, read_json, write_json, write_tensors
 from bridle.config.sections import Config
 from bridle.errors import DataError
 from bridle.model import Bridle
+from bridle.storage import hashed
 
 WEIGHTS, ABOUT = "model.safetensors", "model.json"
 FORMAT, VERSION = "bridle-model", 2
@@ -50,7 +51,7 @@ def snapshot(model: Bridle) -> Snapshot:
 def save_model(model: Snapshot, folder: Path, about: dict[str, Any] | None = None) -> None:
     """Writes the pair into an existing folder; `about` adds keys to `model.json`."""
     write_tensors(model.weights, folder / WEIGHTS)
-    digest = {"sha256": {WEIGHTS: digest_of(folder / WEIGHTS)}}
+    digest = {"sha256": {WEIGHTS: hashed(folder / WEIGHTS)}}
     content = {"format": FORMAT, "version": VERSION, **digest, **model.about, **(about or {})}
     write_json(folder / ABOUT, content)
 

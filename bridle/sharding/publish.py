@@ -26,7 +26,17 @@ from bridle.errors import DataError, EnvironmentFault, UsageError
 from bridle.sharding.journal import FILE as JOURNAL
 from bridle.sharding.journal import Journal
 from bridle.sharding.manifest import FILE, Manifest, is_index
-from bridle.storage import Location, Remote, cache_folder, check_bucket, lock_file, names_in, read_text, refuse_links
+from bridle.storage import (
+    Location,
+    Remote,
+    cache_folder,
+    check_bucket,
+    lock_file,
+    names_in,
+    read_small,
+    read_text,
+    refuse_links,
+)
 
 PARTIAL = ".partial"
 BEGUN = "begun"  # from here on there is a run to go on with, though no tar is whole
@@ -251,7 +261,7 @@ def _is_published(partial: Path) -> bool:
             return True
         manifest = journal.noted("manifest")
     with contextlib.suppress(OSError):
-        return bool(manifest) and (partial.parent / FILE).read_bytes() == str(manifest).encode()
+        return bool(manifest) and read_small(partial.parent / FILE) == str(manifest).encode()
     return False
 
 

@@ -6,12 +6,11 @@ from __future__ import annotations
 import errno
 import io
 import os
-import stat
 from pathlib import Path
 from typing import IO
 
 from bridle.errors import DataError
-from bridle.storage.location import Location
+from bridle.storage.location import Location, open_regular, opened
 from bridle.storage.remote import Remote
 
 MOST_JSON_BYTES = 1 << 30  # of a manifest, which lists rejected files and duplicates; it takes 10 times that in memory
@@ -51,7 +50,7 @@ def read_small(file: Location, most_bytes: int = MOST_JSON_BYTES) -> bytes:
         if file.size() > most_bytes:
             raise OSError(errno.EFBIG, _too_large(most_bytes), str(file))
         return file.read_bytes()
-    with open(_open(file, os.O_RDONLY), "rb") as content:
+    with opened(file) as content:
         found = content.read(most_bytes + 1)
     if len(found) > most_bytes:
         raise OSError(errno.EFBIG, _too_large(most_bytes), str(file))
@@ -73,16 +72,7 @@ def lock_file(path: Path) -> IO[bytes]:
     Raises:
         OSError: a link or something else is there.
     """
-    return open(_open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW), "rb+")
-
-
-def _open(path: Path, flags: int) -> int:
-    handle = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)  # opening a pipe would wait, too
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
-        os.close(handle)
-        kind = errno.EISDIR if path.is_dir() else errno.EINVAL
-        raise OSError(kind, os.strerror(kind) if kind == errno.EISDIR else "it is not a regular file", str(path))
-    return handle
+    return open(open_regular(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW), "rb+")
 
 
 def _too_large(most_bytes: int) -> str:

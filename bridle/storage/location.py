@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import os
 import re
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -84,7 +86,9 @@ def sizes_in(folder: Location, names: list[str]) -> Iterator[tuple[str, int | OS
         return
     for name in names:
         try:
-            yield name, os.stat(folder / name).st_size
+            status = os.stat(folder / name)
+            regular = stat.S_ISREG(status.st_mode)
+            yield name, status.st_size if regular else _irregular(status.st_mode, folder / name)
         except OSError as error:
             yield name, error
 
@@ -109,7 +113,26 @@ def opened(file: Location) -> IO[bytes]:
     """A file to read and to seek in."""
     if isinstance(file, Remote):
         return io.BufferedReader(RemoteFile(file), _BUFFER_BYTES)
-    return open(file, "rb")
+    return open(open_regular(file, os.O_RDONLY), "rb")
+
+
+def open_regular(file: Path, flags: int) -> int:
+    """A handle of a regular file: a pipe would keep who opens it waiting, and `/dev/zero` never ends.
+
+    Raises:
+        OSError: it cannot be opened, or is something else.
+    """
+    handle = os.open(file, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    if not stat.S_ISREG(mode := os.fstat(handle).st_mode):
+        os.close(handle)
+        raise _irregular(mode, file)
+    return handle
+
+
+def _irregular(mode: int, file: Path) -> OSError:
+    if stat.S_ISDIR(mode):
+        return IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(file))
+    return OSError(errno.EINVAL, "it is not a regular file", str(file))
 
 
 def hashed(file: Location) -> str:
