@@ -21,7 +21,7 @@ import click
 from click.shell_completion import shell_complete
 
 from bridle import __version__
-from bridle.errors import BridleError, ConfigError, Interrupted, UsageError
+from bridle.errors import BridleError, ConfigError, Interrupted, UsageError, redacted
 from bridle_cli import options
 from bridle_cli.console import Console
 from bridle_cli.streams import ReaderGone, guarded
@@ -106,7 +106,7 @@ def _run(arguments: list[str], asked: str | None) -> int:
         return 0
     except (Exception, KeyboardInterrupt) as error:
         if console.debug:
-            traceback.print_exception(error, file=sys.stderr)
+            sys.stderr.write(redacted("".join(traceback.format_exception(error))))
         return _report(error, console)
     finally:
         if console.verbose:

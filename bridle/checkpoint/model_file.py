@@ -24,7 +24,7 @@ from bridle.storage import hashed
 WEIGHTS, ABOUT = "model.safetensors", "model.json"
 FORMAT, VERSION = "bridle-model", 2
 # Making a weight passes through some tensors of its size, each of which takes more than its values.
-_MADE_TIMES, _TENSOR_BYTES, _SPARE_BYTES = 4, 1 << 12, 64 << 20
+_MADE_TIMES, _TENSOR_BYTES, _SPARE_BYTES = 4, 1 << 14, 32 << 20
 
 
 class NewerVersion(DataError):

@@ -75,7 +75,7 @@ def read_tested(run: Path, result: dict[str, Any]) -> Tested:
     file = run / CLIPS / name
     try:
         if folder != CLIPS or not is_plain(name):
-            raise ValueError(f"{result.get('clips')!r} is no file of {CLIPS}/")
+            raise ValueError(f"{result.get('clips')!r} is not a file of {CLIPS}/")
         tensors = load_file(file)
         names = json.loads(bytes(tensors["names"].tolist()))
         tested = Tested(names["paths"], names["classes"], tensors["y"], tensors["scores"].float())

@@ -51,10 +51,9 @@ def read_small(file: Location, most_bytes: int = MOST_JSON_BYTES) -> bytes:
             raise OSError(errno.EFBIG, _too_large(most_bytes), str(file))
         return file.read_bytes()
     with opened(file) as content:
-        found = content.read(most_bytes + 1)
-    if len(found) > most_bytes:
-        raise OSError(errno.EFBIG, _too_large(most_bytes), str(file))
-    return found
+        if os.fstat(content.fileno()).st_size > most_bytes:
+            raise OSError(errno.EFBIG, _too_large(most_bytes), str(file))
+        return content.read()
 
 
 def read_text(file: Location, encoding: str = "utf-8", *, errors: str = "strict") -> str:
