@@ -75,6 +75,12 @@ def _crc(header: Any, arrays: dict[str, np.ndarray]) -> int:
     return crc
 
 
+def refuse_large(unpacked_bytes: int) -> None:
+    """Raises ValueError for what does not fit into memory: a small file may unpack to any size."""
+    if unpacked_bytes > (free := free_memory(torch.device("cpu"))):
+        raise ValueError(f"it takes {unpacked_bytes / 1e9:.1f} GB unpacked, and {free / 1e9:.1f} GB of memory are free")
+
+
 def check_version(header: Any, path: Path, format: str, version: int, hint: str) -> None:
     """Raises DataError for a header of another format, or of a later version."""
     if not isinstance(header, dict) or header.get("format") != format:
@@ -85,14 +91,11 @@ def check_version(header: Any, path: Path, format: str, version: int, hint: str)
 
 
 def _read_npz(path: Path, names: Sequence[str]) -> tuple[dict[str, np.ndarray], str]:
-    """A small file may unpack to any size: what it says of itself is looked at first."""
     size = path.stat().st_size
     with zipfile.ZipFile(path) as content:
         if (header_bytes := content.getinfo("header.npy").file_size) > _HEADER_BYTES + _HEADER_TIMES * size:
             raise ValueError(f"its header has {header_bytes / 1e6:.0f} MB, the file {size / 1e6:.1f} MB")
-        wanted, free = sum(content.getinfo(f"{name}.npy").file_size for name in names), free_memory(torch.device("cpu"))
-        if wanted > free:
-            raise ValueError(f"its arrays take {wanted / 1e9:.1f} GB, and {free / 1e9:.1f} GB of memory are free")
+        refuse_large(sum(content.getinfo(f"{name}.npy").file_size for name in names))
 
         def array(name: str) -> np.ndarray:
             with content.open(f"{name}.npy") as file:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from bridle.errors import MediaError
-from bridle.media.limits import MAX_PIXELS, refuse_giant
+from bridle.media.limits import ALONE, MAX_PIXELS, refuse_giant
 from bridle.media.pixels import announced_fps, even_clock, has_times, is_cover, upright
 from bridle.schema import MediaInfo, Modality
 
@@ -44,7 +44,7 @@ def probe(raw: bytes, hint: str, wanted: Modality | None = None) -> MediaInfo | 
     With `wanted` audio, the sound track of a video where there is one.
     """
     try:
-        with av.open(io.BytesIO(raw), "r") as container:
+        with av.open(io.BytesIO(raw), "r", options=ALONE) as container:
             family = container.format.name.split(",")[0]
             if family not in _FAMILIES:  # single pictures, subtitles, playlists that name other files
                 return None
@@ -145,7 +145,7 @@ def _ffmpeg_batches(raw: bytes, window: tuple[float, float] | None, done: int) -
     shown_T = shown_T[first + done : last]
     if not len(shown_T):
         return
-    with av.open(io.BytesIO(raw), "r") as container:
+    with av.open(io.BytesIO(raw), "r", options=ALONE) as container:
         stream = _pictures(container)
         width, height = stream.width, stream.height  # kept when the size changes on the way, as decord does
         pieces: list[np.ndarray] = []
@@ -166,7 +166,7 @@ def _ffmpeg_batches(raw: bytes, window: tuple[float, float] | None, done: int) -
 
 def _ffmpeg_clock(raw: bytes) -> tuple[float, np.ndarray, np.ndarray | None]:
     """Rate and frame on the screen at each tick, and the time stamps in the order of showing, if they can be used."""
-    with av.open(io.BytesIO(raw), "r") as container:
+    with av.open(io.BytesIO(raw), "r", options=ALONE) as container:
         stream = _pictures(container)
         fps = announced_fps(stream)
         stamps = [packet.pts for packet in container.demux(stream) if packet.size and not packet.is_discard]

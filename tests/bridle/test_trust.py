@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tarfile
@@ -27,14 +28,15 @@ import torch
 from safetensors.torch import save_file
 from standins import small, small_recipe, write_sound
 
-from bridle import api
+from bridle import api, media
 from bridle.archive import write_durably
 from bridle.checkpoint import read_model, read_tested, save_model, snapshot
 from bridle.checkpoint.files import write_tensors
 from bridle.children import python
-from bridle.errors import DataError, UsageError, redacted
+from bridle.errors import DataError, MediaError, UsageError, redacted
 from bridle.infer import read_codes, read_vectors
 from bridle.infer.parts_folder import begun
+from bridle.schema import MediaInfo, Modality
 from bridle.sharding import find_all_sets
 from bridle.sharding.journal import Journal
 from bridle.storage import Remote, locate
@@ -286,6 +288,50 @@ def test_data_that_the_user_names_are_asked_for(run: Path, no_network: list[str]
     with pytest.raises(ZeroDivisionError):
         api.report(run, data="s3://bucket/set", out=run / "named.html")
     assert no_network == ["s3://bucket/set"]
+
+
+def test_a_recipe_from_elsewhere_sends_nothing(run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    theirs = shutil.copytree(run, tmp_path / "theirs")
+    recipe = (theirs / "config.yaml").read_text().replace("tracker: none", "tracker: wandb")
+    (theirs / "config.yaml").write_text(recipe)
+    assert "train.tracker=wandb" in told(capfd, "pretrain", "--resume", theirs, code=3)
+
+
+LISTS = {
+    "hls": "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9.0,\n{address}\n#EXT-X-ENDLIST\n",
+    "ffconcat": "ffconcat version 1.0\nfile {address}\n",
+    "dash": '<MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static" mediaPresentationDuration="PT1S">'
+    '<Period><AdaptationSet><Representation id="1"><BaseURL>{address}</BaseURL></Representation>'
+    "</AdaptationSet></Period></MPD>",
+}
+
+
+@pytest.mark.parametrize("text", LISTS.values(), ids=LISTS)
+@pytest.mark.parametrize("modality", [Modality.VIDEO, Modality.AUDIO])
+def test_media_that_list_others_are_no_media(
+    sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, modality: Modality, text: str
+) -> None:
+    """Neither when they are sharded nor as samples of a set from elsewhere, which says that they were checked."""
+    shutil.copy(next((sample / "video").rglob("*.mp4")), tmp_path / "mine.mp4")
+    monkeypatch.chdir(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        for address in ("mine.mp4", f"http://127.0.0.1:{server.getsockname()[1]}/x.mp4"):
+            raw = text.format(address=address).encode()
+            for suffix in ("mp4", "wav", "mov"):
+                with pytest.raises(MediaError):
+                    media.check(raw, f"x.{suffix}", modality)
+                info = MediaInfo(modality, suffix, 1.0, 24.0, 1, 24, 128, 128)
+                with pytest.raises(MediaError):
+                    media.decode(raw, info, checked=True)
+        server.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            server.accept()
+
+
+def test_every_reader_of_media_opens_nothing_else() -> None:
+    for path in (ROOT / "bridle").rglob("*.py"):
+        for call in re.findall(r"av\.open\(.*", path.read_text("utf-8")):
+            assert "options=" in call or '"w"' in call, f"{path}: {call}"
 
 
 # Secrets are never repeated.
