@@ -74,8 +74,11 @@ def _open(path: str) -> str:
             return str(error.strerror or error)
         return ""
     opener, null = "open" if sys.platform == "darwin" else "xdg-open", subprocess.DEVNULL
+    theirs = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}  # ours, see `main`
     try:
-        process = subprocess.Popen([opener, path], stdin=null, stdout=null, stderr=null, start_new_session=True)
+        process = subprocess.Popen(
+            [opener, path], env=theirs, stdin=null, stdout=null, stderr=null, start_new_session=True
+        )
         code = process.wait(_FAILS_WITHIN_S)
     except subprocess.TimeoutExpired:
         return ""

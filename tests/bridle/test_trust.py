@@ -20,6 +20,7 @@ import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ from bridle.archive import write_durably
 from bridle.checkpoint import read_model, read_tested, save_model, snapshot
 from bridle.checkpoint.files import write_tensors
 from bridle.children import python
+from bridle.cluster import Cluster
 from bridle.errors import DataError, MediaError, UsageError, redacted
 from bridle.infer import read_codes, read_vectors
 from bridle.infer.parts_folder import begun
@@ -130,6 +132,18 @@ def test_processes_that_train_together_import_nothing_from_there(planted: Path, 
     done = subprocess.run(python(code), cwd=planted, env=as_installed(), capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.startswith("bridle, version"), done.stderr
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_cluster_is_not_told_to_import_from_there(planted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray puts the folder in which it is connected on the path of all of its processes."""
+    connected: list[str] = []
+    worker = SimpleNamespace(worker=SimpleNamespace(print_to_stdstream=None))
+    ray: Any = SimpleNamespace(is_initialized=bool, shutdown=bool, _private=worker)
+    ray.init = lambda **_: connected.append(os.getcwd())
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.chdir(planted)
+    with Cluster():
+        assert connected == ["/"] and os.getcwd() == str(planted)
 
 
 # It names nothing outside itself.
