@@ -61,7 +61,8 @@ class Cluster:
         try:
             if place := re.fullmatch(r"(?:ray://)?\[?([^/]+?)\]?:(\d+)", address):  # Ray itself tries for minutes
                 socket.create_connection((place[1], int(place[2])), _CONNECT_S).close()
-            self._ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
+            with contextlib.chdir(os.sep):  # Ray has all processes import from the current folder, which may be data
+                self._ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
         except (OSError, RuntimeError, ValueError) as error:  # OSError: refused or timed out
             last = str(error).strip().splitlines()[-1:] or [type(error).__name__]
             raise EnvironmentFault(

@@ -8,7 +8,6 @@ import platform
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -18,6 +17,7 @@ from typing import Any, Literal
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from bridle.children import python
 from bridle.cores import cores
 from bridle.errors import BridleError
 from bridle.storage.cache import cache_folder
@@ -188,7 +188,7 @@ def _broken(names: Iterable[str]) -> dict[str, str]:
     waiting, broken = [*modules], dict[str, str]()
     while waiting:
         try:
-            command = [sys.executable, "-c", _IMPORT, *waiting]
+            command = python(_IMPORT, *waiting)
             ran = subprocess.run(command, capture_output=True, text=True, timeout=_IMPORTING_S, check=False)
             lines, died = ran.stdout.splitlines(), _how_it_died(ran.returncode)
         except subprocess.TimeoutExpired as late:
@@ -206,9 +206,8 @@ def _how_it_died(code: int) -> str:
 def _decoders() -> Iterator[Finding]:
     for modality, clip in _CLIPS.items():
         try:
-            ran = subprocess.run(
-                [sys.executable, "-c", clip + _DECODE], capture_output=True, text=True, timeout=_DECODING_S, check=False
-            )
+            command = python(clip + _DECODE)
+            ran = subprocess.run(command, capture_output=True, text=True, timeout=_DECODING_S, check=False)
         except subprocess.TimeoutExpired:
             yield Finding(
                 f"decodes {modality}", "fault", f"hangs for {_DECODING_S} s", _reinstall(*_DECODED_BY[modality])

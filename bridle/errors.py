@@ -7,7 +7,11 @@ The command line prints `message` and `hint` and leaves with `exit_code`; the li
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+_CREDENTIALS = re.compile(r"(\w:/{1,2})[^/\s@]*:[^\s@]*@")  # a path takes one slash of two away
+_QUERY = re.compile(r"(\w://[^?\s]*)\?[^\s'\"]*")
 
 
 class BridleError(Exception):
@@ -21,9 +25,8 @@ class BridleError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message, self.hint = redacted(message), redacted(hint)
+        super().__init__(self.message)
 
     def __str__(self) -> str:
         return f"{self.message}\n{self.hint}" if self.hint else self.message
@@ -73,6 +76,11 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, signal_number: int) -> None:
         super().__init__(signal_number)
         self.exit_code = 128 + signal_number
+
+
+def redacted(text: str) -> str:
+    """The text without what an address may carry: names and passwords before an @, and queries, which may be signed."""
+    return _QUERY.sub(r"\1?***", _CREDENTIALS.sub(r"\1***@", text))
 
 
 def closest(name: str, known: Iterable[str]) -> str | None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import sys
 import uuid
 from collections.abc import Callable, Sequence
 
 import torch
 
+from bridle.children import python_module
 from bridle.errors import EnvironmentFault
 
 
@@ -56,7 +56,8 @@ def launch(
             monitor_interval=0.1,
         )
         try:
-            elastic_launch(settings, sys.executable)("-m", "bridle_cli", *command, *extra)
+            program, *arguments = python_module("bridle_cli", *command, *extra)
+            elastic_launch(settings, program)(*arguments)
             return 0
         except SignalException as stopped:
             return 128 + int(stopped.sigval)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import sys
 
+if not sys.flags.safe_path and sys.path[0] == os.getcwd() != os.path.dirname(os.path.dirname(__file__)):
+    del sys.path[0]  # `-m` put it there: a folder of data is none of modules
+
 from bridle_cli.main import main
 
 

@@ -15,6 +15,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TextIO
 
+from bridle.errors import redacted
+
 if TYPE_CHECKING:
     from rich.console import Console as RichConsole
 
@@ -111,10 +113,11 @@ class Console:
 
 
 def printable(text: str, *, lines: bool = False) -> str:
-    """The text without what moves a terminal's cursor: file names may hold newlines and escapes."""
+    """The text without secrets, and without what moves a terminal's cursor: names may hold newlines and escapes."""
     kept = "\n" if lines else ""
     return "".join(
-        char if char.isprintable() or char in kept else char.encode("unicode_escape").decode("ascii") for char in text
+        char if char.isprintable() or char in kept else char.encode("unicode_escape").decode("ascii")
+        for char in redacted(text)
     )
 
 

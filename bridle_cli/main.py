@@ -21,7 +21,7 @@ import click
 from click.shell_completion import shell_complete
 
 from bridle import __version__
-from bridle.errors import BridleError, ConfigError, Interrupted, UsageError
+from bridle.errors import BridleError, ConfigError, Interrupted, UsageError, redacted
 from bridle_cli import options
 from bridle_cli.console import Console
 from bridle_cli.streams import ReaderGone, guarded
@@ -85,6 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is not None:
         with guarded(ends=False):
             return _run(list(argv), None)
+    os.environ["PYTHONSAFEPATH"] = "1"  # processes that libraries start import nothing from the current folder either
     with _listening(os.getpid()), guarded(ends=True):
         return _run(sys.argv[1:], os.environ.get(COMPLETE))
 
@@ -105,7 +106,7 @@ def _run(arguments: list[str], asked: str | None) -> int:
         return 0
     except (Exception, KeyboardInterrupt) as error:
         if console.debug:
-            traceback.print_exception(error, file=sys.stderr)
+            sys.stderr.write(redacted("".join(traceback.format_exception(error))))
         return _report(error, console)
     finally:
         if console.verbose:

@@ -15,8 +15,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Lowest first. A package imports only packages of lower layers; packages of one layer do not import each other.
 LAYERS = (
-    ("schema", "errors", "distributed", "launch", "draws", "cores", "cluster", "config", "storage"),
-    ("archive", "media", "patches", "nn", "quantize", "memory"),
+    ("schema", "errors", "distributed", "children", "draws", "cores", "cluster", "config", "storage"),
+    ("launch", "archive", "media", "patches", "nn", "quantize", "memory"),
     ("sharding", "stream", "model", "tasks"),
     ("checkpoint",),
     ("train", "infer"),

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from bridle.api.session import RUNS, OnEvent, pick_device, silent
 from bridle.config.recipe import Recipe
-from bridle.errors import DataError
-from bridle.storage import Location, locate
+from bridle.errors import ConfigError, DataError
+from bridle.storage import Location, locate, recorded
 
 if TYPE_CHECKING:
     from bridle.config import Config
@@ -56,7 +56,8 @@ def pretrain(
             lambda: run_of_launch(root, distributed.launch_id()) if restarted else None  # nobody else's
         )
         if begun:
-            return resume(begun, shards=shards, device=device, profile=profile, on_event=on_event)
+            own = [f"train.tracker={config.train.tracker}"]  # the user has named it just now
+            return resume(begun, shards=shards, sets=own, device=device, profile=profile, on_event=on_event)
         folder = distributed.first_decides(lambda: Path(out) if out else _free_run(name))
         report = _report(on_event)
         report("run", path=str(folder))
@@ -186,8 +187,17 @@ def _found(folder: Path, shards: str | Path | None, sets: Sequence[str]) -> tupl
     from bridle.sharding import find_sets
 
     state = read_state(folder)
-    loaded = config.load(file=folder / "config.yaml", sets=sets)
-    places = [locate(shards)] if shards else [locate(place) for place in state["shards"]]
+    if (file := folder / "config.yaml").exists() and not file.is_file():
+        raise DataError(f"{file} is not a regular file")
+    loaded = config.load(file=file, sets=sets)
+    if loaded.train.tracker == "wandb" and not any(one.startswith("train.tracker=") for one in sets):
+        raise ConfigError(
+            f"{file} has train.tracker=wandb, which sends figures to your account",
+            "If it is your run: --set train.tracker=wandb. To send nothing: --set train.tracker=none --force.",
+        )
+    places: list[Location] = (
+        [locate(shards)] if shards else [recorded(place, folder, "--shards") for place in state["shards"]]
+    )
     for place in places:
         if not place.exists():
             raise DataError(f"The shards of {folder} are gone: {place}", "Say where they are now with --shards.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -114,7 +115,10 @@ def _model_of(about: dict[str, Any], index: Path, checkpoint: str | Path | None)
 
 def _path_of(file: str, about: dict[str, Any]) -> str | None:
     """Where a file of the index lies: below the one folder that it was found in, or as it was called from the folder
-    that `embed` was called in. Another file of that name, nearer to who asks, is not meant."""
+    that `embed` was called in. Another file of that name, nearer to who asks, is not meant; nor are other files than
+    media, which an index from elsewhere might name to have them opened."""
+    from bridle.media import detect
+
     places = [Path(one) / file for one in about["inputs"][:1]] if len(about["inputs"]) == 1 else []
     places += [Path(about["folder"]) / file] if about.get("folder") else []
-    return next((str(place) for place in places if place.is_file()), None)
+    return next((str(place) for place in places if place.is_file() and detect(os.path.realpath(place))), None)

@@ -1,6 +1,7 @@
 """Tars of samples: writing them, and the index that says where each sample lies. The format: shards/README.md."""
 
 from bridle.archive.description import parse_description
+from bridle.archive.headers import open_tar, read_npy
 from bridle.archive.index import (
     check_sizes,
     damaged,
@@ -27,7 +28,9 @@ __all__ = [
     "index_name",
     "load_index",
     "make_index",
+    "open_tar",
     "parse_description",
+    "read_npy",
     "rows_of",
     "save_index",
     "tar_of",

@@ -23,12 +23,13 @@ from typing import Any
 import numpy as np
 
 from bridle.archive.description import parse_description
+from bridle.archive.headers import open_tar, read_npy
 from bridle.archive.read import Place, TarReader
 from bridle.archive.write import ROW, Shard, write_durably
 from bridle.errors import DataError, MediaError
-from bridle.storage import Cache, Location, Remote, opened, sizes_in
+from bridle.storage import Cache, Location, Remote, opened, read_small, sizes_in
 
-_DIGEST_BYTES = 32
+_DIGEST_BYTES, _NPY_HEADER_BYTES = 32, 1 << 16  # the latter at most
 _HINT = "Copy the set again, or write it again with bridle shard --overwrite."
 _SCANNED = np.dtype([(name, ROW[name]) for name in ROW.names or () if not name.endswith("crc")])
 
@@ -121,7 +122,7 @@ def tar_of(folder: Location, shard: Shard) -> Location:
 def _fetched(index: Remote, shards: Sequence[Shard]) -> np.ndarray | None:
     """The index of a remote set, if it has one, from the cache or, where there is no place for it, from memory."""
     try:
-        content = index.read_bytes()
+        content = read_small(index, _DIGEST_BYTES + _NPY_HEADER_BYTES + ROW.itemsize * sum(s.samples for s in shards))
     except OSError:
         return None
     with contextlib.suppress(OSError):
@@ -138,7 +139,10 @@ def _mapped(path: Path, shards: Sequence[Shard]) -> np.ndarray | None:
 def _parsed(source: Path | io.BytesIO, shards: Sequence[Shard]) -> np.ndarray | None:
     """None when it does not fit to these tars."""
     try:
-        rows_N = np.load(source, mmap_mode="r" if isinstance(source, Path) else None, allow_pickle=False)
+        if isinstance(source, Path):
+            rows_N = np.load(source, mmap_mode="r", allow_pickle=False)
+        else:
+            rows_N = read_npy(source, source.getbuffer().nbytes)
     except (OSError, ValueError, EOFError):
         return None
     if rows_N.ndim != 1 or rows_N.dtype not in (ROW, _SCANNED) or len(rows_N) != sum(s.samples for s in shards):
@@ -156,7 +160,7 @@ def _is_whole(path: Path) -> bool:
     """Whether it is there, and the hash at its end is that of what comes before."""
     try:
         digest, left = hashlib.sha256(), os.stat(path).st_size - _DIGEST_BYTES
-        with open(path, "rb") as file:
+        with opened(path) as file:
             while left > 0 and (part := file.read(min(left, 1 << 20))):
                 digest.update(part)
                 left -= len(part)
@@ -174,7 +178,7 @@ def rows_of(path: Location, shard: Shard, number: int) -> np.ndarray:
     media: dict[bytes, tuple[int, int]] = {}
     meta: dict[bytes, tuple[int, int]] = {}
     try:
-        with opened(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+        with opened(path) as file, open_tar(file) as tar:
             for member in tar:
                 if not member.isfile() or member.offset_data + member.size > shard.bytes:
                     continue

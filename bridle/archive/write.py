@@ -156,7 +156,8 @@ def write_durably(path: Path) -> Iterator[IO[bytes]]:
     """A file that appears under its name when it is whole and on the disk."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with open(partial, "wb") as file:
+        partial.unlink(missing_ok=True)
+        with open(partial, "xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

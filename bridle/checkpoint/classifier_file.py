@@ -15,10 +15,11 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from bridle.checkpoint.files import check_digest, digest_of, write_tensors
+from bridle.checkpoint.files import check_digest, check_finite, write_tensors
 from bridle.checkpoint.model_file import read_about, read_model, save_model, snapshot
 from bridle.errors import DataError, EnvironmentFault
 from bridle.model import Bridle, Classifier
+from bridle.storage import hashed
 
 HEAD = "head.safetensors"
 _TRAINED_ON = "trained_on"  # beside the weights: there may be millions
@@ -68,7 +69,7 @@ def save_classifier(model: Bridle, head: Head, folder: Path, about: dict[str, An
         folder.mkdir(parents=True, exist_ok=True)
         write_tensors(weights, folder / HEAD)
         said = {"classes": head.classes, "multi_label": head.multi_label, "pool": head.classifier.pool}
-        save_model(snapshot(tuned), folder, {**about, "classifier": {**said, "sha256": digest_of(folder / HEAD)}})
+        save_model(snapshot(tuned), folder, {**about, "classifier": {**said, "sha256": hashed(folder / HEAD)}})
     except OSError as error:
         why = error.strerror or error
         raise EnvironmentFault(f"{folder} cannot be written: {why}", "Name another --out.") from error
@@ -91,6 +92,7 @@ def read_classifier(folder: Path, device: str = "cpu") -> tuple[Bridle, Head]:
         check_digest(folder / HEAD, said["sha256"])
         classifier = Classifier(deepcopy(model.average or model.encoder), len(said["classes"]), said["pool"])
         weights = load_file(folder / HEAD)
+        check_finite(weights, folder / HEAD)
         trained_on = frozenset(weights.pop(_TRAINED_ON, torch.empty(0)).tolist())
         missing, unknown = classifier.load_state_dict(weights, strict=False)
         if unknown or any(not name.startswith("encoder.") for name in missing):

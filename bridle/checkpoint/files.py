@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from bridle.errors import DataError, EnvironmentFault
+from bridle.storage import hashed, read_text
 
 _OWN = "sha256_of_the_rest"
 
@@ -23,6 +24,7 @@ def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
         EnvironmentFault: the disk is full or cannot be written.
     """
     try:
+        path.unlink(missing_ok=True)  # a link there stays what it was to whoever it belongs to
         path.touch()
         mode = path.stat().st_mode  # safetensors leaves files that nobody else can read
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
@@ -34,18 +36,21 @@ def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
         ) from error
 
 
-def digest_of(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def check_digest(path: Path, digest: str) -> None:
     """Raises:
     DataError: the file is not what was written.
     """
-    if digest_of(path) != digest:
+    if hashed(path) != digest:
         raise DataError(f"{path} is not what was written: its hash differs", "Use another checkpoint of the run.")
+
+
+def check_finite(tensors: dict[str, Tensor], path: Path) -> None:
+    """Raises:
+    DataError: naming a tensor that holds NaN or infinity.
+    """
+    for name, value in tensors.items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise DataError(f"{path}: {name} is not finite", "Use another checkpoint of the run, or train again.")
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -59,7 +64,7 @@ def read_json(path: Path) -> Any:
     Raises:
         OSError, ValueError, RecursionError: it cannot be read, is no JSON, or is not what was written.
     """
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = json.loads(read_text(path))
     if isinstance(content, dict) and content.pop(_OWN, None) not in (None, _hash(content)):
         raise ValueError(f"{path.name} is not what was written: its hash differs")
     return content

@@ -9,20 +9,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from bridle import distributed
-from bridle.checkpoint.files import check_digest, digest_of, read_json, write_json, write_tensors
+from bridle.checkpoint.files import check_digest, check_finite, read_json, write_json, write_tensors
 from bridle.config.sections import Config
 from bridle.errors import DataError
 from bridle.model import Bridle
+from bridle.storage import hashed
 
 WEIGHTS, ABOUT = "model.safetensors", "model.json"
 FORMAT, VERSION = "bridle-model", 2
+# Making a weight passes through some tensors of its size, each of which takes more than its values.
+_MADE_TIMES, _TENSOR_BYTES, _SPARE_BYTES = 4, 1 << 14, 32 << 20
 
 
 class NewerVersion(DataError):
@@ -49,16 +51,29 @@ def snapshot(model: Bridle) -> Snapshot:
 def save_model(model: Snapshot, folder: Path, about: dict[str, Any] | None = None) -> None:
     """Writes the pair into an existing folder; `about` adds keys to `model.json`."""
     write_tensors(model.weights, folder / WEIGHTS)
-    digest = {"sha256": {WEIGHTS: digest_of(folder / WEIGHTS)}}
+    digest = {"sha256": {WEIGHTS: hashed(folder / WEIGHTS)}}
     content = {"format": FORMAT, "version": VERSION, **digest, **model.about, **(about or {})}
     write_json(folder / ABOUT, content)
 
 
 class _Undrawn(TorchFunctionMode):
-    """Weights are made without the random numbers that they would begin with: all are about to be read."""
+    """Weights are made without the random numbers that they would begin with: all are about to be read.
+
+    Args:
+        weights: those. A recipe may tell of a model of any size: no more is made than these may need.
+    """
+
+    def __init__(self, weights: dict[str, Tensor]) -> None:
+        super().__init__()
+        self._left = _SPARE_BYTES + _MADE_TIMES * sum(_TENSOR_BYTES + weight.nbytes for weight in weights.values())
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return args[0] if func is Tensor.uniform_ else func(*args, **(kwargs or {}))
+        made = args[0] if func is Tensor.uniform_ else func(*args, **(kwargs or {}))
+        if isinstance(made, Tensor) and not (args and made is args[0]):
+            self._left -= _TENSOR_BYTES + made.nbytes
+            if self._left < 0:
+                raise ValueError("its configuration tells of a larger model than the weights are of")
+        return made
 
 
 def read_model(folder: Path, device: str = "cpu") -> Bridle:
@@ -75,12 +90,13 @@ def read_model(folder: Path, device: str = "cpu") -> Bridle:
         weights = load_file(folder / WEIGHTS)
         if about["version"] == 1:  # counted what nobody reads
             weights = {name: value for name, value in weights.items() if not name.endswith(".num_batches_tracked")}
-        with _Undrawn():
+        check_finite(weights, folder / WEIGHTS)
+        with _Undrawn(weights):
             model = Bridle(config, about["statistics"])
-        if wrong := set(model.state_dict()) ^ set(weights):
-            raise KeyError(f"{len(wrong)} weights are missing or unknown")
+        if others := set(model.state_dict()) ^ set(weights):
+            raise KeyError(f"{len(others)} weights are missing or unknown")
         model.load_state_dict(weights)
-    except (OSError, SafetensorError, ValidationError, LookupError, TypeError, AttributeError, RuntimeError) as error:
+    except (OSError, SafetensorError, LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         lines = f"{type(error).__name__}: {error}".splitlines()
         raise DataError(
             f"{folder} is not a usable model: {lines[0]}" + (f" (and {len(lines) - 1} more)" if lines[1:] else ""),

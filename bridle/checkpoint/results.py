@@ -24,6 +24,7 @@ from torch import Tensor
 from bridle.checkpoint.files import write_tensors
 from bridle.checkpoint.run_folder import CHECKPOINTS, STATE, write_atomically
 from bridle.errors import DataError
+from bridle.storage import is_plain, read_text, refuse_links
 
 FILE, CLIPS = "results.json", "results"
 DIVISION = ("group_by", "folds", "test_share", "split_file")  # how the files were divided
@@ -54,7 +55,7 @@ def read_results(run: Path) -> list[dict[str, Any]]:
     """
     file = run / FILE
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = json.loads(read_text(file))
         if not isinstance(found, list):
             raise ValueError("a list of results was expected")
     except FileNotFoundError:
@@ -70,8 +71,11 @@ def read_tested(run: Path, result: dict[str, Any]) -> Tested:
     Raises:
         DataError: it was not kept, or is damaged.
     """
-    file = run / str(result.get("clips"))
+    folder, _, name = str(result.get("clips")).partition("/")
+    file = run / CLIPS / name
     try:
+        if folder != CLIPS or not is_plain(name):
+            raise ValueError(f"{result.get('clips')!r} is not a file of {CLIPS}/")
         tensors = load_file(file)
         names = json.loads(bytes(tensors["names"].tolist()))
         tested = Tested(names["paths"], names["classes"], tensors["y"], tensors["scores"].float())
@@ -132,6 +136,7 @@ def add_result(folder: Path, result: dict[str, Any], tested: Tested | None = Non
     question = json.dumps([result.get(key) for key in _SAME])
     if tested:
         result["clips"] = f"{CLIPS}/{hashlib.sha256(question.encode()).hexdigest()[:16]}.safetensors"
+        refuse_links(folder / CLIPS)
         (folder / CLIPS).mkdir(parents=True, exist_ok=True)
         names = json.dumps({"paths": tested.paths, "classes": tested.classes}).encode()
         content = {

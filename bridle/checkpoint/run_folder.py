@@ -28,6 +28,7 @@ from pydantic import BaseModel, ValidationError, model_validator
 from bridle.checkpoint.model_file import ABOUT, Snapshot, save_model
 from bridle.checkpoint.training_file import mistakes, save_training
 from bridle.errors import DataError, UsageError
+from bridle.storage import lock_file, read_text, refuse_links
 
 try:
     import fcntl
@@ -100,7 +101,8 @@ class RunFolder:
         Raises:
             UsageError: another process holds it.
         """
-        with open(self.path / LOCK, "a") as file:  # who only asks leaves no mark of the time
+        refuse_links(self.path / LOCK)
+        with lock_file(self.path / LOCK) as file:  # who only asks leaves no mark of the time
             try:
                 if fcntl:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -164,7 +166,7 @@ class RunFolder:
             DataError: this is no run.
         """
         try:
-            state: dict[str, Any] = json.loads((self.path / STATE).read_text(encoding="utf-8"))
+            state: dict[str, Any] = json.loads(read_text(self.path / STATE))
             _State.model_validate(state)
         except (OSError, ValueError, RecursionError) as error:
             why = mistakes(error) if isinstance(error, ValidationError) else str(error)
@@ -219,7 +221,7 @@ class RunFolder:
 def read_rows(metrics: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Lines of `metrics.jsonl` that can be read, and what they say; none where there is no such file."""
     try:
-        text = metrics.read_text(encoding="utf-8", errors="replace")
+        text = read_text(metrics, errors="replace")
     except OSError:
         return
     for line in text.splitlines():
@@ -249,7 +251,8 @@ def write_atomically(path: Path, text: str) -> None:
         raise OSError(errno.EINVAL, "what is there is no file")
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with open(temporary, "w", encoding="utf-8") as file:
+        temporary.unlink(missing_ok=True)
+        with open(temporary, "x", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

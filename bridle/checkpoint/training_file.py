@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from bridle import distributed
-from bridle.checkpoint.files import check_digest, digest_of, read_json, write_json, write_tensors
+from bridle.checkpoint.files import check_digest, read_json, write_json, write_tensors
 from bridle.errors import DataError
+from bridle.storage import hashed
 
 TENSORS, COUNTERS = "training.safetensors", "training.json"
 
@@ -53,7 +54,7 @@ def save_training(training: dict[str, Any], folder: Path) -> None:
     """
     write_tensors(training["optimizer"], folder / TENSORS)
     counters = {key: value for key, value in training.items() if key != "optimizer"}
-    counters["sha256"] = {TENSORS: digest_of(folder / TENSORS)}
+    counters["sha256"] = {TENSORS: hashed(folder / TENSORS)}
     write_json(folder / COUNTERS, counters)
 
 

@@ -19,7 +19,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,6 +30,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bridle.checkpoint.files import write_tensors
+from bridle.children import python
 from bridle.errors import EnvironmentFault, NumericalError
 from bridle.export.card import model_card
 from bridle.export.describe import add_classes, add_json, add_preprocessing, describe, preprocessing
@@ -249,11 +249,11 @@ def _run_child(folder: Path, work: Path, modality: str, head: bool) -> dict[str,
     model = f"AutoModelFor{modality.capitalize()}Classification" if head else "AutoModel"
     own = {"HF_HOME": str(work.absolute() / "home"), "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
     own |= {"HF_MODULES_CACHE": str(work.absolute() / "modules"), "PYTHONDONTWRITEBYTECODE": "1"}
-    own |= {"CUDA_VISIBLE_DEVICES": ""}
+    own |= {"CUDA_VISIBLE_DEVICES": "", "PYTHONWARNINGS": "ignore"}
     arguments = [str(folder.absolute()), str(work.absolute()), model, auto, str(torch.get_num_threads())]
     try:
         done = subprocess.run(
-            [sys.executable, "-W", "ignore", "-c", _CHILD.read_text(encoding="utf-8"), *arguments],
+            python(_CHILD.read_text(encoding="utf-8"), *arguments),
             env={**os.environ, **own},
             cwd=work,
             capture_output=True,

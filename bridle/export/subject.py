@@ -13,7 +13,7 @@ from bridle.checkpoint import Head, find_checkpoint, load_model, read_about, rea
 from bridle.errors import BridleError
 from bridle.infer.tokenize import require_codes
 from bridle.model import Bridle, Classifier
-from bridle.storage import Location, locate
+from bridle.storage import Location, recorded
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +68,9 @@ class Subject:
 
     def shards(self) -> list[Location]:
         """What the run was trained on, where all of it can be found."""
-        places = [locate(place) for place in self.state().get("shards", [])]
         with suppress(BridleError, OSError):
-            return places if all(place.exists() for place in places) else []
+            places = [recorded(place, self.run, "--data") for place in self.state().get("shards", []) if self.run]
+            return list(places) if all(place.exists() for place in places) else []
         return []
 
 

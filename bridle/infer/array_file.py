@@ -14,12 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from bridle.archive import read_npy
 from bridle.errors import DataError
+from bridle.memory import free_memory
 
 AGAIN = "Write it again, or copy it again."
+_HEADER_BYTES, _HEADER_TIMES = 1 << 20, 16  # names pack to a tenth, and something is kept of each file
 _DAMAGE = (
     *(OSError, EOFError, LookupError, TypeError, ValueError, RuntimeError),
     *(zipfile.BadZipFile, zlib.error, SafetensorError),
@@ -71,6 +75,12 @@ def _crc(header: Any, arrays: dict[str, np.ndarray]) -> int:
     return crc
 
 
+def refuse_large(unpacked_bytes: int) -> None:
+    """Raises ValueError for what does not fit into memory: a small file may unpack to any size."""
+    if unpacked_bytes > (free := free_memory(torch.device("cpu"))):
+        raise ValueError(f"it takes {unpacked_bytes / 1e9:.1f} GB unpacked, and {free / 1e9:.1f} GB of memory are free")
+
+
 def check_version(header: Any, path: Path, format: str, version: int, hint: str) -> None:
     """Raises DataError for a header of another format, or of a later version."""
     if not isinstance(header, dict) or header.get("format") != format:
@@ -81,8 +91,17 @@ def check_version(header: Any, path: Path, format: str, version: int, hint: str)
 
 
 def _read_npz(path: Path, names: Sequence[str]) -> tuple[dict[str, np.ndarray], str]:
-    with np.load(path, allow_pickle=False) as content:
-        return {name: content[name] for name in names}, content["header"].tobytes().decode()
+    size = path.stat().st_size
+    with zipfile.ZipFile(path) as content:
+        if (header_bytes := content.getinfo("header.npy").file_size) > _HEADER_BYTES + _HEADER_TIMES * size:
+            raise ValueError(f"its header has {header_bytes / 1e6:.0f} MB, the file {size / 1e6:.1f} MB")
+        refuse_large(sum(content.getinfo(f"{name}.npy").file_size for name in names))
+
+        def array(name: str) -> np.ndarray:
+            with content.open(f"{name}.npy") as file:
+                return read_npy(file, content.getinfo(f"{name}.npy").file_size)
+
+        return {name: array(name) for name in names}, array("header").tobytes().decode()
 
 
 def _read_safetensors(path: Path, names: Sequence[str]) -> tuple[dict[str, np.ndarray], str]:

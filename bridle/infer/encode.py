@@ -156,8 +156,8 @@ def join(
 
     for outputs in run(batches()):
         _take(under_way.popleft(), outputs)
-        yield from _finished(files)
-    yield from _finished(files)
+        yield from _finished(files, failures)
+    yield from _finished(files, failures)
 
 
 def _all_windows(opened: Iterable[Opened], files: deque[_File], failures: Failures) -> Iterator[tuple[_File, View]]:
@@ -235,10 +235,13 @@ def _take(batch: list[tuple[_File, View]], answer: Outputs) -> None:
         file.waiting -= 1
 
 
-def _finished(files: deque[_File]) -> Iterator[Encoded]:
+def _finished(files: deque[_File], failures: Failures) -> Iterator[Encoded]:
     while files and files[0].complete and not files[0].waiting:
         file = files.popleft()
         coords_N3 = torch.cat(file.coords)
         rows, columns = (int(coords_N3[:, axis].max()) + 1 for axis in (1, 2))
         outputs = tuple(torch.cat(parts) for parts in zip(*file.outputs, strict=True))
-        yield Encoded(file.source, outputs, coords_N3, (file.steps, rows, columns), file.times)
+        if all(bool((out.isfinite() if out.is_floating_point() else out >= 0).all()) for out in outputs):
+            yield Encoded(file.source, outputs, coords_N3, (file.steps, rows, columns), file.times)
+        else:
+            failures.add(file.source.path, "what the model makes of it is not finite", file.source.number)

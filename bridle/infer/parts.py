@@ -37,7 +37,7 @@ from bridle.infer.parts_folder import (
     settle,
     write_json,
 )
-from bridle.storage import Location
+from bridle.storage import Location, read_text
 
 ITEMS = 512  # a part of files: minutes of work, thousands of parts for a million
 _STOP = "stop"
@@ -107,7 +107,7 @@ def in_parts(
             if not published:
                 write_json(about, work.join(join, joined))
                 publish(joined, out)
-            result = json.loads(about.read_text())
+            result = json.loads(read_text(about))
         except NothingRead:
             shutil.rmtree(work.folder, ignore_errors=True)
             raise

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from bridle.errors import DataError, EnvironmentFault, UsageError
-from bridle.storage import Location, Remote, cache_folder, check_bucket, hashed
+from bridle.storage import Location, Remote, cache_folder, check_bucket, hashed, lock_file, read_text, refuse_links
 
 ABOUT, CLAIMS, JOINED, RESULT = "work.json", "claims", "joined", "result.json"
 _LOCK = "lock"
@@ -72,7 +72,9 @@ def begun(
     made = [parent for parent in folder.parents if not parent.exists()]
     try:
         with blamed(out):
+            refuse_links(folder)
             folder.mkdir(parents=True, exist_ok=True)
+            refuse_links(*folder.iterdir())
             _sync(folder.parent)
             with _only_one(folder, out):
                 published = resume and out.exists() and _is_published(out, folder)
@@ -105,7 +107,7 @@ def _prepare(folder: Path, said: dict[str, Any], out: Location, resume: bool) ->
 
 def _compare(about: Path, said: dict[str, Any], out: Location) -> None:
     try:
-        before = json.loads(about.read_text())
+        before = json.loads(read_text(about))
         wrong = next(name for name in {**before, **said} if before.get(name) != said.get(name))
     except StopIteration:
         return
@@ -121,7 +123,7 @@ def _compare(about: Path, said: dict[str, Any], out: Location) -> None:
 def _only_one(folder: Path, out: Location) -> Iterator[None]:
     """Held by the kernel, so that a killed process leaves no lock behind, nor its decoding processes: unlike `flock`'s
     it is not theirs, too."""
-    with open(folder / _LOCK, "w") as lock:
+    with lock_file(folder / _LOCK) as lock:
         try:
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):

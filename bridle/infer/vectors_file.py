@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from bridle.errors import DataError, UsageError
-from bridle.infer.array_file import AGAIN, check_version, read_arrays, write_arrays
+from bridle.infer.array_file import AGAIN, check_version, read_arrays, refuse_large, write_arrays
 from bridle.infer.codes.table import require_pyarrow
 from bridle.schema import Embedded
 from bridle.storage import Location
@@ -36,6 +36,7 @@ from bridle.storage import Location
 FORMAT, VERSION = "bridle-vectors", 1
 SUFFIXES = (".npz", ".safetensors", ".parquet")
 PART = ".safetensors"
+_PLACE_NUMBERS = 16  # beside the vector, in a row of a table: at most
 _ARRAYS = ("vectors", "times", "coords", "counts")
 _HINT = "Write one: bridle embed FILES --out vectors.npz"
 
@@ -203,6 +204,8 @@ def _write_parquet(
 def _read_parquet(path: Path) -> VectorsFile:
     arrow = require_pyarrow()
     try:
+        metadata, schema = arrow.parquet.read_metadata(path), arrow.parquet.read_schema(path)
+        refuse_large(metadata.num_rows * 4 * (schema.field("vector").type.list_size + _PLACE_NUMBERS))
         table = arrow.parquet.read_table(path, page_checksum_verification=True)
         about = json.loads((table.schema.metadata or {})[b"bridle"])
         _check_about(about, path)

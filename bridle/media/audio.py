@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from bridle.errors import MediaError
-from bridle.media.limits import refuse_giant
+from bridle.media.limits import ALONE, refuse_giant
 from bridle.schema import MediaInfo, Modality
 
 if TYPE_CHECKING:  # these take as long to import as decoding a hundred clips, and most sound needs neither
@@ -87,7 +87,7 @@ def duration_by_packets(raw: bytes) -> float | None:
     import av
 
     try:
-        with av.open(io.BytesIO(raw), "r") as container:
+        with av.open(io.BytesIO(raw), "r", options=ALONE) as container:
             stream = container.streams.audio[0]
             first, end, ticks = None, 0, 0
             for packet in container.demux(stream):
@@ -108,7 +108,7 @@ def probe_headerless(raw: bytes, hint: str) -> MediaInfo | None:
     import av
 
     try:
-        with av.open(io.BytesIO(raw), "r", format=hint) as container:
+        with av.open(io.BytesIO(raw), "r", format=hint, options=ALONE) as container:
             stream = container.streams.audio[0]
             duration_s = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else None
             return MediaInfo(Modality.AUDIO, hint, duration_s, float(stream.rate), stream.channels)
@@ -303,7 +303,8 @@ def _ffmpeg_blocks(
     that depends on all before it."""
     import av
 
-    with av.open(io.BytesIO(raw), "r", format=info.suffix if info.suffix in _HEADERLESS else None) as container:
+    hint = info.suffix if info.suffix in _HEADERLESS else None
+    with av.open(io.BytesIO(raw), "r", format=hint, options=ALONE) as container:
         if not container.streams.audio:
             raise MediaError("holds no sound")
         planar, kind, first_kind, at = None, None, None, 0

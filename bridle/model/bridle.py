@@ -129,8 +129,9 @@ class Bridle(nn.Module):
 
     @torch.no_grad()
     def tokenize(self, batch: PatchBatch) -> Tensor:
-        """Codes, int64 `(B, N, Q)`; padding is -1."""
-        return self.tokenize_detailed(batch)[0]
+        """Codes, int64 `(B, N, Q)`; padding is -1, and what follows from values that are not finite."""
+        codes_BNQ, norm_BNQ = self.tokenize_detailed(batch)
+        return codes_BNQ.where(norm_BNQ.isfinite(), -1)
 
     @torch.no_grad()
     def tokenize_detailed(self, batch: PatchBatch) -> tuple[Tensor, Tensor]:

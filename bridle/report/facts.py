@@ -24,7 +24,7 @@ from bridle.model import Bridle
 from bridle.report.curves import last
 from bridle.report.scale import number, size
 from bridle.sharding import find_sets
-from bridle.storage import Location
+from bridle.storage import Location, read_text
 
 Table = list[tuple[str, str]]
 _MOST_STEPS = 10**15  # beyond lies a damaged line
@@ -76,7 +76,7 @@ def read_facts(run: Path) -> Facts:
     summary = next((one for one in list_runs(run) if one["run"] == str(run)), {})
     rows = [row for _, row in read_rows(run / METRICS) if 0 <= row["step"] < _MOST_STEPS]
     try:
-        config = (run / CONFIG).read_text(encoding="utf-8", errors="replace")
+        config = read_text(run / CONFIG, errors="replace")
     except OSError:
         config = ""
     try:

@@ -18,7 +18,7 @@ from bridle.report import cards, clips, codebooks, curves, facts, maps, results
 from bridle.report.facts import Facts
 from bridle.report.page import render
 from bridle.report.scale import number
-from bridle.storage import Location, locate
+from bridle.storage import Location, recorded
 
 OnEvent = Callable[..., None]
 FILE = "report.html"
@@ -78,11 +78,13 @@ def write_report(
     if (there := next(one for one in out.absolute().parents if one.exists())) and not there.is_dir():
         raise UsageError(f"{there} is a file, no folder for {out.name}", "Name another --out.")
     found, model = Found(), _model(run, device, on_event)
-    places = [data] if data else [locate(place) for place in known.state["shards"]]
-    if isinstance(model, Bridle):
-        _look(found, model, places, data is not None, count, on_event)
-    else:
+    places, why = _places(known, data)
+    if not isinstance(model, Bridle):
         found.notes["clips"] = model
+    elif why:
+        _without_clips(found, why, on_event)
+    else:
+        _look(found, model, places, data is not None, count, on_event)
     _codebooks(found, model, known)
     page = _page(known, found, model, places, device)
     try:
@@ -111,6 +113,19 @@ def _model(run: Path, device: str, on_event: OnEvent) -> Bridle | str:
         return f"No model could be loaded: {error.message}"
 
 
+def _places(known: Facts, data: Location | None) -> tuple[list[Location], str]:
+    """Where the clips lie, or why they are not looked at."""
+    try:
+        return [data] if data else [recorded(place, known.run, "--data") for place in known.state["shards"]], ""
+    except DataError as error:
+        return [], error.message
+
+
+def _without_clips(found: Found, why: str, on_event: OnEvent) -> None:
+    found.notes["clips"] = f"The data of the run cannot be read: {why}. Say where they are with --data."
+    on_event("warning", message=f"{why}: the report is without clips; say where the data are with --data")
+
+
 def _look(found: Found, model: Bridle, places: Sequence[Location], must: bool, count: int, on_event: OnEvent) -> None:
     """Clips through the model; `must`: the user named the data, and wants to know what is wrong with them."""
     try:
@@ -118,9 +133,7 @@ def _look(found: Found, model: Bridle, places: Sequence[Location], must: bool, c
     except (DataError, OSError) as error:
         if must:
             raise
-        why = error.message if isinstance(error, DataError) else str(error)
-        found.notes["clips"] = f"The data of the run cannot be read: {why}. Say where they are with --data."
-        on_event("warning", message=f"{why}: the report is without clips; say where the data are with --data")
+        _without_clips(found, error.message if isinstance(error, DataError) else str(error), on_event)
         return
     found.seen = seen
     if not seen.paths:

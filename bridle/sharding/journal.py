@@ -21,7 +21,7 @@ from bridle.errors import DataError
 from bridle.media import decoded_bytes
 from bridle.patches.statistics import Moments
 from bridle.schema import MediaInfo
-from bridle.storage import Location
+from bridle.storage import Location, is_plain
 
 FILE = "journal.sqlite"
 _PAGE = 1000
@@ -96,6 +96,15 @@ class Journal:
             return json.loads(row[0]) if row else None
         except ValueError as error:
             raise sqlite3.DatabaseError(f"its note {name!r} is damaged") from error
+
+    def names(self, note: str) -> list[str]:
+        """Names of files that were remembered; they may be renamed and removed, and nothing else may.
+
+        Raises:
+            sqlite3.DatabaseError: one is not of a file in the set's folder.
+        """
+        noted = self.noted(note)
+        return _plain(noted if isinstance(noted, list) else [] if noted is None else [noted])
 
     def add(self, place: bytes, path: str, label: str | list[str] | None) -> bool:
         """A file to do; one that is known already stays as it is, and gives False."""
@@ -230,7 +239,9 @@ class Journal:
     def shards(self) -> list[tuple[Shard, bytes]]:
         """Whole tars with their rows of the index."""
         found = self._db.execute("SELECT file, samples, bytes, sha256, rows FROM shard ORDER BY number")
-        return [(Shard(*values), rows) for *values, rows in found]
+        shards = [(Shard(*values), rows) for *values, rows in found]
+        _plain([shard.file for shard, _ in shards])
+        return shards
 
     def rejects(self) -> list[dict[str, str]]:
         rows = self._db.execute("SELECT path, reason FROM file WHERE state = 'reject' ORDER BY path")
@@ -282,3 +293,9 @@ class Journal:
             found = {at: round(float(value), 6) for at, value in self._db.execute(query)}
             extent[column], spread[column] = [found[at] for at in tops], [found[at] for at in parts]
         return extent, spread
+
+
+def _plain(names: list[Any]) -> list[str]:
+    if wrong := next((name for name in names if not is_plain(name)), None):
+        raise sqlite3.DatabaseError(f"it names {wrong!r}, which is not a file of this set")
+    return names

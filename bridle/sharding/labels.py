@@ -13,11 +13,12 @@ from typing import Any, Literal
 
 from bridle.errors import DataError
 from bridle.sharding.journal import Journal
-from bridle.storage import Location, opened
+from bridle.storage import Location, opened, read_small
 
 Labels = Literal["folder", "sidecar"] | Location | None
 Label = str | list[str] | None
 _PATH_COLUMNS = ("path", "file", "filename", "name")
+_MOST_BYTES = 16 << 20  # of a JSON beside a file
 _HINT = (
     "Wanted: a first line `path,label`, then one line a file (or `path,labels`, several labels with ; between them; "
     'or JSON lines {"path": ..., "label": ...}); or --labels folder.'
@@ -111,7 +112,7 @@ def _sidecar(raw: Location, path: str) -> Label:
     media = raw / path
     for beside in (media.with_suffix(".json"), media.with_name(media.name + ".json")):
         try:
-            label = _label_in(json.loads(beside.read_text("utf-8-sig")))
+            label = _label_in(json.loads(read_small(beside, _MOST_BYTES).decode("utf-8-sig")))
             "".join(label or "").encode()  # half a surrogate pair is no text
             return label
         except FileNotFoundError:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -18,7 +17,7 @@ from bridle.archive import Shard, check_sizes
 from bridle.errors import DataError
 from bridle.patches.statistics import what_is_missing
 from bridle.schema import Modality
-from bridle.storage import Location, folders_with, names_in
+from bridle.storage import Location, folders_with, is_plain, names_in, read_text
 
 FILE = "manifest.json"
 _NOT_STORED = ("folder", "tar", "whole")
@@ -102,7 +101,7 @@ def read_manifest(folder: Location) -> Manifest:
     """
     path = folder / FILE
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_text(path))
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
@@ -194,7 +193,7 @@ def _parse_quietly(folder: Location) -> Manifest | None:
     """None for a `manifest.json` that is somebody else's: without our format, and without an index of ours beside."""
     path = folder / FILE
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_text(path))
     except (OSError, ValueError, RecursionError):
         return read_manifest(folder)  # ours or not, say what is wrong
     ours = isinstance(content, dict) and content.get("format") == FORMAT
@@ -236,7 +235,7 @@ def _mistake(manifest: Manifest) -> str | None:
     files = [shard.file for shard in manifest.shards]
     if not re.fullmatch("[A-Za-z0-9_-]+", manifest.name):
         return f"has the name {manifest.name!r}, which is none that bridle shard gives"
-    if any(os.sep in file or "\0" in file or file in ("", "..") for file in files):
+    if not all(map(is_plain, files)):
         return "names a shard outside its folder"
     if len(set(files)) < len(files):
         return "names a shard twice"

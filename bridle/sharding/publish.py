@@ -26,7 +26,17 @@ from bridle.errors import DataError, EnvironmentFault, UsageError
 from bridle.sharding.journal import FILE as JOURNAL
 from bridle.sharding.journal import Journal
 from bridle.sharding.manifest import FILE, Manifest, is_index
-from bridle.storage import Location, Remote, cache_folder, check_bucket, names_in
+from bridle.storage import (
+    Location,
+    Remote,
+    cache_folder,
+    check_bucket,
+    lock_file,
+    names_in,
+    read_small,
+    read_text,
+    refuse_links,
+)
 
 PARTIAL = ".partial"
 BEGUN = "begun"  # from here on there is a run to go on with, though no tar is whole
@@ -51,6 +61,7 @@ def check_output(out: Location, *, overwrite: bool, resume: bool) -> None:
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file, not a folder", "Choose another --out.")
     partial = workplace(out) / PARTIAL
+    refuse_links(partial)
     unfinished, whole = (partial / JOURNAL).exists(), (out / FILE).exists()
     if (resume or overwrite) and (unfinished or whole):
         return
@@ -93,7 +104,9 @@ def building(out: Location, *, resume: bool) -> Iterator[Path]:
     made = [folder for folder in (place, *place.parents) if not folder.exists()]
     partial = place / PARTIAL
     try:
+        refuse_links(partial, place / _REPLACED)
         partial.mkdir(parents=True, exist_ok=True)
+        refuse_links(*partial.iterdir())
         with _only_one(partial, out):
             if not resume or _is_published(partial):
                 _start_over(partial)
@@ -121,7 +134,7 @@ def publish(partial: Path, out: Location, journal: Journal) -> None:
     Can be repeated after it was killed at any point. What the journal notes: "manifest", the text of the new one;
     "index", the name of its file; "replaces", the names of the files that must go.
     """
-    manifest, index = str(journal.noted("manifest")), str(journal.noted("index"))
+    manifest, (index,) = str(journal.noted("manifest")), journal.names("index")
     if isinstance(out, Remote):
         _publish_remote(partial, out, journal, manifest, index)
         return
@@ -129,7 +142,7 @@ def publish(partial: Path, out: Location, journal: Journal) -> None:
     replaced = out / _REPLACED
     moved: list[tuple[Path, Path]] = []  # (from, to), undone backwards on failure
     try:
-        for name in journal.noted("replaces"):
+        for name in journal.names("replaces"):
             if (out / name).exists() and not (replaced / name).exists():
                 replaced.mkdir(exist_ok=True)
                 _move(out / name, replaced / name, moved)
@@ -189,7 +202,7 @@ def _publish_remote(partial: Path, out: Remote, journal: Journal, manifest: str,
         (out / index).upload(partial / index)
     (out / FILE).write_bytes(manifest.encode())
     kept = {FILE, index, *(shard["file"] for shard in json.loads(manifest)["shards"])}
-    for name in journal.noted("replaces"):
+    for name in journal.names("replaces"):
         if name not in kept:
             with contextlib.suppress(FileNotFoundError):
                 (out / name).unlink()
@@ -206,7 +219,7 @@ def files_of(out: Location, name: str) -> list[str]:
     there = names_in(out)
     tars = {file for file in there if re.fullmatch(rf"{name}-\d{{6,}}\.tar", file)}
     try:
-        tars |= {str(shard["file"]) for shard in json.loads((out / FILE).read_text(encoding="utf-8"))["shards"]}
+        tars |= {str(shard["file"]) for shard in json.loads(read_text(out / FILE))["shards"]}
     except FileNotFoundError:
         pass
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
@@ -224,7 +237,7 @@ def next_number(manifest: Manifest) -> int:
 @contextmanager
 def _only_one(partial: Path, out: Location) -> Iterator[None]:
     """Held by the kernel, so that a killed process leaves no lock behind."""
-    with open(partial / _LOCK, "w") as lock:
+    with lock_file(partial / _LOCK) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -248,7 +261,7 @@ def _is_published(partial: Path) -> bool:
             return True
         manifest = journal.noted("manifest")
     with contextlib.suppress(OSError):
-        return bool(manifest) and (partial.parent / FILE).read_bytes() == str(manifest).encode()
+        return bool(manifest) and read_small(partial.parent / FILE) == str(manifest).encode()
     return False
 
 
@@ -257,7 +270,7 @@ def _moved(partial: Path, out: Path) -> list[Path]:
     if not (partial / JOURNAL).exists():
         return []
     with contextlib.closing(Journal(partial / JOURNAL)) as journal:
-        names = [shard.file for shard, _ in journal.shards()] + [str(journal.noted("index"))]
+        names = [shard.file for shard, _ in journal.shards()] + journal.names("index")
         manifest = journal.noted("manifest")
     return [out / name for name in names if manifest and not (partial / name).exists() and (out / name).exists()]
 

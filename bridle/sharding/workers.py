@@ -9,16 +9,14 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 from collections import deque
 from collections.abc import Iterable, Iterator
 from multiprocessing.connection import Connection, Pipe, wait
-from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
-import bridle
+from bridle.children import python_module
 from bridle.errors import EnvironmentFault
 from bridle.schema import Modality
 from bridle.sharding.child import Bug, Death, Failure, Report, Task
@@ -43,15 +41,14 @@ class Workers:
         pipes = [Pipe() for _ in range(max(1, count))]
         self._connections = [ours for ours, _ in pipes]
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  # decoders chatter; shown when the nurse cannot run
-        roots = [str(Path(bridle.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
         theirs = [connection.fileno() for _, connection in pipes]
         self._nurse = subprocess.Popen(
-            [sys.executable, "-m", "bridle.sharding.child", str(modality), *map(str, theirs)],
+            python_module("bridle.sharding.child", str(modality), *map(str, theirs)),
             pass_fds=theirs,
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=self._log,
-            env=os.environ | _ONE_THREAD | {"PYTHONPATH": os.pathsep.join(filter(None, roots))},
+            env=os.environ | _ONE_THREAD,
             start_new_session=True,  # Ctrl-C reaches the parent alone, which then ends the whole group
         )
         for _, connection in pipes:

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bridle.errors import EnvironmentFault
+from bridle.storage.foreign import lock_file
 from bridle.storage.remote import Remote
 
 BLOCK_BYTES = 8 << 20
@@ -99,7 +100,7 @@ class Cache:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             number = hashlib.sha256(name.encode()).hexdigest()[:3]  # blocks of one file do not wait for each other
-            lock = open(self.folder / f".lock-{number}", "w")  # noqa: SIM115
+            lock = lock_file(self.folder / f".lock-{number}")
         except OSError:
             yield
             return

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import os
 import re
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 from urllib.request import url2pathname
 
-from bridle.errors import DataError, UsageError
+from bridle.errors import DataError, UsageError, redacted
 from bridle.storage.remote import Remote, RemoteFile
 
 Location = Path | Remote
@@ -41,11 +43,13 @@ def locate(place: str | Path | Remote) -> Location:
         raise UsageError(
             f"{scheme}:// is no storage that can be read here", "Known: s3://, gs:// and what else fsspec reads."
         )
-    if "@" in rest.partition("/")[0] or "?" in rest:
+    if redacted(place) != place or "@" in rest.partition("/")[0]:
         raise UsageError(
             f"the {scheme}:// address carries credentials or a query; it would be stored with the results",
             "Leave them to the environment or the configuration files of the storage, and give scheme://bucket/folder.",
         )
+    if "::" in rest:
+        raise UsageError(f"{scheme}://...::... is a chain of addresses", f"Give {scheme}://bucket/folder alone.")
     if not rest:
         raise UsageError(f"{place} names no bucket", f"Give {scheme}://bucket/folder.")
     return Remote(f"{scheme}://{rest}")
@@ -82,7 +86,9 @@ def sizes_in(folder: Location, names: list[str]) -> Iterator[tuple[str, int | OS
         return
     for name in names:
         try:
-            yield name, os.stat(folder / name).st_size
+            status = os.stat(folder / name)
+            regular = stat.S_ISREG(status.st_mode)
+            yield name, status.st_size if regular else _irregular(status.st_mode, folder / name)
         except OSError as error:
             yield name, error
 
@@ -107,7 +113,26 @@ def opened(file: Location) -> IO[bytes]:
     """A file to read and to seek in."""
     if isinstance(file, Remote):
         return io.BufferedReader(RemoteFile(file), _BUFFER_BYTES)
-    return open(file, "rb")
+    return open(open_regular(file, os.O_RDONLY), "rb")
+
+
+def open_regular(file: Path, flags: int) -> int:
+    """A handle of a regular file: a pipe would keep who opens it waiting, and `/dev/zero` never ends.
+
+    Raises:
+        OSError: it cannot be opened, or is something else.
+    """
+    handle = os.open(file, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    if not stat.S_ISREG(mode := os.fstat(handle).st_mode):
+        os.close(handle)
+        raise _irregular(mode, file)
+    return handle
+
+
+def _irregular(mode: int, file: Path) -> OSError:
+    if stat.S_ISDIR(mode):
+        return IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(file))
+    return OSError(errno.EINVAL, "it is not a regular file", str(file))
 
 
 def hashed(file: Location) -> str:

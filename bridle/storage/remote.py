@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from bridle.errors import EnvironmentFault
+from bridle.errors import BridleError, EnvironmentFault
 
 _ATTEMPTS = 8  # some 40 seconds in all, if the answer is a quick no ...
 _FIRST_ATTEMPTS = 3  # ... but a storage that has never answered is more likely to be a wrong address
@@ -184,8 +184,10 @@ class Remote:
                 if isinstance(error, _FINAL) or (isinstance(error, OSError) and error.errno == errno.EINVAL):
                     _answered.add(scheme)
                     raise type(error)(error.errno or errno.EIO, _reason(error), self.url) from None
-                if not isinstance(error, OSError) and type(error).__module__.split(".")[0] not in _WEATHER:
+                if isinstance(error, BridleError):
                     raise
+                if not isinstance(error, OSError) and type(error).__module__.split(".")[0] not in _WEATHER:
+                    raise self._fault(f"{type(error).__name__}: {error}") from error  # reference:// needs more to work
                 if attempt == (_ATTEMPTS if scheme in _answered else _FIRST_ATTEMPTS):
                     raise self._fault(f"tried {attempt} times, {_reason(error)}") from None
             time.sleep(min(_PAUSE_S * 2**attempt, _LONGEST_PAUSE_S) * random.uniform(0.5, 1.5))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from bridle.errors import DataError
+from bridle.storage import opened
 
 T = TypeVar("T")
 
@@ -22,7 +23,7 @@ def lines(file: Path) -> Iterator[str]:
         DataError: naming the file, and the line that is in another encoding.
     """
     try:
-        with open(file, "rb") as raw:
+        with opened(file) as raw:
             for number, line in enumerate(raw, start=1):
                 try:
                     yield line.decode("utf-8-sig" if number == 1 else "utf-8")

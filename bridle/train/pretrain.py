@@ -29,6 +29,7 @@ from bridle.errors import ConfigError, DataError, Interrupted
 from bridle.model import Bridle
 from bridle.patches import Patcher
 from bridle.sharding import Manifest, merge_statistics
+from bridle.storage import refuse_links
 from bridle.stream import ClipStream
 from bridle.train.phases import plan_phases
 from bridle.train.plan import describe
@@ -149,6 +150,7 @@ def _sole_use(run: RunFolder) -> Iterator[None]:
 
 
 def _begin(run: RunFolder, damaged: Sequence[Path], config_yaml: str) -> None:
+    refuse_links(*run.path.iterdir())
     run.sweep()
     write_atomically(run.path / CONFIG, config_yaml)
     for checkpoint in damaged:

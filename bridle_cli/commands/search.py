@@ -58,8 +58,11 @@ def command(
     for hit in [hit for one in found for hit in one["hits"][:shown]]:
         if hit["path"] is None:
             console.warn(f"{hit['file']} is not on this disk as a file of its own")
-        elif why := _open(hit["path"]):
-            console.warn(f"{hit['path']} could not be opened: {why}")
+            continue
+        path = os.path.abspath(hit["path"])  # an index may name one that reads as an option
+        console.note(f"opens {path}")
+        if why := _open(path):
+            console.warn(f"{path} could not be opened: {why}")
 
 
 def _open(path: str) -> str:
@@ -71,8 +74,11 @@ def _open(path: str) -> str:
             return str(error.strerror or error)
         return ""
     opener, null = "open" if sys.platform == "darwin" else "xdg-open", subprocess.DEVNULL
+    theirs = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}  # ours, see `main`
     try:
-        process = subprocess.Popen([opener, path], stdin=null, stdout=null, stderr=null, start_new_session=True)
+        process = subprocess.Popen(
+            [opener, path], env=theirs, stdin=null, stdout=null, stderr=null, start_new_session=True
+        )
         code = process.wait(_FAILS_WITHIN_S)
     except subprocess.TimeoutExpired:
         return ""

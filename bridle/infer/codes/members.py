@@ -25,7 +25,18 @@ from typing import Any
 import numpy as np
 
 import bridle
-from bridle.archive import ROW, Shard, TarWriter, damaged, index_name, parse_description, save_index, write_durably
+from bridle.archive import (
+    ROW,
+    Shard,
+    TarWriter,
+    damaged,
+    index_name,
+    open_tar,
+    parse_description,
+    read_npy,
+    save_index,
+    write_durably,
+)
 from bridle.errors import DataError, UsageError
 from bridle.infer.codes.arrays import as_codes, check_levels, sizes_of
 from bridle.infer.codes.compact import Record
@@ -33,7 +44,7 @@ from bridle.infer.listing import set_below
 from bridle.schema import Codes, Modality
 from bridle.sharding import Manifest, find_sets
 from bridle.sharding.manifest import FILE, find_all_sets, is_sharded, parse_manifest
-from bridle.storage import Location, opened
+from bridle.storage import Location, opened, read_text
 from bridle.stream import SampleReader
 
 MEMBER = "codes.npy"
@@ -98,7 +109,7 @@ def _strange(out: Path, sources: set[str]) -> Path | None:
 def _names(folder: Path, sources: set[str]) -> set[str]:
     """Of the files of a set that was made of one of these; none where there is none."""
     try:
-        manifest = parse_manifest(json.loads((folder / FILE).read_text(encoding="utf-8")), folder / FILE)
+        manifest = parse_manifest(json.loads(read_text(folder / FILE)), folder / FILE)
     except (OSError, ValueError, RecursionError, DataError):
         return set()
     if manifest.made_of not in sources:
@@ -206,7 +217,7 @@ def read(folder: Location, levels: int | None = None) -> Iterator[Codes]:
 
 def _read_tar(place: Location) -> Iterator[tuple[Any, np.ndarray, Any]]:
     metas: dict[str, dict[str, Any]] = {}
-    with opened(place) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+    with opened(place) as file, open_tar(file) as tar:
         for member in tar:
             key, _, suffix = member.name.partition(".")
             if suffix not in ("json", MEMBER):
@@ -216,5 +227,5 @@ def _read_tar(place: Location) -> Iterator[tuple[Any, np.ndarray, Any]]:
             if suffix == "json":
                 metas[key] = parse_description(content.read())
                 continue
-            codes_QTHW, meta = np.load(io.BytesIO(content.read()), allow_pickle=False), metas.pop(key)
+            codes_QTHW, meta = read_npy(io.BytesIO(content.read()), member.size), metas.pop(key)
             yield meta["path"], codes_QTHW, meta["codes"]["times"]

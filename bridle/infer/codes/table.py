@@ -22,12 +22,13 @@ from typing import Any
 import numpy as np
 
 from bridle.errors import DataError, EnvironmentFault
-from bridle.infer.array_file import AGAIN
+from bridle.infer.array_file import AGAIN, refuse_large
 from bridle.infer.codes.arrays import FORMAT, VERSION, as_codes, check_codes, check_levels, sizes_of
 from bridle.infer.codes.compact import code_type
 from bridle.schema import Codes
 
 _ABOUT = b"bridle"
+_VALUE_BYTES = 8  # of any column, at most
 _GROUP_ROWS, _GROUP_CODES = 4096, 8_000_000  # a row group ends at either
 
 
@@ -100,6 +101,8 @@ def read(path: Path, levels: int | None = None) -> Iterator[Codes]:
             sizes = sizes_of(header, path)
             kept = check_levels(levels, sizes[1], path)
             for group in range(table.num_row_groups):
+                columns = (table.metadata.row_group(group).column(n) for n in range(table.metadata.num_columns))
+                refuse_large(_VALUE_BYTES * sum(column.num_values for column in columns))
                 for file, codes_QTHW, times in _rows(table.read_row_group(group)):
                     yield as_codes(file, codes_QTHW, times, sizes, kept, path)
     except FileNotFoundError:

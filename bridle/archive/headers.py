@@ -1,0 +1,51 @@
+"""Headers of tars and of `.npy`, checked before memory is taken, or a place is sought, in the sizes that they state."""
+
+from __future__ import annotations
+
+import math
+import tarfile
+from typing import IO
+
+import numpy as np
+
+
+class _Plain(tarfile.TarInfo):
+    """A header of the kinds that `TarWriter` and WebDataset write: files and folders.
+
+    Those of other kinds (long names, attributes, holes) may be as long as they say, and follow each other without end.
+    """
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Plain:
+        member = super().frombuf(buf, encoding, errors)
+        if member.size < 0:  # the next header would be sought before this one, for ever
+            raise tarfile.ReadError(f"{member.name!r} has the size {member.size}")
+        if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE):
+            raise tarfile.ReadError(f"{member.name!r} has a header of type {member.type!r}, not that of a plain file")
+        return member
+
+
+def open_tar(file: IO[bytes]) -> tarfile.TarFile:
+    """A tar, to iterate over its members.
+
+    Raises:
+        tarfile.TarError: also while it is iterated over: a header is damaged.
+    """
+    return tarfile.open(fileobj=file, mode="r:", tarinfo=_Plain)
+
+
+def read_npy(file: IO[bytes], size: int) -> np.ndarray:
+    """The array of a `.npy` of that size; nothing is unpickled.
+
+    Raises:
+        ValueError: it is none, or its header tells of another size.
+    """
+    version = np.lib.format.read_magic(file)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"a .npy of version {version}")
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(file)
+    if dtype.hasobject or file.tell() + math.prod(shape) * dtype.itemsize != size:
+        raise ValueError(f"{dtype} {shape} is not what {size} bytes hold")
+    file.seek(0)
+    return np.asarray(np.lib.format.read_array(file, allow_pickle=False))
