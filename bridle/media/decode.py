@@ -9,9 +9,7 @@ from bridle.errors import MediaError
 from bridle.media import audio, image
 from bridle.media.limits import MAX_PIXELS, refuse_giant
 from bridle.media.probe import read_bytes, reason
-from bridle.schema import Clip, MediaInfo, Modality
-
-AUDIO_HZ = 16000
+from bridle.schema import AUDIO_HZ, Clip, MediaInfo, Modality
 
 
 def decode(
@@ -76,7 +74,7 @@ def preload(modality: Modality) -> None:
 
 
 def decoded_bytes(info: MediaInfo) -> int:
-    """Memory for the whole clip, decoded: sound as 16-bit samples at `AUDIO_HZ`, pixels as three bytes."""
+    """Memory for the whole clip, decoded: audio as 16-bit samples at `AUDIO_HZ`, pixels as three bytes."""
     if info.modality is Modality.AUDIO:
         return 2 * math.ceil((info.duration_s or 0.0) * AUDIO_HZ)
     return 3 * (info.frames or 1) * (info.height or 0) * (info.width or 0)
@@ -87,11 +85,6 @@ def _decoded_bytes(info: MediaInfo, rate_hz: int, window: tuple[float, float] | 
     whole_s = info.duration_s or 0.0
     share = min(1.0, window[1] / whole_s) if window and whole_s > 0 else 1.0
     return share * (4 * whole_s * rate_hz if info.modality is Modality.AUDIO else decoded_bytes(info))
-
-
-def decoded_rate_hz(info: MediaInfo) -> float | None:
-    """`Clip.rate_hz` of this file when it is decoded with the default rate."""
-    return AUDIO_HZ if info.modality is Modality.AUDIO else info.rate_hz
 
 
 def _start(window: tuple[float, float] | None) -> float:

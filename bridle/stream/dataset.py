@@ -11,8 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from bridle.errors import DataError, EnvironmentFault, MediaError
-from bridle.media import decoded_rate_hz
-from bridle.schema import Clip, MediaInfo
+from bridle.schema import Clip, MediaInfo, Modality
 from bridle.stream.cache import ClipCache
 from bridle.stream.order import Request, sample_seed
 from bridle.stream.read import SampleReader, media_info
@@ -65,8 +64,8 @@ class ViewDataset(Dataset[View]):
 
     def _whole(self, sample: int, meta: dict[str, Any], info: MediaInfo) -> Clip:
         assert self._cache is not None
-        key, rate_hz = self._reader.index.key(sample), decoded_rate_hz(info)
-        names = Clip(key, info.modality, torch.empty(0), rate_hz, source=meta["path"])
+        rate_hz = self._reader.rate_hz if info.modality is Modality.AUDIO else info.rate_hz
+        names = Clip(self._reader.index.key(sample), info.modality, torch.empty(0), rate_hz, source=meta["path"])
         clip = self._cache.get(sample, names)
         if clip is None:
             self._cache.put(sample, self._reader.clip(sample, meta))
