@@ -19,6 +19,7 @@ Count = Annotated[int, Field(ge=0, le=_MOST)]
 Rate = Annotated[float, Field(gt=0.0)]
 _MOST_SIZE = 2**20
 Size = Annotated[int, Field(gt=0, le=_MOST_SIZE)]  # of a network or clip: bytes of any two multiplied are below 2**63
+LEAST_HZ, MOST_HZ = 2000, 500_000  # of audio
 Epochs = Annotated[float, Field(ge=0.0, le=1e12)]
 
 
@@ -32,7 +33,7 @@ class AudioPatches(Section):
     """Waveform -> log-mel spectrogram -> rectangles of `patch_frames` x `patch_mels`."""
 
     modality: Literal["audio"] = "audio"
-    rate_hz: Annotated[int, Field(ge=2000, le=500_000)] = AUDIO_HZ  # that all audio is resampled to
+    rate_hz: Annotated[int, Field(ge=LEAST_HZ, le=MOST_HZ)] = AUDIO_HZ  # that all audio is resampled to
     mel_bins: Size = 128  # bands of the spectrogram, a multiple of patch_mels
     low_hz: Annotated[float, Field(ge=0.0)] = 20.0  # lower edge of the mel bands
     high_hz: Annotated[float, Field(ge=0.0)] = 0.0  # upper edge of the mel bands; 0 is half of rate_hz
