@@ -36,7 +36,8 @@ _LEANING = {"OGG", "MP3", "MPEG"}  # formats whose frames lean on those before t
 _RUN_UP_S = 0.2  # ... this much is decoded and dropped before a window
 _SEEK_S = 5.0  # FFmpeg decodes shorter ways
 _RESAMPLED = 1 << 20  # samples resampled at once: the filter takes many times their memory
-_TERMS = 500  # largest numerator or denominator of a resampling ratio: the filter bank has that many rows
+_LARGEST_BANK = 1 << 20  # product of the terms of a resampling ratio: the filter bank has as many numbers
+_TERMS = 500  # largest terms of the ratio that stands for one with a larger bank
 
 
 def probe(raw: bytes) -> MediaInfo | None:
@@ -97,11 +98,11 @@ def decode(raw: bytes, info: MediaInfo, rate_hz: int, window: tuple[float, float
 
 
 def resample(wave_S: Tensor, from_hz: int, to_hz: int) -> Tensor:
-    """Band-limited resampling; ratios with large terms (44101 Hz) are rounded, for less than 1e-5 in pitch."""
+    """Band-limited resampling; ratios with large terms (44101 Hz to 16 kHz) are rounded, that one by 4e-6."""
     if from_hz == to_hz:
         return wave_S
     ratio = Fraction(to_hz, from_hz)
-    if max(ratio.numerator, ratio.denominator) > _TERMS:  # torchaudio's filter bank would take gigabytes
+    if ratio.numerator * ratio.denominator > _LARGEST_BANK:  # torchaudio's would take gigabytes
         inverse = ratio > 1
         ratio = (1 / ratio if inverse else ratio).limit_denominator(_TERMS)
         ratio = 1 / ratio if inverse and ratio else ratio

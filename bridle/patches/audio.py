@@ -106,7 +106,7 @@ class AudioPatcher(Patcher):
             return (mel_BTM - self.mean) / (2 * self.std)
         if self.config.range_db is not None:
             loudest_B11 = mel_BTM.masked_fill(~real_BT1, -math.inf).amax((1, 2), keepdim=True)
-            mel_BTM = mel_BTM.maximum(loudest_B11 - self.config.range_db * math.log(10) / 10)
+            mel_BTM = (mel_BTM - loudest_B11).clamp(min=-self.config.range_db * math.log(10) / 10)
         n_B11 = frame_B11 * mel_BTM.shape[-1]
         mean_B11 = (mel_BTM * real_BT1).sum((1, 2), keepdim=True) / n_B11
         variance_B11 = ((mel_BTM - mean_B11) * real_BT1).square().sum((1, 2), keepdim=True) / n_B11

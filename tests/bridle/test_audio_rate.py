@@ -36,7 +36,7 @@ PATCHES = {
     "modality": "audio", "mel_bins": 32, "frames": 64, "patch_frames": 16, "patch_mels": 16, "normalise": "clip",
     "range_db": 90.0, "roll": False, "gain_db": 0.0,
 }  # fmt: skip
-BAT_HZ, TONE_HZ = 384_000, 40_000.0
+BAT_HZ = 384_000
 
 
 def voice() -> np.ndarray:
@@ -97,14 +97,14 @@ def test_models_from_before_keep_their_clipping_and_floor(tmp_path: Path) -> Non
 
 def test_digital_silence_does_not_outweigh_what_is_heard() -> None:
     """Half of the clip is zeros: the other half keeps at least half of the contrast that it has by itself."""
-    wave_S = torch.from_numpy(voice())[:4000]
-    padded_S = torch.cat([wave_S, torch.zeros(4000)])
-    patcher = patcher_of(frames=48)
+    wave_S = torch.from_numpy(voice())[:8000]
+    padded_S = torch.cat([wave_S, torch.zeros(8000)])
+    patcher = patcher_of(frames=96)
     alone, half = (patcher([patcher.prepare(Clip("c", Modality.AUDIO, x, 16000), None)]) for x in (wave_S, padded_S))
     heard = half.x_BNP[:, : alone.x_BNP.shape[1]]
     assert heard.std() > 0.5 * alone.x_BNP.std()
     silent = patcher([patcher.blank()])
-    assert silent.x_BNP.abs().max() < 1e-4  # finite, and nothing to tell
+    assert not silent.x_BNP.any()  # finite, and nothing to tell
 
 
 def test_energies_are_cut_off_below_the_range() -> None:
@@ -168,7 +168,7 @@ def bats(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number in range(8):
         wave_S = 1e-4 * np.random.default_rng(number).standard_normal(BAT_HZ).astype(np.float32)
         for start in (number * 20_000, 200_000 + number * 10_000):
-            wave_S[start : start + 20_000] += tone(BAT_HZ, 30_000.0 + 3000 * number)[:20_000]
+            wave_S[start : start + 20_000] += np.hanning(20_000) * tone(BAT_HZ, 30_000.0 + 3000 * number)[:20_000]
         soundfile.write(root / "raw" / f"{number}.wav", wave_S, BAT_HZ)
     with pytest.MonkeyPatch.context() as patch:  # in this process
         patch.setattr(import_module("bridle.sharding.build"), "Workers", Inline)
@@ -187,25 +187,25 @@ def small_sets(**changes: Any) -> list[str]:
     return [f"{key}={value}" for key, value in (small | patches | rest).items()]
 
 
-def test_a_run_at_384_khz_hears_what_one_at_16_khz_cannot(bats: Path) -> None:
-    def distinct(rate_hz: int) -> int:
-        out = bats / f"run{rate_hz}"
-        recipe = api.Recipe(preset="audio-tiny", sets=tuple(small_sets(rate_hz=rate_hz, low_hz=20.0)))
-        api.pretrain(bats / "shards", recipe=recipe, out=out, steps=4, device="cpu")
-        model = api.load(out)
-        files = [bats / "raw" / f"{number}.wav" for number in (0, 7)]
-        vectors = torch.stack([model.embed(file) for file in files])
-        # The pulses of the first file begin at 0 and 0.52 s, those of the last at 0.36 and 0.70 s.
-        assert model.model.patcher.rate_hz == rate_hz and vectors.isfinite().all()
-        wave_S, _ = soundfile.read(files[1], dtype="float32")
-        assert torch.equal(model.tokenize(wave_S, rate_hz=BAT_HZ).codes_THWQ, model.tokenize(files[1]).codes_THWQ)
-        view = next(iter(model.model.patcher.windows(decode(files[1], probe(files[1], "x.wav"), rate_hz=rate_hz))))[0]
-        power_T = model.model.patcher.mel(view.float()[None])[0].exp().sum(-1)
-        return int((power_T > 0.01 * power_T.max()).sum())
+def test_a_run_at_384_khz_hears_what_16_khz_cannot(bats: Path) -> None:
+    out, file = bats / "run", bats / "raw" / "7.wav"
+    recipe = api.Recipe(preset="audio-tiny", sets=tuple(small_sets(rate_hz=BAT_HZ)))
+    assert api.pretrain(bats / "shards", recipe=recipe, out=out, steps=3, device="cpu")["steps"] == 3
+    model = api.load(out)
+    assert model.embed(file).isfinite().all()
+    wave_S, _ = soundfile.read(file, dtype="float32")
+    codes = model.tokenize(file)
+    assert torch.equal(model.tokenize(wave_S, rate_hz=BAT_HZ).codes_THWQ, codes.codes_THWQ)
+    assert codes.times_T == pytest.approx([0.16 * step for step in range(len(codes.times_T))], abs=1e-6)
 
-    # 20,000 samples at 384 kHz are 52 ms: 7 or 8 frames see a part of them; without the band all frames are noise.
-    assert 6 <= distinct(BAT_HZ) <= 9
-    assert distinct(16000) > 50
+    def loud_frames(patcher: AudioPatcher) -> int:
+        view = patcher.windows(decode(file, probe(file, file.name), rate_hz=patcher.rate_hz))[0][0]
+        power_T = patcher.mel(view.float()[None])[0].exp().sum(-1)
+        return int((power_T > 0.1 * power_T.max()).sum())
+
+    # The pulse in this window takes 52 ms: 3 to 7 frames; without its band there is the noise alone.
+    assert 3 <= loud_frames(patcher_of(rate_hz=BAT_HZ)) <= 7
+    assert loud_frames(patcher_of()) > 50
 
 
 @pytest.mark.parametrize(("workers", "cache_gb"), [(0, 0.0), (2, 1.0)])
@@ -231,29 +231,25 @@ def test_the_stream_decodes_at_the_rate_of_the_run(bats: Path, workers: int, cac
     assert not ClipStream(manifests, prepare, patcher.window_s, cache_gb=0.01, **options).cached
 
 
+NEAREST = {(44101, 16000): (328, 119), (48000, 44101): (431, 396)}  # of ratios with large terms, as in decoding
+
+
 @pytest.mark.parametrize(
-    ("from_hz", "to_hz"),
-    [
-        (44100, 16000),
-        (8000, 16000),
-        (16000, 384_000),
-        (384_000, 16000),
-        (500_000, 2000),
-        (44101, 16000),
-        (22050, 96000),
-    ],
+    "rates",
+    [(44100, 16000), (8000, 16000), (16000, 384_000), (312_500, 16000), (22050, 96000), (500_000, 2000), *NEAREST],
+    ids=str,
 )
-def test_exports_resample_as_torchaudio_does(from_hz: int, to_hz: int) -> None:
+def test_exports_resample_as_torchaudio_does(rates: tuple[int, int]) -> None:
     import torchaudio
 
+    from_hz, to_hz = NEAREST.get(rates, rates)
     for samples in (1, 7, 4001):
         wave_S = np.random.default_rng(0).uniform(-1, 1, samples).astype(np.float32)
-        nearby = 44100 if from_hz == 44101 else from_hz  # a ratio with large terms is rounded, as when decoding
-        expected = torchaudio.transforms.Resample(nearby, to_hz, dtype=torch.float32)(torch.from_numpy(wave_S)).numpy()
-        found = preprocess.resample(wave_S, from_hz, to_hz)
-        assert len(found) == len(expected) == -(-samples * to_hz // nearby)
+        expected = torchaudio.transforms.Resample(from_hz, to_hz, dtype=torch.float32)(torch.from_numpy(wave_S)).numpy()
+        found = preprocess.resample(wave_S, *rates)
+        assert len(found) == len(expected) == -(-samples * to_hz // from_hz)
         assert np.abs(found - expected).max() < 3e-6
-    assert len(preprocess.resample(np.zeros(0, np.float32), from_hz, to_hz)) == 0
+    assert len(preprocess.resample(np.zeros(0, np.float32), *rates)) == 0
 
 
 @pytest.mark.parametrize("rate_hz", [2000, 16000, 22050, 96000])
@@ -270,8 +266,8 @@ def test_exported_preprocessing_makes_the_same_patches_at_any_rate(
     folder = preprocessing(model, tmp_path)
     found = preprocess.inputs(wave_S, folder, rate_hz=44100)
     assert found["patches"].shape == tuple(batch.x_BNP.shape) and batch.x_BNP.abs().max() > 1
-    # Quiet bands show the last bits of a float32 sample. Rounding to 16 bits can turn such a bit into a whole step.
-    assert np.abs(found["patches"] - batch.x_BNP.numpy()).max() < (0.02 if "range_db" in changes else 2e-3)
+    # Bands without energy show the last bits of float32, and such a bit can be a whole step of 16 bits.
+    assert np.abs(found["patches"] - batch.x_BNP.numpy()).max() < (0.05 if "range_db" in changes else 1e-2)
     assert np.array_equal(found["valid"], batch.valid_BN.numpy())
     plain = preprocess.inputs(clip.data.numpy(), folder)
     assert np.abs(plain["patches"] - batch.x_BNP.numpy()).max() < 2e-4

@@ -145,10 +145,10 @@ def _any_scale(patches: dict[str, Any]) -> bool:
 
 def resample(wave_S: Array, from_hz: float, to_hz: float) -> Array:
     """Band-limited: a windowed sinc with 6 zero crossings, Hann, cut off at 99 % of the lower Nyquist frequency, as
-    torchaudio's default. Ratios with terms beyond 500 are rounded, which changes the pitch by less than 1e-5."""
+    torchaudio's default. Ratios with large terms (44101 Hz to 16 kHz) are rounded, as BRIDLE does."""
     ratio = Fraction(round(to_hz), max(1, round(from_hz)))
     small = min(ratio, 1 / ratio)
-    if small.denominator > 500:
+    if small.numerator * small.denominator > 1 << 20:
         small = small.limit_denominator(500)
         if not small:
             raise ValueError(f"{from_hz:g} Hz cannot be resampled to {to_hz:g} Hz")
