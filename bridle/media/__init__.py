@@ -8,12 +8,13 @@ preview(clip)               small files that a browser shows and plays
 """
 
 from bridle.media.arrays import clip_of
-from bridle.media.decode import decode, decoded_bytes, preload
+from bridle.media.decode import AUDIO_HZ, decode, decoded_bytes, decoded_rate_hz, preload
 from bridle.media.limits import MAX_BYTES, MAX_DECODED_BYTES, MAX_PIXELS
 from bridle.media.preview import Preview, preview, thumbnail
 from bridle.media.probe import SUFFIXES, check, detect, probe, read_bytes
 
 __all__ = [
+    "AUDIO_HZ",
     "MAX_BYTES",
     "MAX_DECODED_BYTES",
     "MAX_PIXELS",
@@ -23,6 +24,7 @@ __all__ = [
     "clip_of",
     "decode",
     "decoded_bytes",
+    "decoded_rate_hz",
     "detect",
     "preload",
     "preview",

@@ -87,5 +87,10 @@ def _decoded_bytes(info: MediaInfo, rate_hz: int, window: tuple[float, float] | 
     return share * (4 * whole_s * rate_hz if info.modality is Modality.AUDIO else decoded_bytes(info))
 
 
+def decoded_rate_hz(info: MediaInfo, rate_hz: int = AUDIO_HZ) -> float | None:
+    """`Clip.rate_hz` of this file when audio is decoded at that rate."""
+    return rate_hz if info.modality is Modality.AUDIO else info.rate_hz
+
+
 def _start(window: tuple[float, float] | None) -> float:
     return window[0] if window else 0.0

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from bridle.errors import DataError, EnvironmentFault, MediaError
-from bridle.schema import Clip, MediaInfo, Modality
+from bridle.media import decoded_rate_hz
+from bridle.schema import Clip, MediaInfo
 from bridle.stream.cache import ClipCache
 from bridle.stream.order import Request, sample_seed
 from bridle.stream.read import SampleReader, media_info
@@ -64,7 +65,7 @@ class ViewDataset(Dataset[View]):
 
     def _whole(self, sample: int, meta: dict[str, Any], info: MediaInfo) -> Clip:
         assert self._cache is not None
-        rate_hz = self._reader.rate_hz if info.modality is Modality.AUDIO else info.rate_hz
+        rate_hz = decoded_rate_hz(info, self._reader.rate_hz)
         names = Clip(self._reader.index.key(sample), info.modality, torch.empty(0), rate_hz, source=meta["path"])
         clip = self._cache.get(sample, names)
         if clip is None:
