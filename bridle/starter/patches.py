@@ -60,7 +60,7 @@ def _about_band(patches: AudioPatches, extent: Extent, shares: Shares) -> list[L
         f"All audio is resampled to this rate, and nothing above {patches.rate_hz // 2:,} Hz is used. {energy}. "
         f"{LEAST_HZ:,} to {MOST_HZ:,}."
     )
-    lines = [("rate_hz", patches.rate_hz, rate)]
+    lines: list[Line] = [("rate_hz", patches.rate_hz, rate)]
     if patches.rate_hz != AudioPatches().rate_hz:
         low = "Mel bands begin here, since nearly all of the energy is above." if patches.low_hz > 20 else ""
         lines += [("low_hz", patches.low_hz, low or "Mel bands begin here.")]
