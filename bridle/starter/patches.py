@@ -18,10 +18,10 @@ _SLOW_HZ = 8000  # of recordings with a lower rate most bands at 16 kHz would be
 
 def energy_shares(manifests: Sequence[Manifest]) -> Shares:
     """Of all sets that were measured, weighted by their samples."""
-    found = [
-        (one.statistics["energy_above_hz"], one.samples) for one in manifests if "energy_above_hz" in one.statistics
-    ]
-    common = set.intersection(*(set(shares) for shares, _ in found)) if found else ()
+    measured = [(one.statistics.get("energy_above_hz"), one.samples) for one in manifests]
+    found = [(shares, samples) for shares, samples in measured if isinstance(shares, dict)]
+    known = {hz for shares, _ in found for hz in shares if hz.isdecimal()}
+    common = [hz for hz in known if all(isinstance(shares.get(hz), int | float) for shares, _ in found)]
     total = sum(samples for _, samples in found)
     return {hz: sum(shares[hz] * samples for shares, samples in found) / total for hz in sorted(common, key=int)}
 

@@ -303,7 +303,7 @@ def test_shares_of_several_sets_count_their_samples() -> None:
     one = manifest(30, energy_above_hz={"8000": 0.5, "16000": 0.2})
     two = manifest(10, energy_above_hz={"8000": 0.1, "16000": 0.0})
     assert energy_shares([one, two, manifest(99)]) == pytest.approx({"8000": 0.4, "16000": 0.15})
-    assert energy_shares([manifest(9)]) == {}
+    assert energy_shares([manifest(9)]) == energy_shares([manifest(9, energy_above_hz={"a": 1, "8000": "b"})]) == {}
 
 
 def test_init_proposes_the_rate_of_bats_and_the_file_trains(bats: Path, tmp_path: Path) -> None:
