@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # torch takes seconds to import and the command line reads this file for its names
     from torch import Tensor
 
+AUDIO_HZ = 16000  # default sampling rate, and the one that shards are measured at
+
 
 class Modality(StrEnum):
     """What kind of media a corpus holds."""

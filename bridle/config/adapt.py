@@ -12,7 +12,7 @@ from typing import Any
 Extent = Mapping[str, Sequence[float]]  # 5, 50 and 95 % quantiles, see `bridle.sharding.Manifest`
 _FRAMES_PER_S = 100
 _STEPS = 8  # patches along an axis that a smaller clip is still cut into
-_NARROW_HZ = 7000.0  # below this the upper mel bands of 16 kHz audio are empty
+_NARROW = 7 / 8  # of half the rate: a corpus without energy above leaves the upper mel bands empty
 
 
 def adapt_patches(patches: Mapping[str, Any], extent: Extent) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def _adapt_audio(patches: Mapping[str, Any], extent: Extent) -> dict[str, Any]:
         changes |= {"patch_frames": patch, "frames": -(-longest // patch) * patch}
     highest_hz = extent["rate_hz"][1] / 2
     # Corpus statistics are those of the whole band; each clip's own are right for any.
-    if patches["normalise"] == "clip" and highest_hz < _NARROW_HZ:
+    if patches["normalise"] == "clip" and highest_hz < _NARROW * patches["rate_hz"] / 2:
         changes["high_hz"] = float(highest_hz)
     return changes
 

@@ -115,6 +115,9 @@ def dump(config: Config, preset: str = "") -> str:
 def _adapt(settings: Settings, extent: Extent, by_hand: Settings) -> Settings:
     """What the corpus changes in the preset's patches, without the groups of which the user set a part."""
     patches = {key.removeprefix("patches."): s.value for key, s in settings.items() if key.startswith("patches.")}
+    for name in ("rate_hz", "normalise"):  # on which the others depend; `_check` reports a wrong type
+        if (own := by_hand.get(f"patches.{name}")) and type(own.value) is type(patches.get(name)):
+            patches[name] = own.value
     changes = adapt_patches(patches, extent)
     for group in _TOGETHER:
         if any(f"patches.{name}" in by_hand for name in group):

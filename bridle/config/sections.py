@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from bridle.config import MOST_SEED
+from bridle.schema import AUDIO_HZ
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 _MOST = 2**63 - 1  # what a tensor holds
@@ -18,6 +19,7 @@ Count = Annotated[int, Field(ge=0, le=_MOST)]
 Rate = Annotated[float, Field(gt=0.0)]
 _MOST_SIZE = 2**20
 Size = Annotated[int, Field(gt=0, le=_MOST_SIZE)]  # of a network or clip: bytes of any two multiplied are below 2**63
+LEAST_HZ, MOST_HZ = 2000, 500_000  # of audio
 Epochs = Annotated[float, Field(ge=0.0, le=1e12)]
 
 
@@ -31,13 +33,17 @@ class AudioPatches(Section):
     """Waveform -> log-mel spectrogram -> rectangles of `patch_frames` x `patch_mels`."""
 
     modality: Literal["audio"] = "audio"
-    rate_hz: Literal[16000] = 16000  # what all sound is resampled to
+    rate_hz: Annotated[int, Field(ge=LEAST_HZ, le=MOST_HZ)] = AUDIO_HZ  # that all audio is resampled to
     mel_bins: Size = 128  # bands of the spectrogram, a multiple of patch_mels
+    low_hz: Annotated[float, Field(ge=0.0)] = 20.0  # lower edge of the mel bands
     high_hz: Annotated[float, Field(ge=0.0)] = 0.0  # upper edge of the mel bands; 0 is half of rate_hz
     frames: Size = 1024  # 10 ms each; longer clips are cropped, shorter ones masked, never learned
     patch_frames: Size = 16  # a patch in time, in these frames
     patch_mels: Size = 16  # a patch in frequency, in bands
     normalise: Literal["corpus", "clip"] = "corpus"  # clip: mean 0 and variance 1 in each clip
+    # With `normalise: clip`: energies further below the clip's largest are raised to that level, and samples may have
+    # any scale. Null: as models before 2026-12, samples are clipped to [-1, 1] in 16 bits, energies to 1.2e-7.
+    range_db: Annotated[float, Field(gt=0.0)] | None = None
     roll: bool = True  # augmentation: shift in time, wrapping around
     gain_db: Annotated[float, Field(ge=0.0)] = 6.0  # augmentation: uniform in +- this
 
@@ -45,8 +51,11 @@ class AudioPatches(Section):
     def _divisible(self) -> AudioPatches:
         if self.frames < self.patch_frames:
             raise ValueError(f"frames {self.frames} is less than patch_frames {self.patch_frames}")
-        if self.high_hz and not 20 < self.high_hz <= self.rate_hz / 2:
-            raise ValueError(f"high_hz {self.high_hz} is not between 20 and {self.rate_hz / 2:.0f} (0: the latter)")
+        if not self.low_hz < (self.high_hz or self.rate_hz / 2) <= self.rate_hz / 2:
+            band = f"low_hz {self.low_hz:g} and {self.rate_hz / 2:.0f}, half of rate_hz"
+            raise ValueError(f"high_hz {self.high_hz:g} is not between {band} (0: the latter)")
+        if self.normalise == "corpus" and self.rate_hz != AUDIO_HZ:
+            raise ValueError(f"normalise: corpus needs rate_hz {AUDIO_HZ}, of the shards' statistics; choose clip")
         if self.mel_bins % self.patch_mels:
             raise ValueError(f"mel_bins {self.mel_bins} is not a multiple of patch_mels {self.patch_mels}")
         return self

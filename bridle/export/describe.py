@@ -41,11 +41,10 @@ MEDIA = {
     "audio": Opened(
         "clip.wav",
         "import soundfile",
-        'media, rate_hz = soundfile.read("clip.wav", dtype="float32")  # mono, 16000 Hz',
+        'media, rate_hz = soundfile.read("clip.wav", dtype="float32")  # mono',
         "media, rate_hz=rate_hz",
         "media, sampling_rate=rate_hz",
-        "Sound of another rate is refused; BRIDLE averages channels and resamples with "
-        "`torchaudio.functional.resample`.",
+        "`preprocess.py` resamples audio as BRIDLE does; average the channels of other than mono files.",
     ),
     "image": Opened(
         "photo.jpg",

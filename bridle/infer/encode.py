@@ -179,8 +179,7 @@ def _all_windows(opened: Iterable[Opened], files: deque[_File], failures: Failur
 
 def decoded_as(model: Bridle) -> tuple[Modality, int]:
     """What the model's windows are made of, and the sampling rate of sound."""
-    config: Any = model.config.patches
-    return Modality(config.modality), getattr(config, "rate_hz", 16000)
+    return Modality(model.config.patches.modality), model.patcher.rate_hz
 
 
 def _open_ahead(model: Bridle, sources: Iterable[Source], workers: int, several: Several | None) -> Iterator[Opened]:

@@ -16,9 +16,8 @@ from torch import Tensor
 
 from bridle.errors import UsageError
 from bridle.media.audio import resample
-from bridle.media.decode import AUDIO_HZ
 from bridle.media.pixels import picture
-from bridle.schema import Clip, Modality
+from bridle.schema import AUDIO_HZ, Clip, Modality
 
 _MOST_CHANNELS = 64  # of sound: a matrix with both sides longer is none
 _PIXELS = "uint8 from 0 to 255"

@@ -38,7 +38,8 @@ _PADDING = 3 * 1152  # samples that encoders add at both ends at most
 _COMPARED_S = 0.1  # of a window that is compared with the whole, and ...
 _MOST_ERROR = 1e-4  # ... its error's energy, relative to its own; Opus after its run-up is below 1e-5
 _RESAMPLED = 1 << 20  # samples resampled at once: the filter takes many times their memory
-_TERMS = 500  # largest numerator or denominator of a resampling ratio: the filter bank has that many rows
+_LARGEST_BANK = 1 << 20  # product of the terms of a resampling ratio: the filter bank has as many numbers
+_TERMS = 500  # largest terms of the ratio that stands for one with a larger bank
 
 
 class _SoundFile(soundfile.SoundFile):
@@ -198,11 +199,11 @@ def _chosen(block_SC: np.ndarray, info: MediaInfo) -> np.ndarray:
 
 
 def resample(wave_S: Tensor, from_hz: int, to_hz: int) -> Tensor:
-    """Band-limited resampling; ratios with large terms (44101 Hz) are rounded, for less than 1e-5 in pitch."""
+    """Band-limited resampling; ratios with large terms (44101 Hz to 16 kHz) are rounded, that one by 4e-6."""
     if from_hz == to_hz:
         return wave_S
     ratio = Fraction(to_hz, from_hz)
-    if max(ratio.numerator, ratio.denominator) > _TERMS:  # torchaudio's filter bank would take gigabytes
+    if ratio.numerator * ratio.denominator > _LARGEST_BANK:  # torchaudio's would take gigabytes
         inverse = ratio > 1
         ratio = (1 / ratio if inverse else ratio).limit_denominator(_TERMS)
         ratio = 1 / ratio if inverse and ratio else ratio

@@ -9,9 +9,7 @@ from bridle.errors import MediaError
 from bridle.media import audio, image
 from bridle.media.limits import MAX_PIXELS, refuse_giant
 from bridle.media.probe import read_bytes, reason
-from bridle.schema import Clip, MediaInfo, Modality
-
-AUDIO_HZ = 16000
+from bridle.schema import AUDIO_HZ, Clip, MediaInfo, Modality
 
 
 def decode(
@@ -94,7 +92,7 @@ def preload(modality: Modality) -> None:
 
 
 def decoded_bytes(info: MediaInfo) -> int:
-    """Memory for the whole clip, decoded: sound as 16-bit samples at `AUDIO_HZ`, pixels as three bytes."""
+    """Memory for the whole clip, decoded: audio as 16-bit samples at `AUDIO_HZ`, pixels as three bytes."""
     if info.modality is Modality.AUDIO:
         return 2 * math.ceil((info.duration_s or 0.0) * AUDIO_HZ)
     return 3 * (info.frames or 1) * (info.height or 0) * (info.width or 0)
@@ -107,9 +105,9 @@ def _decoded_bytes(info: MediaInfo, rate_hz: int, window: tuple[float, float] | 
     return share * (4 * whole_s * rate_hz if info.modality is Modality.AUDIO else decoded_bytes(info))
 
 
-def decoded_rate_hz(info: MediaInfo) -> float | None:
-    """`Clip.rate_hz` of this file when it is decoded with the default rate."""
-    return AUDIO_HZ if info.modality is Modality.AUDIO else info.rate_hz
+def decoded_rate_hz(info: MediaInfo, rate_hz: int = AUDIO_HZ) -> float | None:
+    """`Clip.rate_hz` of this file when audio is decoded at that rate."""
+    return rate_hz if info.modality is Modality.AUDIO else info.rate_hz
 
 
 def _start(window: tuple[float, float] | None) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -10,10 +12,12 @@ from bridle.config.sections import AudioPatches
 from bridle.draws import Draws
 from bridle.patches.cut import spread
 from bridle.patches.patcher import Patcher
-from bridle.patches.spectrogram import FRAME_S, MelFilterbank
+from bridle.patches.spectrogram import LOG_FLOOR, MelFilterbank
 from bridle.schema import Clip, MediaInfo, PatchBatch
 
 _INT16 = 32767.0
+_LOUDEST = 1e12  # of samples of any scale: the squares of a window of them can be added up in float32
+_LEAST_ENERGY = 1e-30  # keeps the logarithm of digital silence finite
 
 
 class AudioPatcher(Patcher):
@@ -30,10 +34,12 @@ class AudioPatcher(Patcher):
     def __init__(self, config: AudioPatches, mean: float, std: float) -> None:
         super().__init__()
         self.config, self.mean, self.std = config, mean, std
-        self.mel = MelFilterbank(config.rate_hz, config.mel_bins, config.high_hz)
+        self.rate_hz, self.exact = config.rate_hz, config.normalise == "clip" and config.range_db is not None
+        floor = _LEAST_ENERGY if self.exact else LOG_FLOOR
+        self.mel = MelFilterbank(config.rate_hz, config.mel_bins, config.high_hz, config.low_hz, floor)
         self.patch = (config.patch_frames, config.patch_mels, 1)
         self.grid = (config.frames // config.patch_frames, config.mel_bins // config.patch_mels, 1)
-        self.step_s = config.patch_frames * FRAME_S
+        self.step_s = config.patch_frames * self.mel.hop / config.rate_hz
         self.samples = self.mel.samples(config.frames)
 
     def window_s(self, info: MediaInfo) -> float | None:
@@ -50,7 +56,7 @@ class AudioPatcher(Patcher):
         return self._compact(wave_S)
 
     def blank(self) -> Tensor:
-        return torch.zeros(self.samples, dtype=torch.int16)
+        return self._compact(torch.zeros(self.samples))
 
     def windows(self, clip: Clip) -> list[tuple[Tensor, float]]:
         hop = self.grid[0] * self.config.patch_frames * self.mel.hop
@@ -66,8 +72,10 @@ class AudioPatcher(Patcher):
         rate_hz = self.config.rate_hz
         return [(self._compact(clip.data[s : s + self.samples]), clip.start_s + s / rate_hz) for s in starts]
 
-    @staticmethod
-    def _compact(wave_S: Tensor) -> Tensor:
+    def _compact(self, wave_S: Tensor) -> Tensor:
+        """A copy, or a large clip would stay in memory with each of its windows."""
+        if self.exact:
+            return wave_S.clamp(-_LOUDEST, _LOUDEST)
         return (wave_S.clamp(-1, 1) * _INT16).round().to(torch.int16)
 
     def forward(self, views: list[Tensor], draws: Draws | None = None) -> PatchBatch:
@@ -81,7 +89,9 @@ class AudioPatcher(Patcher):
         longest = max(steps) * patch
         wave_BS = pad_sequence(views, batch_first=True).to(device, non_blocking=True)
         needed = self.mel.samples(longest)
-        wave_BS = torch.nn.functional.pad(wave_BS, (0, max(0, needed - wave_BS.shape[1])))[:, :needed].float() / _INT16
+        wave_BS = torch.nn.functional.pad(wave_BS, (0, max(0, needed - wave_BS.shape[1])))[:, :needed]
+        if not self.exact:
+            wave_BS = wave_BS.float() / _INT16
         if draws is not None and self.config.gain_db:
             gain_B1 = (draws.uniform("gain") * 2 - 1) * self.config.gain_db
             wave_BS = wave_BS * 10 ** (gain_B1 / 20)
@@ -94,6 +104,9 @@ class AudioPatcher(Patcher):
     def _normalise(self, mel_BTM: Tensor, real_BT1: Tensor, frame_B11: Tensor) -> Tensor:
         if self.config.normalise == "corpus":
             return (mel_BTM - self.mean) / (2 * self.std)
+        if self.config.range_db is not None:
+            loudest_B11 = mel_BTM.masked_fill(~real_BT1, -math.inf).amax((1, 2), keepdim=True)
+            mel_BTM = (mel_BTM - loudest_B11).clamp(min=-self.config.range_db * math.log(10) / 10)
         n_B11 = frame_B11 * mel_BTM.shape[-1]
         mean_B11 = (mel_BTM * real_BT1).sum((1, 2), keepdim=True) / n_B11
         variance_B11 = ((mel_BTM - mean_B11) * real_BT1).square().sum((1, 2), keepdim=True) / n_B11

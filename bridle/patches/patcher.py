@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from bridle.draws import Draws
 from bridle.errors import UsageError
 from bridle.patches.cut import Grid, coordinates, cut
-from bridle.schema import Clip, MediaInfo, PatchBatch
+from bridle.schema import AUDIO_HZ, Clip, MediaInfo, PatchBatch
 
 
 class Patcher(nn.Module, ABC):
@@ -25,6 +25,8 @@ class Patcher(nn.Module, ABC):
     channels: int
     channel: int | None = None  # of audio with several, from 1; None: their mean
     step_s: float  # seconds between two steps of the grid along time; 0 for an image
+    rate_hz: int = AUDIO_HZ  # at which audio is decoded
+    exact: bool = False  # audio clips are needed in float32, whatever their scale; else 16 bits in [-1, 1] suffice
 
     @property
     def values(self) -> int:

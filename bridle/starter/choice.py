@@ -20,6 +20,8 @@ from bridle.errors import ConfigError, UsageError
 from bridle.memory import free_memory
 from bridle.model import weightless
 from bridle.sharding import Manifest, merge_extent
+from bridle.starter.patches import Shares, energy_shares, proposed_band
+from bridle.stream.cache import cache_bytes
 from bridle.train import pretrain
 from bridle.train.cost import step_bytes
 from bridle.train.phases import plan_phases
@@ -42,6 +44,7 @@ class Choice:
         full: the preset with what was changed.
         wanted: the preset's own batch size.
         extent: 5, 50 and 95 % quantiles of the clips' sizes.
+        shares: frequency -> share of the energy of audio above it; empty: not measured.
         decoded: bytes of all clips when decoded.
         needed: bytes a step takes, by the shapes of the networks.
         free: bytes of memory on the device; infinite where it does not say.
@@ -55,6 +58,7 @@ class Choice:
     wanted: int
     samples: int
     extent: Mapping[str, Sequence[float]]
+    shares: Shares
     decoded: int
     device: torch.device
     needed: float
@@ -93,15 +97,19 @@ def choose(
     extent = merge_extent(manifests)
     modality = str(manifests[0].modality)
     chosen, why = (preset, "As you asked") if preset else _preset(modality, samples, where)
-    if (other := config.load(chosen).patches.modality) != modality:
+    plain = config.load(chosen).patches
+    if (other := plain.modality) != modality:
         raise ConfigError(
             f"Preset '{chosen}' is for {other}, and these shards are {modality}.",
             f"Choose --preset {modality}-tiny, or leave it out.",
         )
-    full = config.load(chosen, extent=extent)
+    shares = energy_shares(manifests)
+    band = proposed_band(plain, extent, shares)
+    full = config.load(chosen, sets=[f"patches.{name}={value}" for name, value in band.items()], extent=extent)
     wanted = full.optim.batch_size
     full = _changed(full, "optim", batch_size=_batch_size(wanted, samples))
     model = weightless(full)
+    decoded = cache_bytes(decoded, model.patcher.rate_hz, model.patcher.exact)
     needed, free = step_bytes(model, full.optim.batch_size), free_memory(where)
     if needed > free / 2:
         full = _changed(full, "train", part="auto")
@@ -114,7 +122,7 @@ def choose(
             full, "schedule", **{name: float(f"{getattr(full.schedule, name) * factor:.3g}") for name in PHASES}
         )
     weights = sum(one.numel() for one in model.parameters())
-    return Choice(chosen, why, full, wanted, samples, extent, decoded, where, needed, free, weights, step_s)
+    return Choice(chosen, why, full, wanted, samples, extent, shares, decoded, where, needed, free, weights, step_s)
 
 
 def _changed(full: Config, section: str, **values: Any) -> Config:

@@ -1,20 +1,71 @@
-"""Words about the sizes of windows, pictures and patches: each kind of media has its own, beside the clips' sizes."""
+"""The sampling rate that a corpus needs, and words about the sizes of windows, images and patches."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bridle.config.sections import AudioPatches, ImagePatches, VideoPatches
+from bridle.config.sections import LEAST_HZ, MOST_HZ, AudioPatches, ImagePatches, VideoPatches
+from bridle.sharding import Manifest
 
 Line = tuple[str, Any, str]  # key, value, comment ("": the one above speaks for it)
 Extent = Mapping[str, Sequence[float]]  # 5, 50 and 95 % quantiles, see `bridle.sharding.Manifest`
+Shares = Mapping[str, float]  # frequency -> share of the energy above it
+_LOST = 0.05  # share of the energy that may lie above the band
+_LOW = 0.99  # share of the energy above the lower edge, where that is raised
+_SLOW_HZ = 8000  # of recordings with a lower rate most bands at 16 kHz would be empty
 
 
-def about_patches(patches: AudioPatches | ImagePatches | VideoPatches, extent: Extent) -> list[Line]:
+def energy_shares(manifests: Sequence[Manifest]) -> Shares:
+    """Of all sets that were measured, weighted by their samples."""
+    measured = [(one.statistics.get("energy_above_hz"), one.samples) for one in manifests]
+    found = [(shares, samples) for shares, samples in measured if isinstance(shares, dict)]
+    known = {hz for shares, _ in found for hz in shares if hz.isdecimal()}
+    common = [hz for hz in known if all(isinstance(shares.get(hz), int | float) for shares, _ in found)]
+    total = sum(samples for _, samples in found)
+    return {hz: sum(shares[hz] * samples for shares, samples in found) / total for hz in sorted(common, key=int)}
+
+
+def proposed_band(
+    patches: AudioPatches | ImagePatches | VideoPatches, extent: Extent, shares: Shares
+) -> dict[str, Any]:
+    """Settings of the patches where the rate or the energy of the recordings needs another band than the preset's."""
+    if not isinstance(patches, AudioPatches):
+        return {}
+    recorded_hz = round(extent["rate_hz"][2])
+    wide = [int(hz) for hz, share in shares.items() if int(hz) >= patches.rate_hz / 2 and share > _LOST]
+    narrow = [int(hz) for hz in shares if wide and int(hz) > max(wide)]
+    rate_hz = min(2 * min(narrow, default=MOST_HZ), recorded_hz, MOST_HZ) if wide else patches.rate_hz
+    if recorded_hz < _SLOW_HZ:
+        rate_hz = max(recorded_hz, LEAST_HZ)
+    if rate_hz == patches.rate_hz:
+        return {}
+    low_hz = max((float(hz) for hz, share in shares.items() if share >= _LOW), default=patches.low_hz)
+    return {"rate_hz": rate_hz, "low_hz": low_hz, "normalise": "clip"}  # corpus statistics are those at 16 kHz
+
+
+def about_patches(patches: AudioPatches | ImagePatches | VideoPatches, extent: Extent, shares: Shares) -> list[Line]:
     if isinstance(patches, AudioPatches):
-        return _about_sound(patches, extent)
+        return _about_band(patches, extent, shares) + _about_sound(patches, extent)
     return (_about_frames(patches, extent) if isinstance(patches, VideoPatches) else []) + _about_size(patches, extent)
+
+
+def _about_band(patches: AudioPatches, extent: Extent, shares: Shares) -> list[Line]:
+    if not shares:
+        energy = "What lies above is not measured in these sets (shard them again with --check full)"
+    else:
+        above = [f"{100 * share:.3g} % above {int(hz):,} Hz" for hz, share in shares.items() if share > 0]
+        energy = f"Energy: {', '.join(above)}; a proposed rate leaves out at most {100 * _LOST:g} %"
+    rate = (
+        f"All audio is resampled to this rate, and nothing above {patches.rate_hz // 2:,} Hz is used. {energy}. "
+        f"{LEAST_HZ:,} to {MOST_HZ:,}."
+    )
+    lines: list[Line] = [("rate_hz", patches.rate_hz, rate)]
+    if patches.rate_hz != AudioPatches().rate_hz:
+        low = "Mel bands begin here, since nearly all of the energy is above." if patches.low_hz > 20 else ""
+        lines += [("low_hz", patches.low_hz, low or "Mel bands begin here.")]
+        lines += [("normalise", patches.normalise, "Each clip by itself: the sets' statistics are those at 16 kHz.")]
+    return lines
 
 
 def _about_sound(patches: AudioPatches, extent: Extent) -> list[Line]:

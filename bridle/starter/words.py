@@ -29,7 +29,7 @@ def commented(choice: Choice, manifests: Sequence[Manifest], place: str, minutes
     """
     full = choice.full
     sections: dict[str, list[Line]] = {
-        "patches": about_patches(full.patches, choice.extent),
+        "patches": about_patches(full.patches, choice.extent, choice.shares),
         "optim": [("batch_size", full.optim.batch_size, _about_batch(choice))],
         "train": [("part", full.train.part, _about_part(choice))] if full.train.part else [],
         "schedule": _about_schedule(choice, minutes),

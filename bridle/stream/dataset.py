@@ -65,8 +65,8 @@ class ViewDataset(Dataset[View]):
 
     def _whole(self, sample: int, meta: dict[str, Any], info: MediaInfo) -> Clip:
         assert self._cache is not None
-        key, rate_hz = self._reader.index.key(sample), decoded_rate_hz(info)
-        names = Clip(key, info.modality, torch.empty(0), rate_hz, source=meta["path"])
+        rate_hz = decoded_rate_hz(info, self._reader.rate_hz)
+        names = Clip(self._reader.index.key(sample), info.modality, torch.empty(0), rate_hz, source=meta["path"])
         clip = self._cache.get(sample, names)
         if clip is None:
             self._cache.put(sample, self._reader.clip(sample, meta))

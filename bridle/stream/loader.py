@@ -21,8 +21,9 @@ from torch.utils.data import DataLoader
 
 from bridle.archive import index_name
 from bridle.errors import ConfigError, DataError, EnvironmentFault, nearest
+from bridle.schema import AUDIO_HZ
 from bridle.stream.ahead import fetch_ahead
-from bridle.stream.cache import ClipCache
+from bridle.stream.cache import ClipCache, cache_bytes
 from bridle.stream.dataset import Prepare, View, ViewDataset, Window
 from bridle.stream.index import ShardSet
 from bridle.stream.order import Cursor, Epochs, Mixture, Order, Request, plan
@@ -51,6 +52,7 @@ class ClipStream:
         seed: of order and crops.
         workers: decoding processes; 0 decodes in this one.
         cache_gb: keep decoded clips when all of them take less memory than this, and `--check full` has told how much.
+        rate_hz, exact: at which audio is decoded, and whether it is needed in float32 (see `Patcher`).
         mix: name of a set -> how often it is drawn from; sets not named have weight 1. Empty: every sample alike.
         rank, world: this process' share of every step.
 
@@ -74,20 +76,23 @@ class ClipStream:
         seed: int = 0,
         workers: int = 0,
         cache_gb: float = 0.0,
+        rate_hz: int = AUDIO_HZ,
+        exact: bool = False,
         mix: Mapping[str, float] | None = None,
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        self.reader = SampleReader(manifests)
+        self.reader = SampleReader(manifests, rate_hz)
         self.samples = len(self.reader)
         if not self.samples:
             raise DataError("the shards hold no samples")
         self.batch_size = max(1, min(batch_size, self.samples // world))
         # What only its header was looked at of may be longer or shorter than that says.
-        size, checked = sum(one.decoded_bytes for one in manifests), all(one.checked for one in manifests)
+        size = cache_bytes(sum(one.decoded_bytes for one in manifests), rate_hz, exact)
+        checked = all(one.checked for one in manifests)
         self.cached = checked and size <= cache_gb * _GIGABYTE
         self.failures: dict[str, str] = {}
-        clip_cache = ClipCache(self.samples, size) if self.cached else None
+        clip_cache = ClipCache(self.samples, size, exact) if self.cached else None
         self._dataset = ViewDataset(self.reader, prepare, window_s, seed, clip_cache)
         self._order = _order(manifests, self.reader.index.starts.tolist(), mix or {}, seed)
         self._mix, self._seed = dict(mix or {}), seed

@@ -8,7 +8,7 @@ from typing import Any
 from bridle import media
 from bridle.archive import TarReader, parse_description
 from bridle.errors import DataError, MediaError
-from bridle.schema import Clip, MediaInfo, Modality
+from bridle.schema import AUDIO_HZ, Clip, MediaInfo, Modality
 from bridle.stream.index import Index, ShardSet
 
 _INFO = ("duration_s", "rate_hz", "channels", "frames", "height", "width", "decoder", "channel")
@@ -17,12 +17,17 @@ _INFO = ("duration_s", "rate_hz", "channels", "frames", "height", "width", "deco
 class SampleReader:
     """Reads by sample number, 0 to `len(reader) - 1`, in shard order.
 
+    Args:
+        manifests: the sets.
+        rate_hz: at which audio is decoded.
+
     Raises:
         DataError: when a tar does not match its manifest.
     """
 
-    def __init__(self, manifests: Sequence[ShardSet]) -> None:
+    def __init__(self, manifests: Sequence[ShardSet], rate_hz: int = AUDIO_HZ) -> None:
         self.index = Index(manifests)
+        self.rate_hz = rate_hz
         self._tars = TarReader()
 
     def __len__(self) -> int:
@@ -55,6 +60,7 @@ class SampleReader:
             media_info(meta),
             key=self.index.key(sample),
             source=meta["path"],
+            rate_hz=self.rate_hz,
             window=window,
             checked=self.index.checked(sample),
         )

@@ -228,6 +228,8 @@ def _open_stream(config: Config, manifests: Sequence[Manifest], patcher: Patcher
         seed=config.train.seed,
         workers=config.data.workers,
         cache_gb=config.data.cache_gb / distributed.local_world(),  # each process has one of its own
+        rate_hz=patcher.rate_hz,
+        exact=patcher.exact,
         mix=config.data.mix,
         rank=distributed.rank(),
         world=distributed.world(),

@@ -74,13 +74,6 @@ def test_videos_are_opened_as_the_library_does(tmp_path: Path, name: str) -> Non
     assert plain.shape != as_array(clip).shape or not np.array_equal(plain, as_array(clip))
 
 
-def test_sound_of_another_rate_is_refused(tmp_path: Path) -> None:
-    folder, wave_S = preprocessing(small("audio"), tmp_path), as_array(clip_of("audio"))
-    preprocess.inputs(wave_S, folder, rate_hz=16000)
-    with pytest.raises(ValueError, match="16000 Hz, this sound has 8000: resample it"):
-        preprocess.inputs(wave_S, folder, rate_hz=8000)
-
-
 @pytest.mark.parametrize(
     ("modality", "media", "said"),
     [
