@@ -245,5 +245,6 @@ def _meta(entry: Entry, report: Report) -> dict[str, Any]:
         **({"decoder": info.decoder} if info.decoder else {}),
         "label": None if several else entry.label,
         **({"labels": entry.label} if several else {}),
+        **({"group": entry.group} if entry.group is not None else {}),
         "sha256": report.sha256.hex(),
     }

@@ -31,6 +31,7 @@ from bridle.sharding.manifest import FILE as MANIFEST
 from bridle.sharding.manifest import Manifest, parse_manifest, read_manifest
 from bridle.sharding.publish import building, check_no_set, check_output, files_of, indexes_of, publish
 from bridle.sharding.split import Split
+from bridle.sharding.tables import Columns
 from bridle.storage import Location, Remote
 
 MAX_SHARD_BYTES = 256 * 10**6
@@ -48,6 +49,8 @@ class Options:
     Attributes:
         labels: "folder" (the name of the folder that holds a file), "sidecar" (a JSON beside it), a table (CSV, TSV,
             JSONL), or None.
+        path_column, label_column, group_column: of that table; None: the usual names of the first two, and no groups.
+            Files of one group are on one side of a split, and say so in their descriptions.
         max_size_bytes: of one tar.
         transcode: store small FLAC, JPEG or H.264 instead of the bytes as they came (see `transcode.py`).
         check: "full" decodes every file as training will, "header" believes what it says of itself.
@@ -67,6 +70,13 @@ class Options:
     seed: int = 0
     split: Split | None = None
     task: str = ""
+    path_column: str | None = None
+    label_column: str | None = None
+    group_column: str | None = None
+
+    @property
+    def columns(self) -> Columns:
+        return Columns(self.path_column, self.label_column, self.group_column)
 
 
 def shard(
@@ -105,9 +115,9 @@ def shard(
 
     Returns:
         name, modality, samples, shards, bytes, rejected, seconds, out, candidates, ignored, labels, unlabelled,
-        unmatched (lines of the table without a file), ungrouped (files without a match of `group_by`), absent (files
-        of the set that are not below `raw` now), rejects, duplicates, dropped, dry_run; with a split also `splits`,
-        the same of each part.
+        unmatched (lines of the table that label no file), notes (what else to say of the table), ungrouped (files
+        without a group), absent (files of the set that are not below `raw` now), rejects, duplicates, dropped,
+        dry_run; with a split also `splits`, the same of each part.
 
     Raises:
         UsageError: `out` exists, is being written, or was begun with other options. DataError: nothing to read, or
@@ -215,6 +225,7 @@ def _result(build: Build, dry_run: bool) -> dict[str, Any]:
         "labels": manifest.labels,
         "unlabelled": journal.unlabelled(),
         "unmatched": found["unmatched"],
+        "notes": found.get("notes", []),
         "ungrouped": found.get("ungrouped", 0),
         "absent": found.get("absent", 0),
         "rejects": manifest.rejects,

@@ -60,6 +60,9 @@ def _shares(context: click.Context, parameter: click.Parameter, value: str | Non
     show_default=True,
     help="Class of each file: its folder, a JSON beside it, or a CSV, TSV or JSONL with path and label.",
 )
+@click.option("--path-column", metavar="NAME", default=None, help="Column of the table with the file names.")
+@click.option("--label-column", metavar="NAME", default=None, help="Column with the labels.")
+@click.option("--group-column", metavar="NAME", default=None, help="Column with what stays in one part, e.g. patient.")
 @options.workers
 @options.engine
 @options.max_size
@@ -76,7 +79,7 @@ def _shares(context: click.Context, parameter: click.Parameter, value: str | Non
 @click.option("--split", metavar="NAME=SHARE,...", default=None, callback=_shares, help="Parts, each a set of its own.")
 @click.option(
     "--group-by",
-    metavar="REGEX",
+    metavar="REGEX|column:NAME",
     default=None,
     help="Files with the same match stay in one part (matches none: exit 2).",
 )
@@ -97,6 +100,9 @@ def command(
     out: str | Path | None,
     name: str | None,
     labels: str,
+    path_column: str | None,
+    label_column: str | None,
+    group_column: str | None,
     workers: int | None,
     engine: Literal["local", "ray"],
     max_size: int,
@@ -122,6 +128,7 @@ def command(
       bridle shard recordings/ --modality audio
       bridle shard photos/ --labels folder --out shards/photos
       bridle shard clips/ --labels classes.csv --max-size 1GB --workers 8
+      bridle shard scans/ --labels cases.csv --label-column diagnosis --group-column patient --split train=0.8,val=0.2
       bridle shard recordings/ --split train=0.9,val=0.1 --group-by '^([^_]+)_'
       bridle shard kinetics/ --task k400
       bridle shard recordings/ --resume
@@ -137,6 +144,9 @@ def command(
             out=out,
             name=name,
             labels=None if labels == "none" else labels,
+            path_column=path_column,
+            label_column=label_column,
+            group_column=group_column,
             workers=workers,
             engine=engine,
             max_size_bytes=max_size,
@@ -161,14 +171,21 @@ def command(
     if len(rejects) > shown:
         console.warn(f"... and {len(rejects) - shown} more; all are listed in {result['out']}/manifest.json")
     if result["unmatched"]:
-        console.warn(f"{result['unmatched']} rows of {labels} name no file that was found")
+        console.warn(f"{result['unmatched']} rows of {labels} label no file that was found")
+    for note in result["notes"]:
+        console.warn(note)
     if result["absent"] and result["absent"] + result["added"] == result["samples"]:
         console.warn(
             f"none of the {result['absent']} files that were in the set is below {raw}: if this is another folder, its "
             "files were taken for theirs wherever the paths are the same"
         )
     if result["ungrouped"]:
-        console.warn(f"{result['ungrouped']} files do not match --group-by: each of them is a group of its own")
+        by = (
+            "have no group in the table"
+            if group_column or (group_by or "").startswith("column:")
+            else "do not match --group-by"
+        )
+        console.warn(f"{result['ungrouped']} files {by}: each of them is a group of its own")
     if result["duplicates"] > result["dropped"]:
         console.warn(f"{result['duplicates']} files have the same bytes as another; --dedup leaves them out")
     if console.json:
@@ -177,7 +194,7 @@ def command(
         told = {
             key: value
             for key, value in result.items()
-            if key not in ("rejects", "unmatched", "ungrouped", "absent", "splits")
+            if key not in ("rejects", "unmatched", "notes", "ungrouped", "absent", "splits")
         }
         console.result(told | {"labels": len(result["labels"])} | _by_part(result))
 
