@@ -7,7 +7,8 @@ The command line prints `message` and `hint` and leaves with `exit_code`; the li
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 
 class BridleError(Exception):
@@ -16,9 +17,13 @@ class BridleError(Exception):
     Args:
         message: names the file, option or line, and says why.
         hint: the next thing to try, as a sentence or a command line.
+
+    Attributes:
+        result: what `--json` prints all the same; None: nothing.
     """
 
     exit_code = 1
+    result: Mapping[str, Any] | None = None
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)

@@ -65,17 +65,19 @@ def read_labels(table: Location) -> dict[str, str | list[str]]:
 
 
 def _sidecar(raw: Location, path: str) -> Label:
-    """From `clip.json` or `clip.wav.json` beside `clip.wav`."""
+    """From `clip.json`, `clip.wav.json` or `clip.cls` (its text) beside `clip.wav`."""
     media = raw / path
-    for beside in (media.with_suffix(".json"), media.with_name(media.name + ".json")):
+    for beside in (media.with_suffix(".json"), media.with_name(media.name + ".json"), media.with_suffix(".cls")):
         try:
-            label = label_in(json.loads(beside.read_text("utf-8-sig")))
+            text = beside.read_text("utf-8-sig")
+            label = text.strip() if beside.suffix == ".cls" else label_in(json.loads(text))
             "".join(label or "").encode()  # half a surrogate pair is no text
-            return label
+            if label:
+                return label
         except FileNotFoundError:
             continue
         except (OSError, ValueError, TypeError, RecursionError) as error:
             raise DataError(
-                f"{beside} is no JSON object with a label: {error}", "Mend or remove it, or use --labels folder."
+                f"{beside} is not a JSON object with a label: {error}", "Mend or remove it, or use --labels folder."
             ) from error
     return None

@@ -75,6 +75,8 @@ def list_files(
         grouped = grouped if options.group_column is None else journal.grouped()
         if split:
             journal.keep(lambda path, group: split.part_of(path, group) == part)
+    if found.archives:
+        notes.append(f"archives are not read: {found.archives} below {raw}, such as {found.archive}; extract them")
     todo = journal.counts()["todo"]
     if not todo and old is None:
         raise DataError(f"no {modality} file below {raw} falls into the part {part!r}", "Other --split shares?")

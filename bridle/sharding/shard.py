@@ -21,7 +21,7 @@ from bridle.archive import Shard
 from bridle.cluster import Cluster, Engine
 from bridle.errors import UsageError
 from bridle.schema import Modality
-from bridle.sharding.build import Build
+from bridle.sharding.build import Build, NothingDecodes
 from bridle.sharding.discover import check_raw
 from bridle.sharding.journal import FILE as JOURNAL
 from bridle.sharding.journal import Journal
@@ -146,9 +146,15 @@ def shard(
             build.others = [other.journal for other in builds if other is not build]
         todo = [build for build in builds if not dry_run and not build.journal.noted("manifest")]
         cluster = stack.enter_context(Cluster()) if todo and engine == "ray" else None
-        for build in todo:
-            build.write(workers, cluster, progress or (lambda done, total: None))
-        results = [_result(build, dry_run) for build in builds]
+        try:
+            for build in todo:
+                build.write(workers, cluster, progress or (lambda done, total: None))
+        except NothingDecodes as error:
+            error.result = {"name": error.build.name, **_result(error.build, error.manifest)} | _ending(
+                began, out, False
+            )
+            raise
+        results = [_result(build, _estimate(build) if dry_run else _noted(build)) for build in builds]
         if not dry_run:
             for part, build in zip(parts, builds, strict=True):
                 publish(build.folder, out / part, build.journal)
@@ -156,10 +162,16 @@ def shard(
     return {
         "name": wanted if parts != [""] else builds[0].name,
         **found,
-        "seconds": round(time.monotonic() - began, 3),
-        "out": str(out),
-        "dry_run": dry_run,
+        **_ending(began, out, dry_run),
     }
+
+
+def _ending(began: float, out: Location, dry_run: bool) -> dict[str, Any]:
+    return {"seconds": round(time.monotonic() - began, 3), "out": str(out), "dry_run": dry_run}
+
+
+def _noted(build: Build) -> Manifest:
+    return parse_manifest(json.loads(build.journal.noted("manifest")), build.folder / MANIFEST)
 
 
 def _open(
@@ -208,12 +220,9 @@ def _kept(said: dict[str, Any]) -> dict[str, Any]:
     return kept | {"labels": said["labels"] if said["labels"] in ("folder", "sidecar", None) else "table"}
 
 
-def _result(build: Build, dry_run: bool) -> dict[str, Any]:
+def _result(build: Build, manifest: Manifest) -> dict[str, Any]:
     journal, found = build.journal, build.journal.noted("found")
     counts = journal.counts()
-    manifest = (
-        _estimate(build) if dry_run else parse_manifest(json.loads(journal.noted("manifest")), build.folder / MANIFEST)
-    )
     return {
         "modality": str(manifest.modality),
         "samples": manifest.samples,

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+import shutil
+import subprocess
 import unicodedata
 import wave
 from collections.abc import Sequence
@@ -11,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import webdataset
 
 from bridle import api
 from bridle.archive import TarReader, describe_sample, load_index, tar_of
@@ -198,3 +202,56 @@ def test_times_of_whole_files_are_ignored_on_demand(tmp_path: Path) -> None:
     write(table, "path,label,duration,end_date\nrec1.wav,wren,4.2,2020\n")  # facts about files, no segments
     api.shard(raw, out=tmp_path / "facts", labels=table, workers=1)
     assert labels(tmp_path / "facts") == {"rec1.wav": "wren"}
+
+
+# --- tars of other programs, and folders of nothing ------------------------------------------------------------------
+
+
+def test_tars_of_another_program(raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is said is done: the files come out, and their labels with them."""
+    folder = tmp_path / "their sets"
+    folder.mkdir()
+    for shard in range(2):
+        with webdataset.TarWriter(
+            str(tmp_path / "their sets" / f"x-{shard}.tar").replace(" sets/", " sets/")
+        ) as writer:
+            for number in range(3):  # the same keys in both, as many programs write them
+                content = (raw / "ward" / f"{'abcdef'[3 * shard + number]}.wav").read_bytes()
+                writer.write({"__key__": f"{number:04d}", "wav": content, "cls": number, "json": {"caption": "x"}})
+    for command in (
+        ["shard", str(folder)],
+        ["shard", str(folder / "x-0.tar")],
+        ["shard", "info", str(folder)],
+        ["shard", "info", str(folder / "x-1.tar")],
+        ["pretrain", "--shards", str(folder), "--out", str(tmp_path / "run")],
+    ):
+        assert main(command) == 4, command
+        told = capsys.readouterr().err
+        assert "archives of another program" in told and "tar -xf" in told and "--labels sidecar" in told
+    subprocess.run(["sh", "-c", told.split("then shard them: ")[1].splitlines()[0]], check=True)
+    result = api.shard(folder / "media", labels="sidecar", out=tmp_path / "out", workers=1)
+    assert (result["samples"], result["labels"], result["unlabelled"]) == (6, ["0", "1", "2"], 0)
+
+    make_raw(folder, ["beside.wav"])
+    shutil.rmtree(folder / "media")
+    assert "2 below" in api.shard(folder, out=tmp_path / "beside", workers=1)["notes"][0]
+    (tmp_path / "out" / "manifest.json").unlink()
+    assert main(["shard", "info", str(tmp_path / "out")]) == 4
+    assert "its manifest.json is missing" in capsys.readouterr().err
+
+
+def test_a_folder_in_which_nothing_decodes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(120):
+        (tmp_path / "raw").mkdir(exist_ok=True)
+        content = b"" if number < 100 else b"text"
+        (tmp_path / "raw" / f"{number:03d}.wav").write_bytes(content)
+    assert main(["shard", str(tmp_path / "raw"), "--out", str(tmp_path / "out"), "--json"]) == 4
+    said = capsys.readouterr()
+    result = json.loads(said.out)
+    assert (result["samples"], result["shards"], result["rejected"], result["candidates"]) == (0, 0, 120, 120)
+    assert [one["file"] for one in result["rejects"]] == [f"{number:03d}.wav" for number in range(120)]
+    assert all(one["reason"] for one in result["rejects"])
+    assert "none of the 120 audio files" in said.err
+    assert re.search(r"^100: .*\('000.wav', '001.wav', '002.wav', ...\)$", said.err, re.MULTILINE)
+    assert re.search(r"^20: .*'100.wav'", said.err, re.MULTILINE)
+    assert not (tmp_path / "out").exists()
