@@ -72,7 +72,12 @@ def list_files(
     unmatched, notes = 0, list[str]()
     if table and journal.counts()["todo"]:
         unmatched, notes = label_by_table(journal, table, options.columns, raw)
-        grouped = grouped if options.group_column is None else journal.grouped()
+        if options.group_column:
+            grouped = journal.grouped()
+            if not grouped:
+                raise DataError(
+                    f"{table} has no value of {options.group_column!r} for any file", "Name another column."
+                )
         if split:
             journal.keep(lambda path, group: split.part_of(path, group) == part)
     if found.archives:

@@ -71,7 +71,12 @@ class Table:
     def __iter__(self) -> Iterator[Row]:
         try:
             with opened(self.place) as raw:
-                utf16 = raw.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+                start = raw.read(1024)
+            utf16 = start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+            if b"\0" in start and not utf16:
+                raise DataError(
+                    f"{self.place} is not a text file", "Save the table as CSV (in a spreadsheet: CSV UTF-8)."
+                )
             codec = "utf-16" if utf16 else "utf-8-sig"
             with io.TextIOWrapper(opened(self.place), codec, errors="surrogateescape", newline="") as file:
                 for line, path, label, group in self._json_rows(file) if self._lines else self._csv_rows(file):
@@ -108,9 +113,9 @@ class Table:
         reader = csv.reader([first], skipinitialspace=delimiter != "\t", strict=True, delimiter=delimiter)
         skipped = 1 + bool(match)
         try:
-            header = next(reader, [])
+            header = [self._text(name.strip()) for name in next(reader, [])]
             reader = csv.reader(file, skipinitialspace=delimiter != "\t", strict=True, delimiter=delimiter)
-            names = [self._text(name.strip()).lower() for name in header]
+            names = [name.lower() for name in header]
             path_at, label_at, group_at = self._places(names, header, reader)
             for cells in reader:
                 if not any(map(str.strip, cells)):
@@ -156,7 +161,7 @@ class Table:
             ("--group-column", self._columns.group, ()),
         ):
             if wanted and wanted.strip().lower() not in names:
-                known = nearest(wanted, filter(None, map(str.strip, header)))
+                known = nearest(wanted, filter(None, header))
                 raise DataError(f"{self.place} has no column {wanted!r}: {known}", f"Name another with {option}.")
             name = wanted.strip().lower() if wanted else next((one for one in usual if one in names), None)
             at.append(None if name is None else names.index(name))
@@ -176,8 +181,8 @@ class Table:
             return _HINT
         if _level(header[naming[0]]) in known:
             return "Its first line names a file already: put a line with the names of the columns above, as path,label."
-        others = [at for at in range(len(header)) if at not in naming and header[at].strip()]
-        groups = [at for at in others if header[at].strip().lower() in _GROUP or header[at] == self._columns.group]
+        others = [at for at in range(len(header)) if at not in naming and header[at]]
+        groups = [at for at in others if header[at].lower() in _GROUP or header[at] == self._columns.group]
         labels = [at for at in others if at not in groups and len(values[at]) > 1] or others
         if not labels:
             return _HINT
@@ -187,10 +192,8 @@ class Table:
             ("--label-column", label),
             *(("--group-column", at) for at in groups[:1]),
         ]
-        said = " ".join(f"{option} {shlex.quote(header[at].strip())}" for option, at in options)
-        return (
-            f"Its column {header[naming[0]].strip()!r} names the files: add {said} (or another column for the labels)."
-        )
+        said = " ".join(f"{option} {shlex.quote(header[at])}" for option, at in options)
+        return f"Its column {header[naming[0]]!r} names the files: add {said} (or another column for the labels)."
 
     def _refuse_segments(self, names: list[str]) -> None:
         """The times of events would be lost; who names the label column wants labels of whole files."""

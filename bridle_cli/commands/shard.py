@@ -58,11 +58,13 @@ def _shares(context: click.Context, parameter: click.Parameter, value: str | Non
     metavar="folder|sidecar|FILE|none",
     default="folder",
     show_default=True,
-    help="Class of each file: its folder, a JSON beside it, or a CSV, TSV or JSONL with path and label.",
+    help="Labels: the folder of each file, a JSON beside it, or a table (CSV, TSV, JSONL).",
 )
-@click.option("--path-column", metavar="NAME", default=None, help="Column of the table with the file names.")
-@click.option("--label-column", metavar="NAME", default=None, help="Column with the labels.")
-@click.option("--group-column", metavar="NAME", default=None, help="Column with what stays in one part, e.g. patient.")
+@click.option("--path-column", metavar="NAME", default=None, help="Table column with the file names.")
+@click.option("--label-column", metavar="NAME", default=None, help="Table column with the labels.")
+@click.option(
+    "--group-column", metavar="NAME", default=None, help="Table column with the group of each file, e.g. patient."
+)
 @options.workers
 @options.engine
 @options.max_size
@@ -128,7 +130,7 @@ def command(
       bridle shard recordings/ --modality audio
       bridle shard photos/ --labels folder --out shards/photos
       bridle shard clips/ --labels classes.csv --max-size 1GB --workers 8
-      bridle shard scans/ --labels cases.csv --label-column diagnosis --group-column patient --split train=0.8,val=0.2
+      bridle shard scans/ --labels cases.csv --label-column diagnosis --group-column patient
       bridle shard recordings/ --split train=0.9,val=0.1 --group-by '^([^_]+)_'
       bridle shard kinetics/ --task k400
       bridle shard recordings/ --resume

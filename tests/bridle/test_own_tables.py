@@ -102,7 +102,13 @@ def test_a_refused_table_is_answered_with_the_options_to_use(raw: Path, tmp_path
         with pytest.raises(DataError) as failure:
             api.shard(raw, out=tmp_path / "out", labels=table, workers=1)
         assert said in str(failure.value)
-    table = write(tmp_path / "cases.csv", TABLE)
+    table.write_bytes(b"PK\x03\x04\x14\0\x06\0")
+    with pytest.raises(DataError, match="not a text file"):
+        api.shard(raw, out=tmp_path / "out", labels=table)
+    write(table, "path,label,patient\na,flu,\n")
+    with pytest.raises(DataError, match="no value of 'patient'"):
+        api.shard(raw, out=tmp_path / "out", labels=table, group_column="patient")
+    write(table, TABLE)
     with pytest.raises(DataError, match="no column 'diagnose': did you mean 'diagnosis'"):
         api.shard(raw, out=tmp_path / "out", labels=table, label_column="diagnose")
     with pytest.raises(UsageError, match="--labels TABLE"):
