@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -130,11 +130,11 @@ class Journal:
             )
         self._set(place, "old", sha256=bytes.fromhex(meta.get("sha256", "")) or None, info=info)
 
-    def label_by_table(self, rows: Iterable[Row], table: Location, raw: str) -> Matched:
+    def label_by_table(self, rows: Iterable[Row], table: Location, raw: Sequence[str]) -> Matched:
         """Labels and groups from a table's lines.
 
         A line names the file of just that path; else the only one whose path or name is the same but for Unicode form,
-        case, kind of slash, the folders down to `raw`, or a suffix that the line leaves out.
+        case, kind of slash, the way down to the raw folder (its paths), or a suffix that the line leaves out.
 
         Raises:
             DataError: two lines disagree, or the table has another group than the set for a file that is in it.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from pathlib import PurePosixPath
+import os
+from collections.abc import Callable, Iterable
+from contextlib import closing
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from bridle.errors import DataError
@@ -31,7 +33,8 @@ def label_by_table(journal: Journal, place: Location, columns: Columns, raw: Loc
         DataError: naming the table and the line, or that no line names a file.
     """
     table = Table(place, columns, journal.paths())
-    lost = journal.label_by_table(table, place, str(raw.resolve()))
+    folders = {str(raw.resolve()), os.path.abspath(raw) if isinstance(raw, Path) else str(raw)}
+    lost = journal.label_by_table(table, place, sorted(folders))
     notes = [f"{place} is not in UTF-8: read as Windows-1252, e.g. {table.recoded!r}"] if table.recoded else []
     if lost.ambiguous:
         name, *files = lost.example
@@ -52,16 +55,21 @@ def label_by_table(journal: Journal, place: Location, columns: Columns, raw: Loc
     return lost.lines - lost.named, notes
 
 
-def read_labels(table: Location) -> dict[str, str | list[str]]:
-    """The label or labels of each path that a CSV, TSV or JSONL file with the usual columns names.
+def read_labels(place: Location, files: Iterable[str], raw: Location) -> tuple[dict[str, Label], list[str]]:
+    """The label or labels that a table with the usual columns has for each of these files, and what to say of it.
 
     Raises:
-        DataError: naming the table and the line.
+        DataError: naming the table and the line, or that no line names a file.
     """
-    try:
-        return {row.path: row.label for row in Table(table) if row.label}
-    except DataError as error:
-        raise DataError(error.message, FORMAT) from error
+    with closing(Journal(Path(":memory:"))) as journal:
+        for number, file in enumerate(files):
+            journal.add(number.to_bytes(8, "big"), file, None)
+        try:
+            unmatched, notes = label_by_table(journal, place, Columns(), raw)
+        except DataError as error:
+            raise DataError(error.message, FORMAT if "--path-column" in error.hint else error.hint) from error
+        notes += [f"{place}: {unmatched} lines label no file"] if unmatched else []
+        return {entry.path: entry.label for entry in journal.todo()}, notes
 
 
 def _sidecar(raw: Location, path: str) -> Label:

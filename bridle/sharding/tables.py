@@ -219,12 +219,14 @@ def names_of(path: str) -> tuple[str, str, str, str]:
     return whole, stem, whole.rpartition("/")[2], stem.rpartition("/")[2]
 
 
-def called_below(raw: str, path: str) -> str:
-    """What a table calls a file, levelled; without the folders down to the raw folder that it begins with."""
-    text, folders = _level(path), _level(raw).split("/")
-    for at in range(len(folders)):
-        if text.startswith(above := "/".join(folders[at:]) + "/"):
-            return text.removeprefix(above)
+def called_below(folders: Iterable[str], path: str) -> str:
+    """What a table calls a file, levelled; without the way down to the raw folder (its paths) that it begins with."""
+    text = _level(path)
+    for folder in folders:
+        names = _level(folder).split("/")
+        for at in range(len(names)):
+            if text.startswith(above := "/".join(names[at:]) + "/"):
+                return text.removeprefix(above)
     return text
 
 

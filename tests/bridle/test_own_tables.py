@@ -20,6 +20,7 @@ from bridle import api
 from bridle.archive import TarReader, describe_sample, load_index, tar_of
 from bridle.errors import DataError, UsageError
 from bridle.sharding import read_manifest
+from bridle.sharding.labels import read_labels
 from bridle_cli.main import main
 
 pytestmark = pytest.mark.usefixtures("inline")
@@ -148,7 +149,12 @@ def test_names_that_differ_in_form_alone(tmp_path: Path) -> None:
     ]  # fmt: skip
     with open(tmp_path / "labels.csv", "w", newline="") as file:
         csv.writer(file).writerows([("path", "label"), *((name, f"label {n}") for n, name in enumerate(named))])
-    result = api.shard(raw, out=tmp_path / "out", labels=tmp_path / "labels.csv", workers=1)
+    assert read_labels(tmp_path / "labels.csv", files, raw)[0][files[0]] == "label 0"  # so reads bridle eval
+    (tmp_path / "link").symlink_to(tmp_path)
+    linked = tmp_path / "link" / "raw"
+    with open(tmp_path / "labels.csv", "a", newline="") as file:
+        csv.writer(file).writerow((linked / "x" / "upper.WAV", "label 1"))  # again, and the same
+    result = api.shard(linked, out=tmp_path / "out", labels=tmp_path / "labels.csv", workers=1)
     wanted = {file: f"label {number}" for number, file in enumerate(files[:6])} | {files[6]: None, files[7]: None}
     assert labels(tmp_path / "out") == wanted | {files[8]: "label 8", files[9]: "label 10", files[10]: "label 9"}
     assert result["unmatched"] == 2
