@@ -183,10 +183,9 @@ class Table:
             return "Its first line names a file already: put a line with the names of the columns above, as path,label."
         others = [at for at in range(len(header)) if at not in naming and header[at]]
         groups = [at for at in others if header[at].lower() in _GROUP or header[at] == self._columns.group]
-        labels = [at for at in others if at not in groups and len(values[at]) > 1] or others
-        if not labels:
+        if not others:
             return _HINT
-        label = min(labels, key=lambda at: len(values[at]))
+        label = min(others, key=lambda at: (at in groups, len(values[at]) < 2, len(values[at])))
         options = [
             ("--path-column", naming[0]),
             ("--label-column", label),
