@@ -81,8 +81,8 @@ def not_read(folder: Location, found: Found) -> DataError:
     first = folder / found.archive
     if _is_ours(first):
         return DataError(
-            f"{first} is a tar of bridle shard, its manifest.json is missing",
-            "Copy the folder of the set again, with all its files.",
+            f"no shards below {folder}: {first} is a tar of bridle shard, its manifest.json is missing",
+            "Copy the whole folder of the set; if bridle shard was interrupted, repeat its command with --resume.",
         )
     several = f" and {found.archives - 1} other archives" if found.archives > 1 else ""
     name, where = shlex.quote(first.name), shlex.quote(str(first.parent))
