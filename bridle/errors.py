@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 _CREDENTIALS = re.compile(r"(\w:/{1,2})[^/\s@]*:[^\s@]*@")  # a path takes one slash of two away
 _QUERY = re.compile(r"(\w://[^?\s]*)\?[^\s'\"]*")
@@ -20,9 +21,13 @@ class BridleError(Exception):
     Args:
         message: names the file, option or line, and says why.
         hint: the next thing to try, as a sentence or a command line.
+
+    Attributes:
+        result: what `--json` prints all the same; None: nothing.
     """
 
     exit_code = 1
+    result: Mapping[str, Any] | None = None
 
     def __init__(self, message: str, hint: str = "") -> None:
         self.message, self.hint = redacted(message), redacted(hint)

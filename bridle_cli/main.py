@@ -162,6 +162,8 @@ def _report(error: BaseException, console: Console) -> int:
     if isinstance(error, UsageError | ConfigError | Interrupted) and os.environ.get("RANK", "0") != "0":
         return error.exit_code  # all processes of a run meet it, and the first says it
     if isinstance(error, BridleError):
+        if console.json and error.result:
+            console.record(error.result)
         console.fail(error.message, error.hint)
         return error.exit_code
     if isinstance(error, click.exceptions.NoArgsIsHelpError):

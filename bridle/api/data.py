@@ -22,6 +22,9 @@ def shard(
     out: str | Path | None = None,
     name: str | None = None,
     labels: str | Path | None = "folder",
+    path_column: str | None = None,
+    label_column: str | None = None,
+    group_column: str | None = None,
     workers: int | None = None,
     engine: Engine = "local",
     max_size_bytes: int = 256_000_000,
@@ -44,10 +47,12 @@ def shard(
 
     Args:
         labels: "folder", "sidecar", the path of a CSV, TSV or JSONL, or None.
+        path_column, label_column, group_column: of that table; see `bridle.sharding.Options`.
         workers: decoding processes; default: one a core, of the cluster if there is one.
         engine: "local", or "ray": the processes run all over a Ray cluster.
         channel: of audio with several, from 1; default: their mean.
-        split, group_by: parts and their shares, and what stays together (see `bridle.sharding.Split`).
+        split, group_by: parts and their shares, and what stays together (see `bridle.sharding.Split`);
+            `column:NAME` is the same as `group_column`.
         task: a published benchmark whose release `raw` is: its lists say what is taken, with parts and labels.
         max_missing: share of a part's files that the lists may name in vain.
     """
@@ -56,6 +61,15 @@ def shard(
     from bridle.sharding import shard as run
 
     report = on_event or silent
+    if group_by and group_by.startswith("column:"):
+        group_column, group_by = group_by.removeprefix("column:"), None
+    for option, column in (("path", path_column), ("label", label_column), ("group", group_column)):
+        if column and labels in ("folder", "sidecar", None):
+            raise UsageError(
+                f"--{option}-column {column!r} is a column of a table", "Name the table: --labels TABLE.csv"
+            )
+    if group_by and group_column:
+        raise UsageError("--group-by and --group-column both say what belongs together", "Use only one of them.")
     if group_by and not split:
         raise UsageError("--group-by says what a --split keeps together; there is no --split.")
     named, kind, sounds = None, modality, sound_tracks
@@ -76,6 +90,9 @@ def shard(
         seed=seed,
         split=Split(split, group_by) if split else None,
         task=task or "",
+        path_column=path_column,
+        label_column=label_column,
+        group_column=group_column,
     )
     return run(
         locate(raw),

@@ -43,8 +43,9 @@ def _mistakes(meta: dict[str, Any]) -> Any:
             yield f"{name} that is no number in reach"
     if meta.get("channel") is not None and not (type(meta["channel"]) is int and meta["channel"] > 0):
         yield f"channel {meta['channel']!r}"
-    if not isinstance(meta.get("decoder"), str | None):
-        yield f"decoder {meta['decoder']!r}"
+    for name in ("decoder", "group"):
+        if not isinstance(meta.get(name), str | None):
+            yield f"{name} {meta[name]!r}"
     if not re.fullmatch("([0-9a-f]{64})?", meta.get("sha256", "") if isinstance(meta.get("sha256", ""), str) else "?"):
         yield f"sha256 {meta['sha256']!r}"
     several = meta.get("labels", [])
@@ -55,6 +56,6 @@ def _mistakes(meta: dict[str, Any]) -> Any:
         yield "a label that is no text"
     try:
         os.fsencode(meta["path"])  # names of files may hold bytes that are no UTF-8; other halves of pairs are damage
-        "".join(labels).encode()
+        "".join([*labels, meta.get("group") or ""]).encode()
     except UnicodeEncodeError:
         yield "text that is none"

@@ -178,11 +178,8 @@ def _labelled(
         said = {source.path: of(source.path) for source in sources}
     else:
         assert not isinstance(labels, str | None)
-        said = read_labels(labels)
-        if not any(source.path in said for source in sources):
-            raise DataError(f"{labels} names none of the {len(sources)} files", f"Its paths are relative to {data}.")
-    if labels != "sidecar" and (gone := [path for path in said if path not in {source.path for source in sources}]):
-        notes.append(f"{labels}: lines that name no file: {len(gone)}, such as {gone[0]}")
+        said, told = read_labels(labels, (source.path for source in sources), data)
+        notes += told
     for source in sources:
         label = said.get(source.path)
         yield source, () if label is None else (label,) if isinstance(label, str) else tuple(label)

@@ -7,7 +7,7 @@ import hashlib
 import os
 import shutil
 import zlib
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 _MEASURED = 1000  # clips that the corpus statistics are taken from
 _FETCHED = "raw"  # folder of copies of remote files
+_REASONS, _NAMED = 10, 3  # shown of the reasons why nothing decodes, and files of each
 _KEY_DIGITS = 24  # of the path's hash: among a billion files two are alike once in 10^11 corpora
 
 
@@ -71,7 +72,7 @@ class Build:
             progress: called with (files done, files in all).
 
         Raises:
-            DataError: not one file decodes.
+            NothingDecodes: not one file does. DataError: all are copies.
         """
         whole = {shard.file for shard, _ in self.journal.shards()}
         if isinstance(self.out, Path):
@@ -175,12 +176,6 @@ class Build:
                 f"all {self.journal.counts()['copy']} files of {self.name} are copies of others: nothing is left of it",
                 "Leave out --dedup, or give --split other shares; --overwrite starts again.",
             )
-        if not shards:
-            first = rejects[0]
-            raise DataError(
-                f"none of the {sum(self.journal.counts().values())} {self.modality} files below {self.raw} that "
-                f"belong to {self.name} can be decoded; the first: {first['file']!r} {first['reason']}"
-            )
         extent, spread = self.journal.sizes()
         manifest = Manifest(
             name=self.name,
@@ -198,10 +193,34 @@ class Build:
             options=self.said,
             created_by=f"bridle {bridle.__version__}",
         )
+        if not shards:
+            raise NothingDecodes(self, manifest)
         save_index(self.folder, shards, rows_N)
         self.journal.note("manifest", manifest.to_json())
         self.journal.note("index", index_name(shards))
         self.journal.commit()
+
+
+class NothingDecodes(DataError):
+    """Not one file of a set; `manifest` lists them all with their reasons."""
+
+    def __init__(self, build: Build, manifest: Manifest) -> None:
+        self.build, self.manifest = build, manifest
+        files = defaultdict[str, list[str]](list)
+        for reject in manifest.rejects:
+            files[reject["reason"]].append(reject["file"])
+        groups = sorted(files.items(), key=lambda one: -len(one[1]))
+        lines = [
+            f"{len(names)}: {reason} ({', '.join(map(repr, names[:_NAMED]))}{', ...' if len(names) > _NAMED else ''})"
+            for reason, names in groups[:_REASONS]
+        ]
+        if len(groups) > _REASONS:
+            lines.append(f"{sum(len(names) for _, names in groups[_REASONS:])}: other reasons")
+        super().__init__(
+            f"none of the {sum(build.journal.counts().values())} {build.modality} files below {build.raw} that "
+            f"belong to {build.name} can be decoded:\n" + "\n".join(lines),
+            "--json lists every file with its reason.",
+        )
 
 
 def _pool(
@@ -249,5 +268,6 @@ def _meta(entry: Entry, report: Report) -> dict[str, Any]:
         **{name: value for name in ("decoder", "channel") if (value := getattr(info, name))},
         "label": None if several else entry.label,
         **({"labels": entry.label} if several else {}),
+        **({"group": entry.group} if entry.group is not None else {}),
         "sha256": report.sha256.hex(),
     }

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
+import re
+import shlex
+import tarfile
+from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from bridle.errors import DataError
 from bridle.media import SUFFIXES, detect
 from bridle.schema import Modality
-from bridle.storage import Location, Remote
+from bridle.storage import Location, Remote, opened
+
+_ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".zip")
 
 
 @dataclass(slots=True)
@@ -20,14 +25,24 @@ class Found:
     Attributes:
         counts: candidates of each modality.
         others: files that are no candidates.
+        archives: those of them that are tars or zips, and `archive`: the first.
         rejects: folders and links that could not be read, with the reason.
         bytes: of the candidates in remote storage, whose listing tells.
     """
 
     counts: Counter[Modality] = field(default_factory=Counter)
     others: int = 0
+    archives: int = 0
+    archive: str = ""
     rejects: list[dict[str, str]] = field(default_factory=list)
     bytes: int = 0
+
+    def other(self, path: str) -> None:
+        """Count a file that is no candidate."""
+        self.others += 1
+        if path.lower().endswith(_ARCHIVES):
+            self.archives += 1
+            self.archive = self.archive or path
 
     def choose(self, raw: Location, modality: Modality | None) -> Modality:
         """The modality to go on with: the one asked for, or the only one there.
@@ -41,10 +56,54 @@ class Found:
         chosen = modality or next(iter(self.counts), None)
         if chosen is None or not self.counts[chosen]:
             what = f"no {modality} files" if modality else "no audio, image or video files"
+            if self.archives:
+                raise not_read(raw, self)
             suffixes = SUFFIXES[modality] if modality else frozenset().union(*SUFFIXES.values())
             beside = f" (it holds {listing})" if listing else f" ({self.others} other files)" if self.others else ""
             raise DataError(f"{what} below {raw}{beside}", "Known suffixes: " + " ".join(sorted(suffixes)))
         return chosen
+
+
+def refuse_archives(place: Location) -> None:
+    """Raises DataError if archives of another program lie at or below a place where shards are expected."""
+    found = Found()
+    if place.is_file():
+        found.other(place.name)
+        place = place.parent
+    else:
+        deque(walk(place, found), maxlen=0)
+    if found.archives:
+        raise not_read(place, found)
+
+
+def not_read(folder: Location, found: Found) -> DataError:
+    """Archives where media or shards are expected: of another program, or of a set that has lost its manifest."""
+    first = folder / found.archive
+    if _is_ours(first):
+        return DataError(
+            f"no shards below {folder}: {first} is a tar of bridle shard, its manifest.json is missing",
+            "Copy the whole folder of the set; if bridle shard was interrupted, repeat its command with --resume.",
+        )
+    several = f" and {found.archives - 1} other archives" if found.archives > 1 else ""
+    name, where = shlex.quote(first.name), shlex.quote(str(first.parent))
+    command = f"mkdir media && unzip {name} -d media"
+    if not name.endswith(".zip"):  # a folder for each: names in two tars may be the same
+        command = 'for tar in *.tar*; do mkdir -p "media/$tar" && tar -xf "$tar" -C "media/$tar"; done'
+    return DataError(
+        f"{first}{several}: archives of another program (WebDataset, img2dataset, ...) are not read as they are",
+        f"Extract the files, then shard them: cd {where} && {command}\n"
+        "bridle shard media --labels sidecar (labels in a .json or .cls beside each file; else --labels none)",
+    )
+
+
+def _is_ours(tar: Location) -> bool:
+    """By the name of its first member."""
+    try:
+        with opened(tar) as file, tarfile.open(fileobj=file, mode="r:") as members:
+            first = members.next()
+    except (OSError, tarfile.TarError, ValueError, OverflowError):
+        return False
+    return first is not None and re.fullmatch(r"[0-9a-f]{24}\.\w+", first.name) is not None
 
 
 def check_raw(raw: Location) -> None:
@@ -57,6 +116,7 @@ def check_raw(raw: Location) -> None:
         raise DataError(f"{raw} does not exist", "Name the folder that holds the media.")
     if not folder:
         if raw.is_file():
+            refuse_archives(raw)
             raise DataError(f"{raw} is a file, not a folder of media", f"Give its folder: bridle shard {raw.parent}")
         raise DataError(f"{raw} is neither a file nor a folder")
 
@@ -112,7 +172,7 @@ def _walk_remote(folder: Remote, below: str, found: Found, sound_tracks: bool) -
             found.bytes += entry.bytes
             yield path, kind
         else:
-            found.others += 1
+            found.other(path)
 
 
 def media_below(raw: Location, modality: Modality, found: Found | None = None) -> list[str]:
@@ -143,7 +203,7 @@ def _look(
                 reason = "a link to nothing" if entry.is_symlink() else "no regular file"
                 found.rejects.append({"file": path, "reason": reason})
         elif kind is None:
-            found.others += 1
+            found.other(path)
         else:
             found.counts[kind] += 1
             yield path, kind

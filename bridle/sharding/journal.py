@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from bridle.errors import DataError
 from bridle.media import decoded_bytes
 from bridle.patches.statistics import Moments
 from bridle.schema import MediaInfo
+from bridle.sharding.tables import Row, called_below, names_of
 from bridle.storage import Location, is_plain
 
 FILE = "journal.sqlite"
@@ -42,6 +43,7 @@ CREATE TABLE IF NOT EXISTS file (
     duration_s REAL, rate_hz REAL, frames INTEGER, short_side INTEGER, decoded_bytes INTEGER,
     moments TEXT                -- JSON
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS grouping (path BLOB PRIMARY KEY, name TEXT NOT NULL) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS by_content ON file (sha256) WHERE sha256 IS NOT NULL;
 CREATE INDEX IF NOT EXISTS by_state ON file (state, place);
 """
@@ -58,6 +60,23 @@ class Entry:
     place: bytes
     path: str
     label: str | list[str] | None
+    group: str | None = None
+
+
+class Matched(NamedTuple):
+    """How the lines of a table fit the files.
+
+    Attributes:
+        lines: of the table.
+        named: of these, those that name just one file.
+        ambiguous: those that fit several.
+        example: the name in the first of those, else in the first line, and two of the files that it fits.
+    """
+
+    lines: int
+    named: int
+    ambiguous: int
+    example: tuple[str, ...]
 
 
 class Journal:
@@ -69,9 +88,6 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self._db = sqlite3.connect(path, isolation_level=None)
-        self._db.create_function("name_of", 1, lambda path: path.rpartition(b"/")[2], deterministic=True)
-        self._db.execute("CREATE TEMP TABLE elsewhere (path BLOB)")
-        self._db.execute("CREATE TEMP VIEW anywhere AS SELECT path FROM file UNION ALL SELECT path FROM elsewhere")
         self._db.execute("BEGIN IMMEDIATE")
         for statement in _SCHEMA.split(";"):
             self._db.execute(statement)
@@ -111,10 +127,6 @@ class Journal:
         row = place, os.fsencode(path), json.dumps(label)
         return self._db.execute("INSERT OR IGNORE INTO file (place, path, label) VALUES (?, ?, ?)", row).rowcount > 0
 
-    def add_elsewhere(self, path: str) -> None:
-        """A file of another part of the split: nothing to do, but a table of labels may name it."""
-        self._db.execute("INSERT INTO elsewhere VALUES (?)", (os.fsencode(path),))
-
     def add_old(self, place: bytes, meta: dict[str, Any], info: MediaInfo) -> None:
         """A sample of an earlier run: nothing to do, but part of the corpus."""
         label = meta.get("labels", meta.get("label"))
@@ -122,56 +134,103 @@ class Journal:
             "INSERT OR REPLACE INTO file (place, path, label) VALUES (?, ?, ?)",
             (place, os.fsencode(meta["path"]), json.dumps(label)),
         )
+        if meta.get("group") is not None:
+            self._db.execute(
+                "INSERT OR REPLACE INTO grouping VALUES (?, ?)", (os.fsencode(meta["path"]), meta["group"])
+            )
         self._set(place, "old", sha256=bytes.fromhex(meta.get("sha256", "")) or None, info=info)
 
-    def label_by_table(self, rows: Iterable[tuple[int, str, str | list[str]]], table: Location) -> tuple[int, int]:
-        """Labels from a table's lines (line, path, label); how many files it names, and how many lines name none.
+    def label_by_table(self, rows: Iterable[Row], table: Location, raw: Sequence[str]) -> Matched:
+        """Labels and groups from a table's lines.
 
-        A bare file name will do where only one file has it.
+        A line names the file of just that path; else the only one whose path or name is the same but for Unicode form,
+        case, kind of slash, the way down to the raw folder (its paths), or a suffix that the line leaves out.
 
         Raises:
-            DataError: two lines disagree.
+            DataError: two lines disagree, or the table has another group than the set for a file that is in it.
         """
-        self._db.execute("CREATE TEMP TABLE line (path BLOB PRIMARY KEY, label TEXT, number INTEGER)")
-        for number, path, label in rows:
-            said = json.dumps(label)
-            known = self._db.execute(
-                "INSERT INTO line VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET path = path RETURNING label",
-                (os.fsencode(path), said, number),
-            ).fetchone()
-            if known[0] != said:
-                raise DataError(
-                    f"{table}, line {number}: {path!r} is labelled {label!r} and {json.loads(known[0])!r} before",
-                    "Keep one of the two lines; for several labels a file, a column `labels` with ; between them.",
-                )
-        self._db.execute(
-            "CREATE TEMP TABLE called AS SELECT name_of(path) AS name, max(path) AS path FROM anywhere"
-            " GROUP BY name HAVING count(*) = 1"
+        db = self._db
+        db.create_function("name_of", 2, lambda at, path: names_of(os.fsdecode(path))[at], deterministic=True)
+        db.create_function("called", 1, lambda path: called_below(raw, os.fsdecode(path)), deterministic=True)
+        db.execute(
+            "CREATE TEMP TABLE line"
+            " (number, path BLOB, label TEXT, name TEXT, file BLOB, other BLOB, files INT DEFAULT 0)"
         )
-        self._db.execute("CREATE INDEX temp.by_name ON called (name)")
-        self._db.execute("CREATE INDEX temp.by_path ON called (path)")
-        twice = self._db.execute(
-            "SELECT whole.path, whole.label, bare.path, bare.label, bare.number FROM called"
-            " JOIN line AS whole ON whole.path = called.path JOIN line AS bare ON bare.path = called.name"
-            " WHERE whole.label != bare.label LIMIT 1"
-        ).fetchone()
-        if twice:
-            path, label, name, other, number = twice
-            raise DataError(
-                f"{table}, line {number}: {os.fsdecode(name)!r} is labelled {json.loads(other)!r}, and as "
-                f"{os.fsdecode(path)!r} {json.loads(label)!r}",
-                "Keep one of the two lines.",
+        db.executemany(
+            "INSERT INTO line (number, path, label, name) VALUES (?, ?, ?, ?)",
+            ((row.line, os.fsencode(row.path), json.dumps(row.label), row.group) for row in rows),
+        )
+        for of_file, of_line in (
+            ("path", "line.path"),
+            *((f"name_of({at}, path)", "called(line.path)") for at in range(4)),
+        ):
+            if not db.execute("SELECT 1 FROM line WHERE files = 0 LIMIT 1").fetchone():
+                break
+            db.execute(
+                f"CREATE TEMP TABLE names AS SELECT {of_file} AS name, min(path) AS path, max(path) AS other,"
+                " count(*) AS files FROM file GROUP BY 1"
             )
-        self._db.execute(
-            "UPDATE file SET label = coalesce((SELECT label FROM line WHERE line.path = file.path), (SELECT label FROM"
-            " line JOIN called ON line.path = called.name WHERE called.path = file.path), 'null') WHERE state IS NULL"
+            db.execute("CREATE INDEX temp.by_name ON names (name)")
+            db.execute(
+                "UPDATE line SET file = names.path, other = names.other, files = names.files FROM names"
+                f" WHERE line.files = 0 AND names.name = {of_line}"
+            )
+            db.execute("DROP TABLE names")
+        db.execute("CREATE INDEX temp.by_file ON line (file)")
+        self._refuse_contradictions(table)
+        db.execute(
+            "UPDATE file SET label = coalesce((SELECT label FROM line WHERE file = file.path AND files = 1), 'null')"
+            " WHERE state IS NULL"
         )
-        (unmatched,) = self._db.execute(
-            "SELECT count(*) FROM line WHERE path NOT IN (SELECT path FROM anywhere) AND path NOT IN"
-            " (SELECT name FROM called)"
+        db.execute("INSERT OR IGNORE INTO grouping SELECT file, name FROM line WHERE files = 1 AND name IS NOT NULL")
+        counts = db.execute("SELECT count(*), total(files = 1), total(files > 1) FROM line").fetchone()
+        example = db.execute("SELECT path, file, other FROM line ORDER BY files < 2, number LIMIT 1").fetchone()
+        lines, named, ambiguous = map(int, counts)
+        return Matched(lines, named, ambiguous, tuple(os.fsdecode(path) for path in example or () if path is not None))
+
+    def _refuse_contradictions(self, table: Location) -> None:
+        """Raises DataError where the lines disagree with each other, or with the samples of an earlier run."""
+        found = self._db.execute(
+            "SELECT file FROM line WHERE files = 1 GROUP BY file HAVING min(label) != max(label)"
+            " OR min(coalesce(name, '')) != max(coalesce(name, '')) LIMIT 1"
         ).fetchone()
-        (named,) = self._db.execute("SELECT count(*) FROM line").fetchone()
-        return named - unmatched, unmatched
+        if found:
+            query = "SELECT label, name, path, number FROM line WHERE file = ? ORDER BY number"
+            first, *others = self._db.execute(query, found)
+            other = next(one for one in others if one[:2] != first[:2])
+            one, two = (f"{json.loads(label)!r}" + f" of {name!r}" * bool(name) for label, name, *_ in (first, other))
+            raise DataError(
+                f"{table}, line {other[3]}: {os.fsdecode(other[2])!r} is labelled {two} and in line {first[3]} {one}",
+                "Keep one of the two lines; for several labels a file, a column `labels` with ; between them.",
+            )
+        moved = self._db.execute(
+            "SELECT file.path, grouping.name, line.name FROM file LEFT JOIN line ON line.file = file.path AND files = 1"
+            " LEFT JOIN grouping ON grouping.path = file.path"
+            " WHERE state = 'old' AND line.name IS NOT grouping.name LIMIT 1"
+        ).fetchone()
+        if moved:
+            path, before, now = moved
+            raise DataError(
+                f"{table} puts {os.fsdecode(path)!r} into the group {now!r}, in the set it is in {before!r}",
+                "Keep the groups of the files that are in the set, or write it again with --overwrite.",
+            )
+
+    def paths(self) -> Iterator[str]:
+        """Of all files."""
+        for (path,) in self._db.execute("SELECT path FROM file"):
+            yield os.fsdecode(path)
+
+    def grouped(self) -> int:
+        """How many files a table has put into groups."""
+        return int(self._db.execute("SELECT count(*) FROM grouping").fetchone()[0])
+
+    def keep(self, belongs: Callable[[str, str | None], bool]) -> None:
+        """Forget the files still to do that do not belong here, by path and group."""
+        self._db.create_function("belongs", 2, lambda path, group: belongs(os.fsdecode(path), group))
+        self._db.execute(
+            "DELETE FROM file WHERE state IS NULL"
+            " AND NOT belongs(path, (SELECT name FROM grouping WHERE grouping.path = file.path))"
+        )
 
     def counts(self) -> dict[str, int]:
         """Files by state; those still to do under "todo"."""
@@ -183,10 +242,11 @@ class Journal:
         place = b""
         while True:
             page = self._db.execute(
-                "SELECT place, path, label FROM file WHERE state IS NULL AND place > ? ORDER BY place LIMIT ?",
+                "SELECT place, file.path, label, name FROM file LEFT JOIN grouping ON grouping.path = file.path"
+                " WHERE state IS NULL AND place > ? ORDER BY place LIMIT ?",
                 (place, _PAGE),
             ).fetchall()
-            yield from (Entry(place, os.fsdecode(path), json.loads(label)) for place, path, label in page)
+            yield from (Entry(place, os.fsdecode(path), json.loads(label), name) for place, path, label, name in page)
             if len(page) < _PAGE:
                 return
             place = page[-1][0]

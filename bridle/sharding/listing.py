@@ -47,7 +47,8 @@ def list_files(
         _note_old(journal, old, options.seed)
         modality = modality or old.modality
     found, grouped, known, left_out = Found(), 0, 0, 0
-    label_of = labeller(options.labels, raw)
+    label_of, split = labeller(options.labels, raw), options.split
+    table = options.labels if isinstance(options.labels, Path | Remote) else None
     for path, kind in walk(raw, found, sound_tracks=options.sound_tracks):
         if modality not in (None, kind):
             continue
@@ -57,29 +58,42 @@ def list_files(
             elif named[path][0] == part:
                 known += not journal.add(place_of(path, options.seed), path, named[path][1])
             continue
-        grouped += options.split is not None and options.split.has_group(path)
-        if options.split is None or options.split.part_of(path) == part:
+        grouped += split is not None and split.has_group(path)
+        if split is None or table or split.part_of(path) == part:  # a table may name the files of all parts
             known += not journal.add(place_of(path, options.seed), path, label_of(path))
-        else:
-            journal.add_elsewhere(path)
     modality = found.choose(raw, modality)
-    if options.split and options.split.group_by and not grouped:
+    if split and split.group_by and not grouped:
         raise UsageError(
-            f"--group-by {options.split.group_by!r} matches none of the {found.counts[modality]} files",
+            f"--group-by {split.group_by!r} matches none of the {found.counts[modality]} files",
             "It is searched for in the path below the raw folder, 'speaker/clip.wav' for instance.",
         )
     if old is not None and modality is not old.modality:
         raise DataError(f"{old.folder} holds {old.modality}, not {modality}", "Choose another --out.")
+    unmatched, notes = 0, list[str]()
+    if table and journal.counts()["todo"]:
+        unmatched, notes = label_by_table(journal, table, options.columns, raw)
+        if options.group_column:
+            grouped = journal.grouped()
+            if not grouped:
+                raise DataError(
+                    f"{table} has no value of {options.group_column!r} for any file", "Name another column."
+                )
+        if split:
+            journal.keep(lambda path, group: split.part_of(path, group) == part)
+    if found.archives:
+        notes.append(f"archives are not read: {found.archives} below {raw}, such as {found.archive}; extract them")
     todo = journal.counts()["todo"]
     if not todo and old is None:
         raise DataError(f"no {modality} file below {raw} falls into the part {part!r}", "Other --split shares?")
-    table = options.labels if isinstance(options.labels, Path | Remote) else None
-    unmatched = label_by_table(journal, table, todo) if table and todo else 0
     others = left_out + found.others + sum(count for kind, count in found.counts.items() if kind is not modality)
     size = found.bytes * todo // max(1, found.counts.total())  # about that of the files in this part
-    ungrouped = found.counts[modality] - grouped if options.split and options.split.group_by else 0
-    told = {"others": others, "rejects": found.rejects, "unmatched": unmatched, "bytes": size, "ungrouped": ungrouped}
-    journal.note("found", told | {"absent": journal.counts()["old"] - known})
+    by_group = options.group_column or (split and split.group_by)
+    info = {"others": others, "rejects": found.rejects, "unmatched": unmatched, "bytes": size, "notes": notes}
+    info |= {
+        "ungrouped": found.counts[modality] - grouped if by_group else 0,
+        "absent": journal.counts()["old"] - known,
+    }
+    journal.note("found", info)
     return modality
 
 

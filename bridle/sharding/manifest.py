@@ -17,6 +17,7 @@ from bridle.archive import Shard, check_sizes
 from bridle.errors import DataError
 from bridle.patches.statistics import what_is_missing
 from bridle.schema import Modality
+from bridle.sharding.discover import refuse_archives
 from bridle.storage import Location, folders_with, is_plain, names_in, read_text
 
 FILE = "manifest.json"
@@ -146,6 +147,7 @@ def _found(path: Location, modality: Modality | None) -> list[Manifest]:
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
     if not sets:
+        refuse_archives(path)
         raise DataError(f"no shards below {path}", _make_hint(modality))
     return sets
 

@@ -21,7 +21,7 @@ from bridle.archive import Shard
 from bridle.cluster import Cluster, Engine
 from bridle.errors import UsageError
 from bridle.schema import Modality
-from bridle.sharding.build import Build
+from bridle.sharding.build import Build, NothingDecodes
 from bridle.sharding.discover import check_raw
 from bridle.sharding.journal import FILE as JOURNAL
 from bridle.sharding.journal import Journal
@@ -32,6 +32,7 @@ from bridle.sharding.manifest import Manifest, parse_manifest, read_manifest
 from bridle.sharding.notices import notices
 from bridle.sharding.publish import building, check_no_set, check_output, files_of, indexes_of, publish
 from bridle.sharding.split import Split
+from bridle.sharding.tables import Columns
 from bridle.storage import Location, Remote
 
 MAX_SHARD_BYTES = 256 * 10**6
@@ -49,6 +50,8 @@ class Options:
     Attributes:
         labels: "folder" (the name of the folder that holds a file), "sidecar" (a JSON beside it), a table (CSV, TSV,
             JSONL), or None.
+        path_column, label_column, group_column: of that table; None: the usual names of the first two, and no groups.
+            Files of one group are on one side of a split, and say so in their descriptions.
         max_size_bytes: of one tar.
         transcode: store small FLAC, JPEG or H.264 instead of the bytes as they came (see `transcode.py`).
         check: "full" decodes every file as training will, "header" believes what it says of itself.
@@ -70,6 +73,13 @@ class Options:
     seed: int = 0
     split: Split | None = None
     task: str = ""
+    path_column: str | None = None
+    label_column: str | None = None
+    group_column: str | None = None
+
+    @property
+    def columns(self) -> Columns:
+        return Columns(self.path_column, self.label_column, self.group_column)
 
 
 def shard(
@@ -108,9 +118,9 @@ def shard(
 
     Returns:
         name, modality, samples, shards, bytes, rejected, seconds, out, candidates, ignored, labels, unlabelled,
-        unmatched (lines of the table without a file), ungrouped (files without a match of `group_by`), absent (files
-        of the set that are not below `raw` now), rejects, duplicates, dropped, dry_run, notices (warnings from what
-        was measured); with a split also `splits`, the same of each part.
+        unmatched (lines of the table that label no file), notes (what else to say of the table), ungrouped (files
+        without a group), absent (files of the set that are not below `raw` now), rejects, duplicates, dropped,
+        dry_run, notices (warnings from what was measured); with a split also `splits`, the same of each part.
 
     Raises:
         UsageError: `out` exists, is being written, or was begun with other options. DataError: nothing to read, or
@@ -139,9 +149,15 @@ def shard(
             build.others = [other.journal for other in builds if other is not build]
         todo = [build for build in builds if not dry_run and not build.journal.noted("manifest")]
         cluster = stack.enter_context(Cluster()) if todo and engine == "ray" else None
-        for build in todo:
-            build.write(workers, cluster, progress or (lambda done, total: None))
-        results = [_result(build, dry_run) for build in builds]
+        try:
+            for build in todo:
+                build.write(workers, cluster, progress or (lambda done, total: None))
+        except NothingDecodes as error:
+            error.result = {"name": error.build.name, **_result(error.build, error.manifest)} | _ending(
+                began, out, False
+            )
+            raise
+        results = [_result(build, _estimate(build) if dry_run else _noted(build)) for build in builds]
         if not dry_run:
             for part, build in zip(parts, builds, strict=True):
                 publish(build.folder, out / part, build.journal)
@@ -149,10 +165,16 @@ def shard(
     return {
         "name": wanted if parts != [""] else builds[0].name,
         **found,
-        "seconds": round(time.monotonic() - began, 3),
-        "out": str(out),
-        "dry_run": dry_run,
+        **_ending(began, out, dry_run),
     }
+
+
+def _ending(began: float, out: Location, dry_run: bool) -> dict[str, Any]:
+    return {"seconds": round(time.monotonic() - began, 3), "out": str(out), "dry_run": dry_run}
+
+
+def _noted(build: Build) -> Manifest:
+    return parse_manifest(json.loads(build.journal.noted("manifest")), build.folder / MANIFEST)
 
 
 def _open(
@@ -201,12 +223,9 @@ def _kept(said: dict[str, Any]) -> dict[str, Any]:
     return kept | {"labels": said["labels"] if said["labels"] in ("folder", "sidecar", None) else "table"}
 
 
-def _result(build: Build, dry_run: bool) -> dict[str, Any]:
+def _result(build: Build, manifest: Manifest) -> dict[str, Any]:
     journal, found = build.journal, build.journal.noted("found")
     counts = journal.counts()
-    manifest = (
-        _estimate(build) if dry_run else parse_manifest(json.loads(journal.noted("manifest")), build.folder / MANIFEST)
-    )
     return {
         "modality": str(manifest.modality),
         "samples": manifest.samples,
@@ -218,6 +237,7 @@ def _result(build: Build, dry_run: bool) -> dict[str, Any]:
         "labels": manifest.labels,
         "unlabelled": journal.unlabelled(),
         "unmatched": found["unmatched"],
+        "notes": found.get("notes", []),
         "ungrouped": found.get("ungrouped", 0),
         "absent": found.get("absent", 0),
         "rejects": manifest.rejects,

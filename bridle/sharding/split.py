@@ -38,9 +38,9 @@ class Split:
         except re.error as error:
             raise UsageError(f"--group-by {self.group_by!r} is no regular expression: {error}") from error
 
-    def part_of(self, path: str) -> str:
-        """The part of a file."""
-        digest = hashlib.sha256(b"split:" + os.fsencode(self.group_of(path))).digest()
+    def part_of(self, path: str, group: str | None = None) -> str:
+        """The part of a file; `group`: what a table says must stay together."""
+        digest = hashlib.sha256(b"split:" + os.fsencode(self.group_of(path) if group is None else group)).digest()
         place, reached = int.from_bytes(digest[:8], "big") / 2**64, 0.0
         for name, share in self.shares.items():
             reached += share

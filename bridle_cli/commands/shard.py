@@ -65,7 +65,12 @@ def _channel(context: click.Context, parameter: click.Parameter, value: str) -> 
     metavar="folder|sidecar|FILE|none",
     default="folder",
     show_default=True,
-    help="Class of each file: its folder, a JSON beside it, or a CSV, TSV or JSONL with path and label.",
+    help="Labels: the folder of each file, a JSON beside it, or a table (CSV, TSV, JSONL).",
+)
+@click.option("--path-column", metavar="NAME", default=None, help="Table column with the file names.")
+@click.option("--label-column", metavar="NAME", default=None, help="Table column with the labels.")
+@click.option(
+    "--group-column", metavar="NAME", default=None, help="Table column with the group of each file, e.g. patient."
 )
 @options.workers
 @options.engine
@@ -91,7 +96,7 @@ def _channel(context: click.Context, parameter: click.Parameter, value: str) -> 
 @click.option("--split", metavar="NAME=SHARE,...", default=None, callback=_shares, help="Parts, each a set of its own.")
 @click.option(
     "--group-by",
-    metavar="REGEX",
+    metavar="REGEX|column:NAME",
     default=None,
     help="Files with the same match stay in one part (matches none: exit 2).",
 )
@@ -112,6 +117,9 @@ def command(
     out: str | Path | None,
     name: str | None,
     labels: str,
+    path_column: str | None,
+    label_column: str | None,
+    group_column: str | None,
     workers: int | None,
     engine: Literal["local", "ray"],
     max_size: int,
@@ -138,6 +146,7 @@ def command(
       bridle shard recordings/ --modality audio
       bridle shard photos/ --labels folder --out shards/photos
       bridle shard clips/ --labels classes.csv --max-size 1GB --workers 8
+      bridle shard scans/ --labels cases.csv --label-column diagnosis --group-column patient
       bridle shard recordings/ --split train=0.9,val=0.1 --group-by '^([^_]+)_'
       bridle shard kinetics/ --task k400
       bridle shard recordings/ --resume
@@ -153,6 +162,9 @@ def command(
             out=out,
             name=name,
             labels=None if labels == "none" else labels,
+            path_column=path_column,
+            label_column=label_column,
+            group_column=group_column,
             workers=workers,
             engine=engine,
             max_size_bytes=max_size,
@@ -178,14 +190,21 @@ def command(
     if len(rejects) > shown:
         console.warn(f"... and {len(rejects) - shown} more; all are listed in {result['out']}/manifest.json")
     if result["unmatched"]:
-        console.warn(f"{result['unmatched']} rows of {labels} name no file that was found")
+        console.warn(f"{result['unmatched']} rows of {labels} label no file that was found")
+    for note in result["notes"]:
+        console.warn(note)
     if result["absent"] and result["absent"] + result["added"] == result["samples"]:
         console.warn(
             f"none of the {result['absent']} files that were in the set is below {raw}: if this is another folder, its "
             "files were taken for theirs wherever the paths are the same"
         )
     if result["ungrouped"]:
-        console.warn(f"{result['ungrouped']} files do not match --group-by: each of them is a group of its own")
+        by = (
+            "have no group in the table"
+            if group_column or (group_by or "").startswith("column:")
+            else "do not match --group-by"
+        )
+        console.warn(f"{result['ungrouped']} files {by}: each of them is a group of its own")
     if result["duplicates"] > result["dropped"]:
         console.warn(f"{result['duplicates']} files have the same bytes as another; --dedup leaves them out")
     for notice in result["notices"]:
@@ -196,7 +215,7 @@ def command(
         told = {
             key: value
             for key, value in result.items()
-            if key not in ("rejects", "unmatched", "ungrouped", "absent", "splits", "notices")
+            if key not in ("rejects", "unmatched", "notes", "ungrouped", "absent", "splits", "notices")
         }
         console.result(told | {"labels": len(result["labels"])} | _by_part(result))
 

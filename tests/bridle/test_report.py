@@ -8,12 +8,13 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import xml.etree.ElementTree as ET
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import browser
 import pytest
 import soundfile
 import standins
@@ -456,14 +457,7 @@ def test_importing_the_report_draws_on_no_network(runs: Path) -> None:
 
 # --- a browser ---------------------------------------------------------------------------------------------------
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-needs_browser = pytest.mark.skipif(BROWSER is None, reason="needs Chromium or Chrome on the path")
-FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--virtual-time-budget=2000")
-
-
-def browse(*arguments: str) -> str:
-    done = subprocess.run([str(BROWSER), *FLAGS, *arguments], capture_output=True, text=True)
-    return done.stdout
+needs_browser = pytest.mark.skipif(browser.PROGRAM is None, reason="needs Chromium or Chrome on the path")
 
 
 @pytest.fixture(scope="module")
@@ -474,49 +468,78 @@ def pages(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.fixture(scope="module")
+def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[browser.Tab]:
+    with browser.Tab(tmp_path_factory.mktemp("browser")) as opened:
+        yield opened
+
+
 @needs_browser
 @pytest.mark.parametrize("modality", ["audio", "image", "video"])
-@pytest.mark.parametrize("width", [390, 1280])
-def test_nothing_reaches_over_the_edge(pages: Path, tmp_path: Path, modality: str, width: int) -> None:
-    """In a frame of that width, for a window cannot be made narrower than 500 pixels everywhere; scripts run, too."""
-    text = (pages / f"{modality}.html").read_text()
-    probe = (
-        "<script>addEventListener('load', () => parent.postMessage([document.documentElement.scrollWidth, innerWidth, "
-        "getComputedStyle(document.querySelector('#tip')).display], '*'))</script></body>"
-    )
-    opened = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", text).replace("</body>", probe)
-    (tmp_path / "inner.html").write_text(opened)
-    (tmp_path / "outer.html").write_text(
-        f"<body><script>addEventListener('message', e => document.body.dataset.found = e.data.join(' '))</script>"
-        f"<iframe src='inner.html' style='width:{width}px;height:800px;border:0'></iframe></body>"
-    )
-    shown = browse("--dump-dom", "--allow-file-access-from-files", f"file://{tmp_path}/outer.html")
-    match = re.search(r'data-found="(\d+) (\d+) (\w+)"', shown)
-    assert match, shown[-500:]
-    assert int(match[2]) == width
-    assert int(match[1]) <= width
-    assert match[3] == "none"
+def test_pages_fit_the_window_and_run_without_an_error(tab: browser.Tab, pages: Path, modality: str) -> None:
+    for width in (390, 1280):
+        tab.open(pages / f"{modality}.html", width=width)
+        assert tab.evaluate("document.documentElement.scrollWidth") <= tab.evaluate("innerWidth") == width
+        assert tab.evaluate("getComputedStyle(document.querySelector('#tip')).display") == "none"
+        assert tab.faults() == []
 
 
 @needs_browser
-@pytest.mark.parametrize(("scheme", "dark"), [(0, True), (1, False)])
-@pytest.mark.parametrize("width", [390, 1280])
-def test_day_and_night(pages: Path, tmp_path: Path, scheme: int, dark: bool, width: int) -> None:
-    shot = tmp_path / "shot.png"
-    browse(
-        f"--blink-settings=preferredColorScheme={scheme}", f"--window-size={width},1600", f"--screenshot={shot}",
-        f"file://{pages}/image.html",
-    )  # fmt: skip
-    with Image.open(shot) as picture:
-        grey = picture.convert("L")
-        assert picture.size == (width, 1600)
+@pytest.mark.parametrize("modality", ["audio", "image", "video"])
+def test_pointing_at_marks_reads_them(tab: browser.Tab, pages: Path, modality: str) -> None:
+    tab.open(pages / f"{modality}.html")
+    tip = "document.querySelector('#tip.on')?.textContent"
+    tab.point_at(".pane:nth-child(2) .dot:last-of-type")  # of all dots none lies above the last one
+    label = "document.querySelector('.pane:nth-child(2) .dot:last-of-type').getAttribute('aria-label')"
+    assert tab.evaluate(tip) == tab.evaluate(label) != ""
+    assert tab.evaluate("document.querySelector('#tip .sheet').getBoundingClientRect().width") > 10
+
+    count = 'document.querySelectorAll(".pane:nth-child(2) %s").length'
+    tab.point_at(".legend li[data-kind='1']")
+    assert tab.evaluate(tip) is None
+    assert tab.evaluate(count % ".dot.lit") == tab.evaluate(count % ".dot[data-kind='1']") > 0
+    assert float(tab.evaluate("getComputedStyle(document.querySelector('.fade .dot:not(.lit)')).fillOpacity")) < 0.2
+    tab.point_at("h1")
+    assert tab.evaluate(count % ".dot.lit") == 0
+
+    tab.point_at(".lines[aria-label^='Loss']")
+    # The middle of the drawing is at 240 of 480, of the field 54 to 468 that shows steps 0 to 12: step 5.4.
+    assert re.fullmatch(r"step 5\nloss: [\d.]+", tab.evaluate(tip))
+    assert tab.evaluate("document.querySelector('.lines .cursor').getAttribute('d')").startswith("M")
+    tab.point_at("h1")
+    assert tab.evaluate("document.querySelector('.lines .cursor').getAttribute('d')") == ""
+    assert tab.faults() == []
+
+
+@needs_browser
+def test_maps_are_chosen_by_keyboard(tab: browser.Tab, pages: Path) -> None:
+    tab.open(pages / "image.html")
+    shown = "[...document.querySelectorAll('.pane')].map(pane => getComputedStyle(pane).display)"
+    assert tab.evaluate(shown) == ["none", "block"]
+    tab.evaluate("document.querySelector('#map-1').focus()")
+    tab.press("ArrowLeft")
+    assert tab.evaluate(shown) == ["block", "none"]
+
+
+@needs_browser
+def test_day_and_night(tab: browser.Tab, pages: Path) -> None:
+    for dark in (False, True):
+        tab.open(pages / "image.html", width=390, height=1600, dark=dark)
+        with Image.open(io.BytesIO(content("," + tab.call("Page.captureScreenshot")["data"]))) as picture:
+            grey = picture.convert("L")
+        assert grey.size == (390, 1600)
         assert (grey.getpixel((2, 2)) < 60) is dark
         histogram = grey.histogram()
-        assert sum(histogram[:90] if dark else histogram[165:]) > 0.6 * width * 1600  # the ground
-        assert sum(histogram[165:] if dark else histogram[:90]) > 0.003 * width * 1600  # what is written on it
+        assert sum(histogram[:90] if dark else histogram[165:]) > 0.6 * 390 * 1600  # the ground
+        assert sum(histogram[165:] if dark else histogram[:90]) > 0.003 * 390 * 1600  # what is written on it
 
 
 @needs_browser
-def test_the_policy_lets_the_pages_own_script_run(pages: Path) -> None:
-    shown = browse("--dump-dom", f"file://{pages}/audio.html")
-    assert '<div id="tip">' in shown
+def test_errors_of_a_page_are_noticed(tab: browser.Tab, tmp_path: Path) -> None:
+    """The three kinds that the tests above must see: an exception, a word on the console, a refusal by the policy."""
+    policy = "<meta http-equiv='Content-Security-Policy' content=\"default-src 'none'; script-src 'unsafe-inline'\">"
+    picture = "const one = new Image(); one.src = 'http://127.0.0.1:1/a.png'"
+    for script in ("null.textContent", "console.error('no')", picture):
+        (tmp_path / "page.html").write_text(f"{policy}<body><script>{script}</script></body>")
+        tab.open(tmp_path / "page.html")
+        assert tab.faults(), script

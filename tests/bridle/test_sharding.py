@@ -320,7 +320,7 @@ def test_folders_without_one_kind_of_media(few: Path, tmp_path: Path) -> None:
 def test_nothing_that_decodes_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw" / "a.mp3").write_text("text")
-    with pytest.raises(DataError, match=r"none of the 1 audio files .* 'a.mp3' no known"):
+    with pytest.raises(DataError, match=r"(?s)none of the 1 audio files .*1: no known .*'a.mp3'"):
         shard(tmp_path / "raw", None, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -341,7 +341,6 @@ def test_labels_from_a_table(few: Path, tmp_path: Path) -> None:
         ("path,label\nelse.wav,1\n", "names none"),
         ("path,label\n", "names none"),
         ('path,label\nx/a.wav,"one\ny/c.wav,two\n', "end of data"),
-        ("path,label\nx/a.wav,v\u00f6gel\n", "line 2: the label is not in UTF-8"),
     ]:
         table.write_text(text, encoding="latin-1")
         with pytest.raises(DataError, match=said):

@@ -390,10 +390,9 @@ def test_labels_in_every_form(raw: Path, tmp_path: Path) -> None:
     result = shard(raw, None, tmp_path / "set-g", options=Options(labels=tmp_path / "odd.jsonl"))
     assert result["labels"] == ["A", "q"] and result["unlabelled"] == 39
     (tmp_path / "wide.csv").write_text("path,label\nclass0/0_speaker_0.wav,a\n", "utf-16")
-    with pytest.raises(DataError, match="UTF-16"):
-        shard(raw, None, tmp_path / "set-h", options=Options(labels=tmp_path / "wide.csv"))
+    assert shard(raw, None, tmp_path / "set-w", options=Options(labels=tmp_path / "wide.csv"))["labels"] == ["a"]
     (tmp_path / "two.csv").write_text("path,label\nclass0/0_speaker_0.wav,A\n0_speaker_0.wav , B\n")
-    with pytest.raises(DataError, match=r"line 3: '0_speaker_0\.wav' is labelled 'B', and as 'class0/0_sp.* 'A'"):
+    with pytest.raises(DataError, match=r"line 3: '0_speaker_0\.wav' is labelled 'B' and in line 2 'A'"):
         shard(raw, None, tmp_path / "set-h", options=Options(labels=tmp_path / "two.csv"))
     (tmp_path / "bad.jsonl").write_text('{"path": "x.wav", "label": "a"}\n{"label": "b"}\n')
     with pytest.raises(DataError, match="line 2"):

@@ -13,7 +13,7 @@
   const hide = () => tip.classList.remove("on");
 
   const { side, columns } = document.body.dataset;
-  for (const dot of document.querySelectorAll(".dot")) {
+  for (const dot of document.querySelectorAll(".scatter .dot")) { // those of the legend have no title
     const title = dot.querySelector("title");
     const told = title.textContent;
     title.remove(); // or the browser's own tip comes on top of ours
