@@ -29,6 +29,7 @@ def shard(
     check: Literal["full", "header"] = "full",
     dedup: bool = False,
     sound_tracks: bool = False,
+    pixel_range: tuple[float, float] | None = None,
     split: Mapping[str, float] | None = None,
     group_by: str | None = None,
     task: str | None = None,
@@ -45,6 +46,7 @@ def shard(
         labels: "folder", "sidecar", the path of a CSV, TSV or JSONL, or None.
         workers: decoding processes; default: one a core, of the cluster if there is one.
         engine: "local", or "ray": the processes run all over a Ray cluster.
+        pixel_range: values that become black and white in images of more than 8 bits; default: measured.
         split, group_by: parts and their shares, and what stays together (see `bridle.sharding.Split`).
         task: a published benchmark whose release `raw` is: its lists say what is taken, with parts and labels.
         max_missing: share of a part's files that the lists may name in vain.
@@ -70,6 +72,7 @@ def shard(
         check=check,
         dedup=dedup,
         sound_tracks=sounds,
+        pixel_range=pixel_range,
         seed=seed,
         split=Split(split, group_by) if split else None,
         task=task or "",

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from bridle.errors import MediaError
 from bridle.media import audio, image
@@ -24,6 +28,7 @@ def decode(
     window: tuple[float, float] | None = None,
     max_pixels: int = MAX_PIXELS,
     checked: bool = True,
+    pixel_rules: Mapping[str, Any] | None = None,
 ) -> Clip:
     """Decode one clip.
 
@@ -39,6 +44,7 @@ def decode(
         checked: `check` has passed in a process that may be lost, as for every sample of a set made with
             `--check full`; for other files say False, and decoders that can crash or hang are left alone. The result
             is the same.
+        pixel_rules: how images become 8 bits of sRGB, by the model's corpus statistics; see `pixels.picture`.
 
     Returns:
         Audio: float32 `(S,)`, channels averaged. Image: uint8 `(3, H, W)`, upright, over white where transparent.
@@ -53,7 +59,7 @@ def decode(
         if info.modality is Modality.AUDIO:
             return Clip(key, Modality.AUDIO, audio.decode(raw, info, rate_hz, window), rate_hz, _start(window), source)
         if info.modality is Modality.IMAGE:
-            return Clip(key, Modality.IMAGE, image.decode(raw, info, max_pixels), source=source)
+            return Clip(key, Modality.IMAGE, image.decode(raw, info, max_pixels, pixel_rules), source=source)
         from bridle.media import video  # and its two decoders, for those who need them
 
         frames, fps, start_s = video.decode(raw, info, window, with_decord=checked)
@@ -61,6 +67,22 @@ def decode(
     except MediaError:
         raise
     except Exception as error:  # third-party decoders raise whatever they like on damaged files
+        raise MediaError(reason(error)) from error
+
+
+def levels(data: bytes | Path, info: MediaInfo) -> np.ndarray | None:
+    """See `image.levels`; None also for audio and video.
+
+    Raises:
+        MediaError: with the reason alone.
+    """
+    if info.modality is not Modality.IMAGE:
+        return None
+    try:
+        return image.levels(read_bytes(data), info)
+    except MediaError:
+        raise
+    except Exception as error:  # as above
         raise MediaError(reason(error)) from error
 
 

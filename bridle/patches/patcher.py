@@ -6,6 +6,8 @@ Clip --prepare (CPU, one clip, random crop)--> small tensor --forward (device, w
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +26,7 @@ class Patcher(nn.Module, ABC):
     axes: tuple[int, ...]  # the grid axes that carry positions
     channels: int
     step_s: float  # seconds between two steps of the grid along time; 0 for an image
+    pixel_rules: Mapping[str, Any] | None = None  # by which images are decoded; see `bridle.media.pixels.picture`
 
     @property
     def values(self) -> int:

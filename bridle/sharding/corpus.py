@@ -25,6 +25,11 @@ def merge_statistics(manifests: Sequence[Manifest]) -> dict[str, Any]:
         ]
         std = [math.sqrt(max(s - m * m, 1e-12)) for m, s in zip(mean, square, strict=True)]
         merged[f"{kind}_mean"], merged[f"{kind}_std"] = (mean[0], std[0]) if kind == "fbank" else (mean, std)
+    rules = [manifest.statistics.get("pixel_rules", {}) for manifest in manifests]
+    if all(rules):  # older sets were measured without
+        ranges = [one["range"] for one in rules if "range" in one]
+        widest = {"range": [min(low for low, _ in ranges), max(high for _, high in ranges)]} if ranges else {}
+        merged["pixel_rules"] = {**rules[0], **widest}
     rates = merge_extent(manifests).get("rate_hz")
     if rates:
         merged["rate_hz"] = rates[1]

@@ -258,8 +258,8 @@ class Journal:
 
     def moments(self) -> Iterator[Moments]:
         for (text,) in self._db.execute("SELECT moments FROM file WHERE moments IS NOT NULL ORDER BY place"):
-            count, sums, squares = json.loads(text)
-            yield Moments(count, tuple(sums), tuple(squares))
+            count, sums, squares, *levels_CL = json.loads(text)
+            yield Moments(count, tuple(sums), tuple(squares), *levels_CL)
 
     def decoded_bytes(self) -> int:
         query = "SELECT total(decoded_bytes) FROM file WHERE state IN ('sample', 'old')"

@@ -53,6 +53,7 @@ class ClipStream:
         cache_gb: keep decoded clips when all of them take less memory than this, and `--check full` has told how much.
         mix: name of a set -> how often it is drawn from; sets not named have weight 1. Empty: every sample alike.
         rank, world: this process' share of every step.
+        pixel_rules: by which images are decoded; see `media.decode`.
 
     Attributes:
         samples: in the corpus.
@@ -77,8 +78,9 @@ class ClipStream:
         mix: Mapping[str, float] | None = None,
         rank: int = 0,
         world: int = 1,
+        pixel_rules: Mapping[str, Any] | None = None,
     ) -> None:
-        self.reader = SampleReader(manifests)
+        self.reader = SampleReader(manifests, pixel_rules)
         self.samples = len(self.reader)
         if not self.samples:
             raise DataError("the shards hold no samples")

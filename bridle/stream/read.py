@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from bridle import media
@@ -17,12 +17,16 @@ _INFO = ("duration_s", "rate_hz", "channels", "frames", "height", "width", "deco
 class SampleReader:
     """Reads by sample number, 0 to `len(reader) - 1`, in shard order.
 
+    Args:
+        manifests: the sets.
+        pixel_rules: by which images are decoded; see `media.decode`.
+
     Raises:
         DataError: when a tar does not match its manifest.
     """
 
-    def __init__(self, manifests: Sequence[ShardSet]) -> None:
-        self.index = Index(manifests)
+    def __init__(self, manifests: Sequence[ShardSet], pixel_rules: Mapping[str, Any] | None = None) -> None:
+        self.index, self._pixel_rules = Index(manifests), pixel_rules
         self._tars = TarReader()
 
     def __len__(self) -> int:
@@ -57,6 +61,7 @@ class SampleReader:
             source=meta["path"],
             window=window,
             checked=self.index.checked(sample),
+            pixel_rules=self._pixel_rules,
         )
 
 

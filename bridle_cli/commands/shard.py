@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -48,6 +49,17 @@ def _shares(context: click.Context, parameter: click.Parameter, value: str | Non
         raise click.BadParameter(f"'{value}' is not like train=0.9,val=0.1.", context, parameter) from None
 
 
+def _range(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[float, float] | None:
+    """`-1000,3000` -> the two numbers."""
+    try:
+        low, high = map(float, value.split(",")) if value else (0.0, 1.0)
+    except ValueError:
+        low = high = 0.0
+    if not -math.inf < low < high < math.inf:
+        raise click.BadParameter(f"'{value}' is not like 0,4095.", context, parameter)
+    return (low, high) if value else None
+
+
 @click.command(name="shard", cls=_Shard)
 @click.argument("raw", type=options.LOCATION)
 @options.modality
@@ -73,6 +85,13 @@ def _shares(context: click.Context, parameter: click.Parameter, value: str | Non
 )
 @click.option("--dedup", is_flag=True, help="Leave out files with the same bytes as another.")
 @click.option("--sound-tracks", is_flag=True, help="Videos are sound: take their sound tracks.")
+@click.option(
+    "--pixel-range",
+    metavar="LOW,HIGH",
+    default=None,
+    callback=_range,
+    help="Black and white in images of more than 8 bits (default: measured).",
+)
 @click.option("--split", metavar="NAME=SHARE,...", default=None, callback=_shares, help="Parts, each a set of its own.")
 @click.option(
     "--group-by",
@@ -104,6 +123,7 @@ def command(
     check: Literal["full", "header"],
     dedup: bool,
     sound_tracks: bool,
+    pixel_range: tuple[float, float] | None,
     split: dict[str, float] | None,
     group_by: str | None,
     task: str | None,
@@ -144,6 +164,7 @@ def command(
             check=check,
             dedup=dedup,
             sound_tracks=sound_tracks,
+            pixel_range=pixel_range,
             split=split,
             group_by=group_by,
             task=task,

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -25,7 +26,7 @@ from bridle import media
 from bridle.errors import MediaError
 from bridle.media import audio, limits, video
 from bridle.media.pixels import even_clock
-from bridle.patches.statistics import corpus_statistics
+from bridle.patches.statistics import clip_moments, summarise
 from bridle.schema import Clip, MediaInfo, Modality
 
 
@@ -603,6 +604,10 @@ def test_a_missing_file_and_a_too_large_one(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(sys.modules[media.check.__module__], "MAX_BYTES", 10)
     with pytest.raises(MediaError, match="GiB"):
         media.probe(tmp_path / "a.wav", "a.wav")
+
+
+def corpus_statistics(clips: list[Clip], modality: Modality) -> dict[str, Any]:
+    return summarise(map(clip_moments, clips), modality)
 
 
 def test_statistics_ignore_digital_silence_and_know_flat_colours() -> None:

@@ -52,6 +52,12 @@ def check_rate(rate_hz: float | None, settings: Settings = None) -> None:
         )
 
 
+def pixel_rules(settings: Settings = None) -> dict[str, Any] | None:
+    """What `pixels.picture` needs to know of the images that the model was trained on."""
+    rules: dict[str, Any] | None = _opened(settings)[1]["statistics"].get("pixel_rules")
+    return rules
+
+
 def rows(clips: list[Array], settings: Settings = None, which: str = "first", full: bool = False) -> dict[str, Array]:
     """Several clips -> the model's inputs, padded to the longest.
 
