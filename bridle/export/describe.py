@@ -53,8 +53,8 @@ MEDIA = {
         'media = pixels.picture("photo.jpg", preprocess.pixel_rules())  # of any size',
         "media",
         '"photo.jpg"',
-        "`pixels.py` opens images (with Pillow) as BRIDLE does: upright, over white, in 8 bits of sRGB by the rules of the "
-        "images that the model was trained on.",
+        "`pixels.py` opens images (with Pillow) as BRIDLE does: upright, over white, in 8 bits of sRGB by the rules "
+        "of the images that the model was trained on.",
     ),
     "video": Opened(
         "clip.mp4",

@@ -101,7 +101,8 @@ def decoded_bytes(info: MediaInfo) -> int:
     """Memory for the whole clip, decoded: sound as 16-bit samples at `AUDIO_HZ`, pixels as three bytes."""
     if info.modality is Modality.AUDIO:
         return 2 * math.ceil((info.duration_s or 0.0) * AUDIO_HZ)
-    return 3 * (info.frames or 1) * (info.height or 0) * (info.width or 0)
+    frames = info.frames if info.modality is Modality.VIDEO else 1  # of an image the first
+    return 3 * (frames or 1) * (info.height or 0) * (info.width or 0)
 
 
 def _decoded_bytes(info: MediaInfo, rate_hz: int, window: tuple[float, float] | None) -> float:

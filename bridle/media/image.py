@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -69,12 +70,19 @@ def measure(raw: bytes, info: MediaInfo) -> MediaInfo:
     with picture:
         array_HW3 = pixels.picture(picture, _WHOLE)
     height, width = array_HW3.shape[:2]
-    info = replace(info, height=height, width=width)
+    info = replace(info, height=height, width=width, frames=_frames(raw) if info.suffix != "jpg" else None)
     if _for_torchvision(info, raw, None):
         found_3HW = decode(raw, info, height * width)
         if found_3HW.shape[1:] != array_HW3.shape[:2] or _unlike(array_HW3, found_3HW.permute(1, 2, 0).numpy()):
             return replace(info, decoder=_PILLOW)
     return info
+
+
+def _frames(raw: bytes) -> int | None:
+    """How many pages or frames there are, of which the first is used; None: one."""
+    with suppress(Exception), Image.open(io.BytesIO(raw), formats=_FORMATS) as picture:  # it may be damaged behind that
+        return frames if (frames := getattr(picture, "n_frames", 1)) > 1 else None
+    return None
 
 
 def _unlike(*both_HW3: np.ndarray) -> bool:
@@ -168,6 +176,6 @@ def _refuse_tiff(raw: bytes) -> None:
     if bits is None:
         raise MediaError("is a damaged TIFF")
     raise MediaError(
-        f"is a TIFF of {len(bits)} x {kind}{bits[0]} bits, which is not supported: convert it to one channel of 16 bits or "
-        "float32, or RGB of 8 or 16 bits"
+        f"is a TIFF of {len(bits)} x {kind}{bits[0]} bits, which is not supported: convert it to one channel of 16 "
+        "bits or float32, or RGB of 8 or 16 bits"
     )

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-_ORIENTATION = 0x0112  # EXIF's
+_ORIENTATION, _PHOTOMETRIC = 0x0112, 0x0106  # tags of EXIF and TIFF
 _ATTACHED_PIC = 0x400  # FFmpeg's AV_DISPOSITION_ATTACHED_PIC
 _LONGEST_S, _FASTEST_HZ = 1e8, 1e4  # beyond these the times are damaged
 
@@ -68,7 +68,9 @@ def deep_values(image: Any) -> np.ndarray | None:
     from PIL import Image, ImageOps
 
     if _is_deep(image):
-        return np.asarray(ImageOps.exif_transpose(image))
+        values_HW = np.asarray(ImageOps.exif_transpose(image))
+        inverted = values_HW.dtype == np.uint16 and getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0  # 0 is white
+        return 65535 - values_HW if inverted else values_HW
     layout = re.search(r"(\w+);16", str(getattr(image, "tile", [])))  # of the file; Pillow's own has 8 bits
     if layout is None:
         return None

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bridle.config.sections import Config
+from bridle.schema import Modality
 from bridle.sharding.manifest import Manifest
 
 _MANY = 0.05  # of the images that use little of the range
@@ -21,10 +22,20 @@ def notices(manifest: Manifest, config: Config | None = None) -> list[str]:
         manifest: of the set.
         config: of the model that is to be trained; None: its defaults.
     """
-    return _about_images(manifest.statistics)
+    return _about_images(manifest) if manifest.modality is Modality.IMAGE else []
 
 
-def _about_images(statistics: Mapping[str, Any]) -> list[str]:
+def _about_images(manifest: Manifest) -> list[str]:
+    found = _about_range(manifest.statistics)
+    if frames := manifest.extent.get("frames"):
+        found.append(
+            f"some files hold several pages or frames ({frames[0]:g} to {frames[2]:g}), of which the first is used; save "
+            "each as a file of its own to use all"
+        )
+    return found
+
+
+def _about_range(statistics: Mapping[str, Any]) -> list[str]:
     """About the scale of images with more than 8 bits a channel."""
     try:
         deep, (low, high) = statistics["deep"], statistics["pixel_rules"]["range"]

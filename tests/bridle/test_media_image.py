@@ -1,9 +1,8 @@
-"""Images that mean what their file says: depth, range, colours, pages, orientation; the right values worked out by hand."""
+"""Images that mean what their file says: depth, range, colours, pages, orientation; right values worked out by hand."""
 
 from __future__ import annotations
 
 import io
-import json
 import struct
 import zlib
 from collections.abc import Callable
@@ -19,12 +18,14 @@ from standins import PATCHES, SMALL, STATISTICS, small_recipe
 
 from bridle import api, media
 from bridle.config.sections import Config
-from bridle.errors import MediaError
+from bridle.errors import MediaError, UsageError
 from bridle.export.standalone import preprocess
 from bridle.media import pixels
 from bridle.model import Bridle
+from bridle.patches.statistics import summarise
 from bridle.schema import Modality
-from bridle.sharding import Options, find_sets, merge_statistics, read_manifest, shard
+from bridle.sharding import Manifest, Options, merge_statistics, read_manifest, shard
+from bridle.sharding.child import moments_of
 from bridle.sharding.notices import notices
 from bridle.stream import SampleReader
 
@@ -120,6 +121,16 @@ def ramp(low: float, high: float, dtype: type) -> np.ndarray:
     return np.linspace(low, high, 64 * 48).reshape(48, 64).round(6).astype(dtype)
 
 
+def measured(*contents: bytes, pixel_range: tuple[float, float] | None = None) -> dict[str, Any]:
+    """The statistics of a set of these files."""
+    moments = [moments_of(content, media.check(content, "x"), None) for content in contents]
+    return summarise(moments, Modality.IMAGE, pixel_range)
+
+
+def a_set(statistics: dict[str, Any], **extent: list[float]) -> Manifest:
+    return Manifest("set", Modality.IMAGE, [], 2, 0, statistics=statistics, extent={"short_side": [1, 1, 1], **extent})
+
+
 DEEP: dict[str, tuple[np.ndarray, list[float]]] = {  # what a corpus holds, and the range that it uses
     "12 bits in 16, PNG": (ramp(0, 4095, np.uint16), [0, 4095]),
     "12 bits in 16, TIFF": (ramp(0, 4095, np.uint16), [0, 4095]),
@@ -129,35 +140,19 @@ DEEP: dict[str, tuple[np.ndarray, list[float]]] = {  # what a corpus holds, and 
 
 
 @pytest.mark.parametrize("kind", DEEP)
-def test_images_of_a_set_are_scaled_by_the_range_that_the_set_uses(kind: str, tmp_path: Path) -> None:
-    values, used = DEEP[kind]
-    raw, suffix = tmp_path / "raw", "png" if "PNG" in kind else "tif"
-    raw.mkdir()
-    half = np.where(values > np.median(values), values.dtype.type(values.flat[0]), values)  # its own peak is half
-    for name, content in {"whole": values, "half": half}.items():
-        Image.fromarray(content).save(raw / f"{name}.{suffix}")
-    shard(raw, out=tmp_path / "set")
-    manifest = read_manifest(tmp_path / "set")
-    assert manifest.statistics["pixel_rules"] == {"srgb": True, "range": used}
-    low, high = used
-    wanted = {
-        name: np.round((x.astype(float) - low) / (high - low) * 255) for name, x in (("whole", values), ("half", half))
-    }
-    reader = SampleReader([manifest], pixel_rules=merge_statistics([manifest])["pixel_rules"])
-    for sample in range(2):
-        meta = reader.meta(sample)
-        name = meta["path"].partition(".")[0]
-        seen = reader.clip(sample, meta).data
-        assert np.array_equal(seen[0], wanted[name]) and np.array_equal(seen[2], wanted[name])
-        assert np.array_equal(
-            opened((raw / meta["path"]).read_bytes(), manifest.statistics["pixel_rules"])[..., 1], seen[1]
-        )
-    levels = len(np.unique(wanted["whole"]))
-    assert levels == 256
-    shares = np.stack([x / 255 for x in wanted.values()])
-    assert manifest.statistics["pixel_mean"] == pytest.approx([shares.mean()] * 3, abs=2e-3)
-    assert manifest.statistics["pixel_std"] == pytest.approx([shares.std()] * 3, abs=2e-3)
-    (notice,) = notices(manifest)
+def test_images_of_a_set_are_scaled_by_the_range_that_the_set_uses(kind: str) -> None:
+    values, (low, high) = DEEP[kind]
+    half = np.where(values > np.median(values), values.flat[0], values)  # its own peak is half
+    contents = [stored(Image.fromarray(x), "PNG" if "PNG" in kind else "TIFF") for x in (values, half)]
+    statistics = measured(*contents)
+    assert statistics["pixel_rules"] == {"srgb": True, "range": [low, high]}
+    wanted = [np.round((x.astype(float) - low) / (high - low) * 255) for x in (values, half)]
+    assert len(np.unique(wanted[0])) == 256
+    for content, shades in zip(contents, wanted, strict=True):
+        assert np.array_equal(opened(content, statistics["pixel_rules"]), np.stack([shades] * 3, -1))
+    assert statistics["pixel_mean"] == pytest.approx([np.mean(wanted) / 255] * 3, abs=2e-3)
+    assert statistics["pixel_std"] == pytest.approx([np.std(wanted) / 255] * 3, abs=2e-3)
+    (notice,) = notices(a_set(statistics))
     assert f"{low:g} is black and {high:g} is white; 2 of them were measured" in notice
 
 
@@ -175,83 +170,39 @@ def test_the_range_leaves_images_of_8_bits_alone(rules: dict[str, Any] | None) -
     assert np.array_equal(opened(stored(Image.fromarray(grey), "PNG"), rules)[..., 0], grey)
 
 
-def test_the_measured_range_leaves_out_outliers_but_not_rare_values_of_a_short_tail(tmp_path: Path) -> None:
-    raw = tmp_path / "raw"
-    raw.mkdir()
-    for seed in range(4):
-        values = np.random.default_rng(seed).integers(100, 1100, (64, 64)).astype(np.uint16)
-        values[0, 0] = 65535  # a hot pixel
-        Image.fromarray(values).save(raw / f"{seed}.png")
-    shard(raw, out=tmp_path / "set")
-    low, high = read_manifest(tmp_path / "set").statistics["pixel_rules"]["range"]
+def test_the_measured_range_leaves_out_outliers_but_not_all_rare_values() -> None:
+    noise = np.random.default_rng(0).integers(100, 1100, (4, 64, 64)).astype(np.uint16)
+    noise[:, 0, 0] = 65535  # a hot pixel
+    low, high = measured(*(stored(Image.fromarray(x), "PNG") for x in noise))["pixel_rules"]["range"]
     assert low == pytest.approx(100, abs=3) and high == pytest.approx(1099, abs=3)
-    values = np.full((64, 64), 100, np.uint16)
-    values[:10, :10] = 4000
-    Image.fromarray(values).save(raw / "0.png")
-    shard(raw, out=tmp_path / "other", overwrite=True)
-    assert read_manifest(tmp_path / "other").statistics["pixel_rules"]["range"][1] == pytest.approx(4000, abs=3)
+    noise[0] = 100
+    noise[0, :10, :10] = 4000  # a thousandth is .1 % of all four
+    high = measured(*(stored(Image.fromarray(x), "PNG") for x in noise))["pixel_rules"]["range"][1]
+    assert high == 4000
 
 
-def test_the_range_is_the_same_however_many_workers_and_interruptions(tmp_path: Path) -> None:
-    raw = tmp_path / "raw"
-    raw.mkdir()
-    for n in range(12):
-        Image.fromarray(ramp(10 * n, 1000 + 50 * n, np.uint16)).save(raw / f"{n:02}.png")
-    manifests = []
-    for workers in (1, 3):
-        shard(raw, out=tmp_path / f"set{workers}", name="set", workers=workers)
-        manifests.append(read_manifest(tmp_path / f"set{workers}").to_json())
-    assert manifests[0] == manifests[1]
-    added = ramp(0, 60000, np.uint16)
-    Image.fromarray(added).save(raw / "later.png")
-    shard(raw, out=tmp_path / "set1", name="set", resume=True)  # models may have been trained on what was there
-    assert read_manifest(tmp_path / "set1").statistics == json.loads(manifests[0])["statistics"]
+def test_a_range_that_is_given_counts() -> None:
+    statistics = measured(stored(Image.fromarray(ramp(0, 4095, np.uint16)), "PNG"), pixel_range=(1000, 2000))
+    assert statistics["pixel_rules"]["range"] == [1000, 2000]
+    assert "75.6 % of these are outside" in notices(a_set(statistics))[0]
 
 
-def test_a_range_that_is_given_counts_and_stays(tmp_path: Path) -> None:
-    raw = tmp_path / "raw"
-    raw.mkdir()
-    Image.fromarray(ramp(0, 4095, np.uint16)).save(raw / "a.png")
-    api.shard(raw, out=tmp_path / "set", pixel_range=(1000.0, 2000.0))
-    manifest = read_manifest(tmp_path / "set")
-    assert manifest.statistics["pixel_rules"]["range"] == [1000, 2000]
-    assert "75.6 % of these are outside" in notices(manifest)[0]
-    Image.fromarray(ramp(0, 4095, np.uint16)).save(raw / "b.png")
-    with pytest.raises(Exception, match="pixel_range"):
-        api.shard(raw, out=tmp_path / "set", resume=True)
-    api.shard(raw, out=tmp_path / "set", pixel_range=(1000.0, 2000.0), resume=True)
+def test_notices_tell_of_sets_whose_images_disagree() -> None:
+    mixed = [stored(Image.fromarray(ramp(0, 65535 if n % 2 else 255, np.uint16)), "PNG") for n in range(8)]
+    told = notices(a_set(measured(*mixed)))
+    assert "4 of 8 images use less than a twentieth of the range 0 to 65535" in told[1]
+    index = ramp(0, 1, np.float32)
+    index[:2] = -9999  # a 24th of the values
+    told = notices(a_set(measured(stored(Image.fromarray(index), "TIFF"))))
+    assert "-9999 is black and 1 is white" in told[0] and "stands for missing data" in told[1]
+    assert notices(a_set(measured(stored(Image.new("L", (8, 8)), "PNG")))) == []
 
 
-def test_sets_whose_images_disagree_are_told(tmp_path: Path) -> None:
-    raw = tmp_path / "raw"
-    raw.mkdir()
-    for n in range(8):
-        Image.fromarray(ramp(0, 65535 if n % 2 else 255, np.uint16)).save(raw / f"{n}.png")
-    shard(raw, out=tmp_path / "set")
-    assert (
-        "4 of 8 images use less than a twentieth of the range 0 to 65535" in notices(read_manifest(tmp_path / "set"))[1]
-    )
-    for n in range(8):
-        values = ramp(0, 1, np.float32)
-        values[0, :2] = -9999
-        Image.fromarray(values).save(raw / f"{n}.png".replace("png", "tif"))
-        (raw / f"{n}.png").unlink()
-    values[:3] = -9999
-    Image.fromarray(values).save(raw / "0.tif")
-    shard(raw, out=tmp_path / "other")
-    told = notices(read_manifest(tmp_path / "other"))
-    assert any("stands for missing data" in one or "-9999" in one for one in told)
-
-
-def test_several_sets_share_the_widest_range(tmp_path: Path) -> None:
-    for name, high in (("a", 4095), ("b", 1000)):
-        (tmp_path / name).mkdir()
-        Image.fromarray(ramp(0, high, np.uint16)).save(tmp_path / name / "x.png")
-        shard(tmp_path / name, out=tmp_path / "sets" / name)
-    manifests = find_sets(tmp_path / "sets")
-    assert merge_statistics(manifests)["pixel_rules"] == {"srgb": True, "range": [0, 4095]}
-    del manifests[0].statistics["pixel_rules"]
-    assert "pixel_rules" not in merge_statistics(manifests)
+def test_several_sets_share_the_widest_range() -> None:
+    sets = [a_set(measured(stored(Image.fromarray(ramp(0, high, np.uint16)), "PNG"))) for high in (4095, 1000)]
+    assert merge_statistics(sets)["pixel_rules"] == {"srgb": True, "range": [0, 4095]}
+    del sets[0].statistics["pixel_rules"]
+    assert "pixel_rules" not in merge_statistics(sets)
 
 
 COLOURS = np.random.default_rng(0).integers(0, 4096, (5, 7, 4)).astype(np.uint16)
@@ -274,6 +225,14 @@ def test_colour_images_of_16_bits_keep_them(content: bytes, values: np.ndarray) 
     wanted = np.round(values / 4095 * 255)
     assert np.array_equal(opened(content, {"range": [0, 4095]}), wanted)
     assert media.levels(content, media.probe(content, "x")).shape == (3 if content[25:26] != b"\0" else 1, 502)
+
+
+def test_a_tiff_whose_zero_is_white_is_inverted() -> None:
+    content = tiff(COLOURS[..., :1], 0)
+    range_ = measured(content)["pixel_rules"]["range"]
+    assert range_ == [65535 - COLOURS[..., 0].max(), 65535 - COLOURS[..., 0].min()]
+    shades = opened(content, {"range": range_})[..., 0].astype(int)
+    assert (shades.ravel()[COLOURS[..., 0].ravel().argsort()] == sorted(shades.ravel(), reverse=True)).all()
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -345,25 +304,6 @@ def test_grey_profiles_and_transparency_are_kept() -> None:
     assert np.abs(seen - (0.2 * by_hand((40, 160, 90), ADOBE_RGB) + 0.8 * 255)).max() <= 2
 
 
-def test_a_run_converts_colours_where_its_sets_were_measured_so(tmp_path: Path) -> None:
-    raw = tmp_path / "raw"
-    raw.mkdir()
-    for n in range(4):
-        image = Image.new("RGB", (32, 32), (40, 160, 90))
-        image.save(raw / f"{n}.jpg", quality=95, icc_profile=profile(ADOBE_RGB, "Adobe RGB (1998)"))
-    shard(raw, out=tmp_path / "set")
-    wanted = by_hand((40, 160, 90), ADOBE_RGB) / 255
-    manifest = read_manifest(tmp_path / "set")
-    assert manifest.statistics["pixel_mean"] == pytest.approx(wanted.tolist(), abs=0.01)
-    reader = SampleReader([manifest], pixel_rules=manifest.statistics["pixel_rules"])
-    seen = reader.clip(0, reader.meta(0)).data[:, 16, 16] / 255
-    assert seen.tolist() == pytest.approx(wanted.tolist(), abs=0.01)
-    shard(raw, out=tmp_path / "small", options=Options(transcode=True))
-    reader = SampleReader([read_manifest(tmp_path / "small")], pixel_rules=SRGB)
-    seen = reader.clip(0, reader.meta(0)).data[:, 16, 16] / 255
-    assert seen.tolist() == pytest.approx(wanted.tolist(), abs=0.015)
-
-
 # --- pages, frames, orientation -----------------------------------------------------------------------------------
 
 
@@ -374,6 +314,10 @@ def test_the_first_of_several_pages_or_frames_is_taken(kind: str) -> None:
     assert sum(1 for _ in ImageSequence.Iterator(Image.open(io.BytesIO(content)))) == 3
     for rules in (None, SRGB):
         assert np.abs(opened(content, rules).astype(int) - 200).max() <= 2
+    info = media.check(content, "x")
+    assert info.frames == (None if kind == "MPO" else 3)  # telephones put previews and maps behind the image
+    assert media.decoded_bytes(info) == 32 * 24 * 3
+    assert "several pages or frames (3 to 40), of which the first is used" in notices(a_set({}, frames=[3, 3, 40]))[0]
 
 
 @pytest.mark.parametrize("how", ["EXIF", "XMP"])
@@ -496,14 +440,29 @@ def test_an_untrained_model_takes_the_range_of_a_folder(tmp_path: Path) -> None:
     assert statistics["pixel_mean"] == pytest.approx([0.5] * 3, abs=1e-3)
 
 
-def test_deep_images_stay_as_they_are_when_others_are_transcoded(tmp_path: Path) -> None:
-    raw = tmp_path / "raw"
+def test_sets_keep_their_rules_whatever_made_them(tmp_path: Path) -> None:
+    raw, deep = tmp_path / "raw", ramp(0, 4095, np.uint16)
     raw.mkdir()
-    Image.fromarray(ramp(0, 4095, np.uint16)).save(raw / "a.png")
-    Image.new("RGB", (600, 400)).save(raw / "b.png")
-    shard(raw, out=tmp_path / "set", options=Options(transcode=True))
-    manifest = read_manifest(tmp_path / "set")
-    reader = SampleReader([manifest], pixel_rules=manifest.statistics["pixel_rules"])
-    metas = {meta["path"]: (sample, meta) for sample in range(2) if (meta := reader.meta(sample))}
-    assert metas["b.png"][1]["suffix"] == "jpg"
-    assert np.array_equal(reader.clip(*metas["a.png"]).data[0], np.round(ramp(0, 4095, np.uint16) / 4095 * 255))
+    (raw / "deep.png").write_bytes(stored(Image.fromarray(deep), "PNG"))
+    icc = profile(ADOBE_RGB, "Adobe RGB (1998)")
+    (raw / "adobe.jpg").write_bytes(stored(Image.new("RGB", (600, 400), (40, 160, 90)), "JPEG", icc_profile=icc))
+    sets = [tmp_path / "set", tmp_path / "small"]
+    shard(raw, out=sets[0], name="set", workers=1)
+    shard(raw, out=sets[1], name="set", workers=2, options=Options(transcode=True))
+    manifests = [read_manifest(one) for one in sets]
+    assert manifests[0].statistics["deep"] == manifests[1].statistics["deep"]
+    wanted = (np.array([deep.mean()] * 3) / 4095 + by_hand((40, 160, 90), ADOBE_RGB) / 255) / 2
+    shades = np.round(deep / 4095 * 255)
+    for manifest in manifests:
+        assert manifest.statistics["pixel_rules"] == {"srgb": True, "range": [0, 4095]}
+        assert manifest.statistics["pixel_mean"] == pytest.approx(wanted.tolist(), abs=5e-3)
+        reader = SampleReader([manifest], pixel_rules=manifest.statistics["pixel_rules"])
+        seen = {(meta := reader.meta(at))["suffix"]: reader.clip(at, meta).data.numpy() for at in range(2)}
+        assert np.array_equal(seen["png"][0], shades)
+        assert np.abs(seen["jpg"][:, 8, 8] - by_hand((40, 160, 90), ADOBE_RGB)).max() <= 3
+    with pytest.raises(UsageError, match="pixel_range"):
+        shard(raw, out=tmp_path / "set", name="set", options=Options(pixel_range=(0.0, 9.0)), resume=True)
+    Image.fromarray(ramp(0, 60000, np.uint16)).save(raw / "later.png")
+    shard(raw, out=tmp_path / "set", name="set", resume=True)  # models may have been trained on what was there
+    after = read_manifest(tmp_path / "set")
+    assert after.samples == 3 and after.statistics == manifests[0].statistics
