@@ -29,8 +29,8 @@ def _about_images(manifest: Manifest) -> list[str]:
     found = _about_range(manifest.statistics)
     if frames := manifest.extent.get("frames"):
         found.append(
-            f"some files hold several pages or frames ({frames[0]:g} to {frames[2]:g}), of which the first is used; save "
-            "each as a file of its own to use all"
+            f"some files hold several pages or frames ({frames[0]:g} to {frames[2]:g}), of which the first is used; "
+            "save each as a file of its own to use all"
         )
     return found
 

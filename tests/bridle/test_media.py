@@ -651,7 +651,7 @@ ODD = {  # what each odd file is: modality, suffix and a measured size; or a rea
     "empty.wav": "empty",
     "text.png": "no known",
     "vector.svg": "no known",
-    "multipage.tif": "no known",
+    "multipage.tif": "3 x float 64 bits",
     "png_168Mpx.png": "megapixels",
 }
 
