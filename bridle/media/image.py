@@ -72,8 +72,8 @@ def measure(raw: bytes, info: MediaInfo) -> MediaInfo:
     height, width = array_HW3.shape[:2]
     info = replace(info, height=height, width=width, frames=_frames(raw) if info.suffix != "jpg" else None)
     if _for_torchvision(info, raw, None):
-        found_3HW = decode(raw, info, height * width)
-        if found_3HW.shape[1:] != array_HW3.shape[:2] or _unlike(array_HW3, found_3HW.permute(1, 2, 0).numpy()):
+        found_HW3 = decode(raw, info, height * width).permute(1, 2, 0).numpy()
+        if not np.array_equal(found_HW3, array_HW3) and _unlike(found_HW3, array_HW3):
             return replace(info, decoder=_PILLOW)
     return info
 
@@ -86,7 +86,9 @@ def _frames(raw: bytes) -> int | None:
 
 
 def _unlike(*both_HW3: np.ndarray) -> bool:
-    """Whether somewhere the mean colours differ by more than rounding explains."""
+    """Whether shapes differ, or somewhere the mean colours by more than rounding explains."""
+    if both_HW3[0].shape != both_HW3[1].shape:
+        return True
     one, other = (np.asarray(Image.fromarray(x).resize((8, 8), Image.Resampling.BOX), float) for x in both_HW3)
     return bool(np.abs(one - other).max() > _LARGEST_DIFFERENCE)
 
