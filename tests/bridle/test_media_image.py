@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import struct
 import zlib
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from standins import PATCHES, SMALL, STATISTICS, small_recipe
 
 from bridle import api, media
 from bridle.config.sections import Config
-from bridle.errors import MediaError, UsageError
+from bridle.errors import DataError, MediaError, UsageError
 from bridle.export.standalone import preprocess
 from bridle.media import pixels
 from bridle.model import Bridle
@@ -26,8 +27,10 @@ from bridle.patches.statistics import summarise
 from bridle.schema import Modality
 from bridle.sharding import Manifest, Options, merge_statistics, read_manifest, shard
 from bridle.sharding.child import moments_of
+from bridle.sharding.manifest import parse_manifest
 from bridle.sharding.notices import notices
 from bridle.stream import SampleReader
+from bridle_cli.main import main
 
 SRGB = {"srgb": True}
 
@@ -217,7 +220,10 @@ COLOURS = np.random.default_rng(0).integers(0, 4096, (5, 7, 4)).astype(np.uint16
         (png16(COLOURS[..., :1], 0), COLOURS[..., [0, 0, 0]]),
         (png16(np.dstack([COLOURS[..., :3], np.full((5, 7), 65535)]), 6), COLOURS[..., :3]),
         (png16(np.dstack([COLOURS[..., 0], np.full((5, 7), 65535)]), 4), COLOURS[..., [0, 0, 0]]),
-        (png16(np.dstack([COLOURS[..., :3], np.zeros((5, 7))]), 6), np.full((5, 7, 3), 4095)),
+        (
+            png16(np.dstack([0 * COLOURS[..., :3], np.full((5, 7), 13107)]), 6),
+            np.full((5, 7, 3), 3276),
+        ),  # a fifth, over white
     ],
     ids=["RGB PNG", "RGB TIFF", "RGB and infrared TIFF", "grey PNG", "RGBA PNG", "LA PNG", "transparent PNG"],
 )
@@ -409,11 +415,11 @@ def test_a_run_keeps_the_range_of_its_set_for_every_file(tmp_path: Path) -> None
     rng = np.random.default_rng(0)
     for n in range(10):
         Image.fromarray(rng.integers(0, 4096, (24, 24)).astype(np.uint16)).save(raw / f"{n}.png")
-    api.shard(raw, out=tmp_path / "set")
+    assert main(["shard", str(raw), "--out", str(tmp_path / "set"), "--pixel-range", "-5,4100"]) == 0
     api.pretrain(tmp_path / "set", recipe=small_recipe(), out=tmp_path / "run", steps=2, device="cpu")
     model = api.load(tmp_path / "run", device="cpu")
     low, high = model.model.patcher.pixel_rules["range"]  # type: ignore[index]
-    assert (low, high) == pytest.approx((0, 4095), abs=10)
+    assert (low, high) == (-5, 4100)
     grey = np.tile(np.arange(0, 2400, 100, dtype=np.uint16), (24, 1))
     Image.fromarray(grey).save(tmp_path / "grey.png")
     shown = np.round((grey.astype(float) - low) / (high - low) * 255).astype(np.uint8)
@@ -428,6 +434,20 @@ def test_a_run_keeps_the_range_of_its_set_for_every_file(tmp_path: Path) -> None
     with np.load(tmp_path / "v.npz") as found:
         vectors = next(found[name] for name in found.files if found[name].ndim == 2 and len(found[name]) == 2)
     assert np.array_equal(vectors[0], vectors[1])
+
+
+@pytest.mark.parametrize("value", ["9,1", "1", "a,b", "nan,3", "0,inf", "1,2,3"])
+def test_ranges_that_are_none_are_refused(value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["shard", str(tmp_path), "--pixel-range", value]) == 2
+    assert f"'{value}' is not like 0,4095" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("rules", [{"range": [3, 1]}, {"range": [0, "x"]}, {"range": 7}, ["srgb"]])
+def test_manifests_with_unusable_rules_are_refused(rules: Any) -> None:
+    statistics = measured(stored(Image.new("L", (8, 8)), "PNG")) | {"pixel_rules": rules}
+    content = json.loads(a_set(statistics).to_json())
+    with pytest.raises(DataError, match="pixel_rules that cannot be used"):
+        parse_manifest(content | {"samples": 0}, Path("set/manifest.json"))
 
 
 def test_an_untrained_model_takes_the_range_of_a_folder(tmp_path: Path) -> None:
