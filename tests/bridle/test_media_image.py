@@ -23,8 +23,9 @@ from bridle.errors import DataError, MediaError, UsageError
 from bridle.export.standalone import preprocess
 from bridle.media import pixels
 from bridle.model import Bridle
+from bridle.patches.image import ImagePatcher
 from bridle.patches.statistics import summarise
-from bridle.schema import Modality
+from bridle.schema import Clip, Modality
 from bridle.sharding import Manifest, Options, merge_statistics, read_manifest, shard
 from bridle.sharding.child import moments_of
 from bridle.sharding.manifest import parse_manifest
@@ -408,7 +409,7 @@ def test_exports_read_images_by_the_rules_of_the_model(name: str, tmp_path: Path
     assert (np.abs(other - wanted).max() > 0.05) == (name != "plain.png")
 
 
-def test_a_run_keeps_the_range_of_its_set_for_every_file(tmp_path: Path) -> None:
+def test_a_run_keeps_the_range_of_its_set_for_every_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the command to vectors: a file that is half as bright is half as bright, whatever its own peak."""
     raw = tmp_path / "raw"
     raw.mkdir()
@@ -416,10 +417,18 @@ def test_a_run_keeps_the_range_of_its_set_for_every_file(tmp_path: Path) -> None
     for n in range(10):
         Image.fromarray(rng.integers(0, 4096, (24, 24)).astype(np.uint16)).save(raw / f"{n}.png")
     assert main(["shard", str(raw), "--out", str(tmp_path / "set"), "--pixel-range", "-5,4100"]) == 0
+    trained, prepare = list[float](), ImagePatcher.prepare
+
+    def prepared(self: ImagePatcher, clip: Clip, rng: torch.Generator | None) -> torch.Tensor:
+        trained.append(clip.data.float().mean().item())
+        return prepare(self, clip, rng)
+
+    monkeypatch.setattr(ImagePatcher, "prepare", prepared)
     api.pretrain(tmp_path / "set", recipe=small_recipe(), out=tmp_path / "run", steps=2, device="cpu")
     model = api.load(tmp_path / "run", device="cpu")
     low, high = model.model.patcher.pixel_rules["range"]  # type: ignore[index]
     assert (low, high) == (-5, 4100)
+    assert min(trained) > 115 and max(trained) < 140  # noise of all values
     grey = np.tile(np.arange(0, 2400, 100, dtype=np.uint16), (24, 1))
     Image.fromarray(grey).save(tmp_path / "grey.png")
     shown = np.round((grey.astype(float) - low) / (high - low) * 255).astype(np.uint8)
