@@ -37,6 +37,7 @@ MODALITY_PLACES = {
     "bridle/config/sections.py": "the tag that tells the patches sections apart",
     "bridle/config/loading.py": "picks the patches section by its tag",
     "bridle/config/adapt.py": "which of the sizes in a patches section follow from the corpus",
+    "bridle/sharding/notices.py": "what the measurements of each kind say of training",
     "bridle/sharding/transcode.py": "each kind is written in a format of its own",
     "bridle/doctor.py": "a clip of each kind is made to try its decoder",
     "bridle/starter/patches.py": "what a comment says of each kind's sizes",
