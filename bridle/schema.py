@@ -31,7 +31,8 @@ class Modality(StrEnum):
 class MediaInfo:
     """What a probe learned about one file without keeping its samples.
 
-    Audio fills `duration_s`, `rate_hz` (samples a second) and `channels`; images `height` and `width`;
+    Audio fills `duration_s`, `rate_hz` (samples a second) and `channels`; images `height` and `width`, and `frames`
+    where a check found several pages or frames, of which the first is used;
     video all of `duration_s`, `rate_hz` (frames a second), `frames`, `height` and `width`. `decoder` names the decoder
     that the check found right for this file; None: chosen by format. `channel` of audio is the one that is decoded,
     from 1; None: the mean of all.

@@ -33,6 +33,7 @@ def shard(
     dedup: bool = False,
     sound_tracks: bool = False,
     channel: int | None = None,
+    pixel_range: tuple[float, float] | None = None,
     split: Mapping[str, float] | None = None,
     group_by: str | None = None,
     task: str | None = None,
@@ -51,6 +52,7 @@ def shard(
         workers: decoding processes; default: one a core, of the cluster if there is one.
         engine: "local", or "ray": the processes run all over a Ray cluster.
         channel: of audio with several, from 1; default: their mean.
+        pixel_range: values that become black and white in images of more than 8 bits; default: measured.
         split, group_by: parts and their shares, and what stays together (see `bridle.sharding.Split`);
             `column:NAME` is the same as `group_column`.
         task: a published benchmark whose release `raw` is: its lists say what is taken, with parts and labels.
@@ -87,6 +89,7 @@ def shard(
         dedup=dedup,
         sound_tracks=sounds,
         channel=channel,
+        pixel_range=pixel_range,
         seed=seed,
         split=Split(split, group_by) if split else None,
         task=task or "",

@@ -49,10 +49,11 @@ MEDIA = {
     "image": Opened(
         "photo.jpg",
         "import pixels",
-        'media = pixels.picture("photo.jpg")  # of any size',
+        'media = pixels.picture("photo.jpg", preprocess.pixel_rules())  # of any size',
         "media",
         '"photo.jpg"',
-        "`pixels.py` opens pictures (with Pillow) as BRIDLE does: upright, over white, 16 bits scaled to 8.",
+        "`pixels.py` opens images (with Pillow) as BRIDLE does: upright, over white, in 8 bits of sRGB by the rules "
+        "of the images that the model was trained on.",
     ),
     "video": Opened(
         "clip.mp4",

@@ -131,7 +131,8 @@ def _read(source: Source, model: Bridle) -> Medium:
     part = None
     if window_s and not (info.frames and decoded_bytes(info) <= _WHOLE_BYTES):
         part = 0.0, 2 * WINDOWS * window_s  # more than is compared: the last may be cut
-    clip = decode(raw, info, source=source.path, rate_hz=rate_hz, window=part, checked=False)
+    rules = model.patcher.pixel_rules
+    clip = decode(raw, info, source=source.path, rate_hz=rate_hz, window=part, checked=False, pixel_rules=rules)
     views = [view for view, _ in model.patcher.windows(clip)][:WINDOWS]
     sound = clip.data if clip.data.ndim == 1 else None
     return Medium(sound if part else raw, views)

@@ -16,11 +16,12 @@ from bridle.errors import DataError, MediaError
 from bridle.infer.encode import decoded_as
 from bridle.infer.listing import spread_sources
 from bridle.infer.sources import windows_of
-from bridle.media import decode, probe
+from bridle.media import probe
 from bridle.model import Bridle
-from bridle.patches.statistics import corpus_statistics
-from bridle.schema import Clip, MediaInfo, Modality
+from bridle.patches.statistics import Moments, summarise
+from bridle.schema import MediaInfo, Modality
 from bridle.sharding import find_sets, merge_extent, merge_statistics
+from bridle.sharding.child import moments_of
 from bridle.sharding.discover import media_below
 from bridle.sharding.manifest import is_sharded
 from bridle.storage import Location, Remote
@@ -41,7 +42,7 @@ def measure(data: Location, modality: Modality) -> tuple[dict[str, Any], dict[st
         return merge_statistics(manifests), merge_extent(manifests)
     files = media_below(data, modality)
     step = max(1, len(files) // _MEASURED)
-    decoded = [clip for file in files[::step] if (clip := _decode(data / file)) is not None]
+    decoded = [one for file in files[::step] if (one := _measured(data / file)) is not None]
     if not decoded:
         raise DataError(f"none of the {modality} files below {data} can be decoded")
     infos = [info for info, _ in decoded]
@@ -51,7 +52,7 @@ def measure(data: Location, modality: Modality) -> tuple[dict[str, Any], dict[st
         if values:
             cuts = statistics.quantiles(values, n=20, method="inclusive") if len(values) > 1 else values * 19
             extent[name] = [cuts[0], cuts[9], cuts[18]]
-    measured: dict[str, Any] = dict(corpus_statistics((clip for _, clip in decoded), modality))
+    measured = summarise((moments for _, moments in decoded), modality)
     if "rate_hz" in extent:
         measured["rate_hz"] = extent["rate_hz"][1]
     return measured, extent
@@ -81,11 +82,11 @@ def fit_cold_codes(model: Bridle, data: Location) -> None:
     model.cold_tokenizer.fit(torch.cat(rows))
 
 
-def _decode(path: Location) -> tuple[MediaInfo, Clip] | None:
+def _measured(path: Location) -> tuple[MediaInfo, Moments] | None:
     try:
         media = path.read_bytes() if isinstance(path, Remote) else path  # the decoders read local files themselves
         info = probe(media, path.name)
-        return info, decode(media, info, window=(0.0, _WINDOW_S) if info.duration_s else None, checked=False)
+        return info, moments_of(media, info, (0.0, _WINDOW_S) if info.duration_s else None, checked=False)
     except (MediaError, OSError):
         return None
 

@@ -131,7 +131,8 @@ class Pretrained:
             return Source(path, locate(path))
         if not isinstance(media, Clip):
             try:
-                media = clip_of(media, self.modality, rate_hz, name=name, to_hz=decoded_as(self.model)[1])
+                rules, to_hz = self.model.patcher.pixel_rules, decoded_as(self.model)[1]
+                media = clip_of(media, self.modality, rate_hz, name=name, to_hz=to_hz, pixel_rules=rules)
             except BridleError:
                 raise
             except Exception as error:  # pictures that are closed, tensors that are sparse or have no data

@@ -120,18 +120,29 @@ def _several(source: Source, info: MediaInfo, patcher: Patcher, rate_hz: int, se
     """Of media that do not fit into memory each clip is decoded by itself."""
     window_s, (clips, crops) = patcher.window_s(info), several
     if source.span_s or not window_s or not _piece_s(info, patcher, rate_hz):
-        yield from _views(_decoded(source, info, rate_hz, source.span_s), patcher, several)
+        yield from _views(_decoded(source, info, patcher, rate_hz, source.span_s), patcher, several)
         return
     spare_s = (info.duration_s or 0.0) - window_s
     for n in range(clips):
         start_s = spare_s / 2 if clips == 1 else n * spare_s / (clips - 1)
-        yield from _views(_decoded(source, info, rate_hz, (start_s, start_s + window_s)), patcher, (1, crops))
+        clip = _decoded(source, info, patcher, rate_hz, (start_s, start_s + window_s))
+        yield from _views(clip, patcher, (1, crops))
 
 
-def _decoded(source: Source, info: MediaInfo, rate_hz: int, span_s: tuple[float, float] | None) -> Clip:
+def _decoded(
+    source: Source, info: MediaInfo, patcher: Patcher, rate_hz: int, span_s: tuple[float, float] | None
+) -> Clip:
     assert not isinstance(source.data, Clip | MediaError | Member | Remote)
     window = None if span_s is None else (span_s[0], span_s[1] - span_s[0])
-    return decode(source.data, info, source=source.path, rate_hz=rate_hz, window=window, checked=source.checked)
+    return decode(
+        source.data,
+        info,
+        source=source.path,
+        rate_hz=rate_hz,
+        window=window,
+        checked=source.checked,
+        pixel_rules=patcher.pixel_rules,
+    )
 
 
 def training_view(source: Source, patcher: Patcher, modality: Modality, rate_hz: int, rng: torch.Generator) -> Tensor:
@@ -151,7 +162,7 @@ def training_view(source: Source, patcher: Patcher, modality: Modality, rate_hz:
     if length_s and end_s - begin_s > length_s:
         start_s = begin_s + float(torch.rand((), generator=rng)) * (end_s - begin_s - length_s)
         span_s = start_s, start_s + length_s
-    return patcher.prepare(_decoded(source, info, rate_hz, span_s), rng)
+    return patcher.prepare(_decoded(source, info, patcher, rate_hz, span_s), rng)
 
 
 def info_of(source: Source, modality: Modality, patcher: Patcher) -> MediaInfo:
@@ -178,7 +189,7 @@ def piece_of(
     """
     piece_s = None if source.span_s else _piece_s(info, patcher, rate_hz)
     span_s = source.span_s if piece_s is None else (start_s, start_s + piece_s)
-    views = _views(_decoded(source, info, rate_hz, span_s), patcher, None)
+    views = _views(_decoded(source, info, patcher, rate_hz, span_s), patcher, None)
     if piece_s is None or start_s + piece_s >= (info.duration_s or 0.0) or len(views) < 2:
         return views, None
     # The last window may be cut short by the end of the piece: the next piece begins with it.

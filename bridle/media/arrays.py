@@ -6,6 +6,7 @@ Shapes: S samples, C channels, T frames, H, W.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from numbers import Real
 from typing import Any
 
@@ -24,7 +25,13 @@ _PIXELS = "uint8 from 0 to 255"
 
 
 def clip_of(
-    array: Any, modality: Modality, rate_hz: float | None = None, *, name: str = "array", to_hz: int = AUDIO_HZ
+    array: Any,
+    modality: Modality,
+    rate_hz: float | None = None,
+    *,
+    name: str = "array",
+    to_hz: int = AUDIO_HZ,
+    pixel_rules: Mapping[str, Any] | None = None,
 ) -> Clip:
     """A clip of what is given as a NumPy array, tensor or (images) a Pillow image.
 
@@ -34,6 +41,7 @@ def clip_of(
         rate_hz: samples or frames a second; an image has none.
         name: how messages and results call it.
         to_hz: sampling rate that sound is converted to.
+        pixel_rules: of a Pillow image, as in `decode`.
 
     Raises:
         UsageError: another type or shape, values that are not finite, or no rate where one is needed.
@@ -42,7 +50,7 @@ def clip_of(
         if modality is not Modality.IMAGE:
             raise UsageError(f"{name}: a picture is no {modality}", "video is an array of frames: numpy.stack(frames)")
         try:
-            array = picture(array)
+            array = picture(array, pixel_rules)
         except ValueError as error:
             raise UsageError(f"{name}: this {type(array).__name__} cannot be used: {error}") from error
     data = _tensor(array, name)

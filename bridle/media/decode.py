@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from bridle.errors import MediaError
 from bridle.media import audio, image
@@ -22,6 +26,7 @@ def decode(
     window: tuple[float, float] | None = None,
     max_pixels: int = MAX_PIXELS,
     checked: bool = True,
+    pixel_rules: Mapping[str, Any] | None = None,
 ) -> Clip:
     """Decode one clip.
 
@@ -37,6 +42,7 @@ def decode(
         checked: `check` has passed in a process that may be lost, as for every sample of a set made with
             `--check full`; for other files say False, and decoders that can crash or hang are left alone. The result
             is the same.
+        pixel_rules: how images become 8 bits of sRGB, by the model's corpus statistics; see `pixels.picture`.
 
     Returns:
         Audio: float32 `(S,)`, channels averaged. Image: uint8 `(3, H, W)`, upright, over white where transparent.
@@ -52,7 +58,7 @@ def decode(
             wave_S, notice = audio.decode(raw, info, rate_hz, window)
             return Clip(key, Modality.AUDIO, wave_S, rate_hz, _start(window), source, notice)
         if info.modality is Modality.IMAGE:
-            return Clip(key, Modality.IMAGE, image.decode(raw, info, max_pixels), source=source)
+            return Clip(key, Modality.IMAGE, image.decode(raw, info, max_pixels, pixel_rules), source=source)
         from bridle.media import video  # and its two decoders, for those who need them
 
         frames, fps, start_s = video.decode(raw, info, window, checked=checked)
@@ -80,6 +86,22 @@ def as_stored(data: bytes | Path, info: MediaInfo, window: tuple[float, float] |
     return Clip("", Modality.AUDIO, wave_SC, rate_hz, _start(window))
 
 
+def levels(data: bytes | Path, info: MediaInfo) -> np.ndarray | None:
+    """See `image.levels`; None also for audio and video.
+
+    Raises:
+        MediaError: with the reason alone.
+    """
+    if info.modality is not Modality.IMAGE:
+        return None
+    try:
+        return image.levels(read_bytes(data), info)
+    except MediaError:
+        raise
+    except Exception as error:  # as above
+        raise MediaError(reason(error)) from error
+
+
 def preload(modality: Modality) -> None:
     """Load what decoding would load at the first file, for processes that are forked from this one."""
     if modality is Modality.AUDIO:
@@ -95,7 +117,8 @@ def decoded_bytes(info: MediaInfo) -> int:
     """Memory for the whole clip, decoded: audio as 16-bit samples at `AUDIO_HZ`, pixels as three bytes."""
     if info.modality is Modality.AUDIO:
         return 2 * math.ceil((info.duration_s or 0.0) * AUDIO_HZ)
-    return 3 * (info.frames or 1) * (info.height or 0) * (info.width or 0)
+    frames = info.frames if info.modality is Modality.VIDEO else 1  # of an image the first
+    return 3 * (frames or 1) * (info.height or 0) * (info.width or 0)
 
 
 def _decoded_bytes(info: MediaInfo, rate_hz: int, window: tuple[float, float] | None) -> float:

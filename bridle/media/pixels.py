@@ -3,7 +3,7 @@
 The decoders here follow these rules, and exports carry a copy of this file for whoever has no BRIDLE. So it imports
 nothing of this library, and Pillow and PyAV only where they are needed.
 
-    media = pixels.picture("photo.png")    # or a Pillow image
+    media = pixels.picture("photo.png", rules)    # or a Pillow image; `rules` are those of the model
     media = pixels.video("clip.mp4")
 
 Shapes: H, W, 3 channels; T frames, as many on the clock as in the file.
@@ -11,12 +11,17 @@ Shapes: H, W, 3 channels; T frames, as many on the clock as in the file.
 
 from __future__ import annotations
 
+import io
 import os
+import re
+from collections.abc import Mapping
+from functools import lru_cache
 from importlib import import_module
 from typing import Any
 
 import numpy as np
 
+_ORIENTATION, _PHOTOMETRIC = 0x0112, 0x0106  # tags of EXIF and TIFF
 _ATTACHED_PIC = 0x400  # FFmpeg's AV_DISPOSITION_ATTACHED_PIC
 _BT601 = 5  # matrix coefficients, and ...
 _PQ, _HLG = 16, 18  # ... transfer characteristics in ITU-T H.273
@@ -27,8 +32,14 @@ _BT709_OF_BT2020 = np.array(
 _LONGEST_S, _FASTEST_HZ = 1e8, 1e4  # beyond these the times are damaged
 
 
-def picture(image: Any) -> np.ndarray:
-    """uint8 `(H, W, 3)` of a path or a Pillow image: turned by EXIF, transparency over white, 16 bits scaled to 8.
+def picture(image: Any, rules: Mapping[str, Any] | None) -> np.ndarray:
+    """uint8 `(H, W, 3)` of a path or a Pillow image: turned by EXIF, transparency over white, the first frame.
+
+    Args:
+        rules: how the model's training images were read (the corpus statistics' `pixel_rules`). `srgb`: colours are
+            converted to sRGB by the image's ICC profile. `range`: the values of images with more than 8 bits a channel
+            that become black and white. None: profiles are ignored, integers of more than 8 bits run to 65535 and
+            floats to 1, 255 or 65535.
 
     Raises:
         ValueError: a pixel is no finite number.
@@ -37,14 +48,94 @@ def picture(image: Any) -> np.ndarray:
 
     if isinstance(image, str | os.PathLike):
         with Image.open(image) as file:
-            return picture(file)
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I") or image.mode == "F":
-        image = Image.fromarray(_scaled(np.asarray(image)))
-    elif image.mode in {"RGBA", "LA", "PA", "La", "RGBa"} or "transparency" in image.info:
-        layer = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
-    return np.array(image.convert("RGB"))
+            return picture(file, rules)
+    rules = rules or {}
+    if "range" in rules and (values := deep_values(image)) is not None:
+        layer = Image.fromarray(_ranged(values, *rules["range"]))
+    else:
+        image = ImageOps.exif_transpose(image)
+        if _is_deep(image):
+            image = Image.fromarray(_scaled(np.asarray(image)))
+        see_through = image.mode in {"RGBA", "LA", "PA", "La", "RGBa"} or "transparency" in image.info
+        layer = image.convert("RGBA" if see_through else "RGB")
+        layer = _in_srgb(image, layer) if rules.get("srgb") else layer
+    if layer.mode == "RGBA":
+        layer = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+    return np.array(layer.convert("RGB"))
+
+
+def deep_values(image: Any) -> np.ndarray | None:
+    """Values of an image with more than 8 bits a channel, turned by EXIF: `(H, W)`, or uint16 `(H, W, 3 or 4)` of a
+    colour image that is not loaded yet (Pillow keeps 8 bits of these); None for other images.
+
+    Raises:
+        ValueError: 16 bits in a form that neither Pillow nor PyAV reads.
+    """
+    from PIL import Image, ImageOps
+
+    if _is_deep(image):
+        values_HW = np.asarray(ImageOps.exif_transpose(image))
+        inverted = values_HW.dtype == np.uint16 and getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0  # 0 is white
+        return 65535 - values_HW if inverted else values_HW
+    layout = re.search(r"(\w+);16", str(getattr(image, "tile", [])))  # of the file; Pillow's own has 8 bits
+    if layout is None:
+        return None
+    if layout[1] not in {"RGB", "RGBA", "RGBX", "LA"}:
+        raise ValueError(f"16 bits a channel in {layout[1]} are not supported: convert it to RGB")
+    at = image.fp.tell()
+    image.fp.seek(0)
+    content = io.BytesIO(image.fp.read())
+    image.fp.seek(at)
+    with import_module("av").open(content) as container:
+        frame = next(container.decode(video=0))
+    values_XC = frame.to_ndarray(format="rgba64le").reshape(-1, 4)  # alpha 65535 where there is none
+    place = Image.fromarray(np.arange(len(values_XC), dtype=np.int32).reshape(frame.height, frame.width))
+    place.getexif()[_ORIENTATION] = image.getexif().get(_ORIENTATION, 1)
+    return values_XC[np.asarray(ImageOps.exif_transpose(place))][..., : 4 if "A" in layout[1] else 3]
+
+
+def _is_deep(image: Any) -> bool:
+    return image.mode.startswith("I") or image.mode == "F"
+
+
+def _ranged(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """From `low`, black, to `high`, white, as uint8; an alpha channel runs to 65535."""
+    if not np.isfinite(values).all():
+        raise ValueError("holds pixels that are not finite numbers")
+    share = (values.astype(np.float64) - low) / (high - low)
+    if values.shape[2:] == (4,):
+        share[..., 3] = values[..., 3] / 65535.0
+    return (share * 255).round().clip(0, 255).astype(np.uint8)
+
+
+@lru_cache(8)
+def to_srgb(profile: bytes | None) -> tuple[str, Any] | None:
+    """The mode of images that an ICC profile is for, and the transform of their colours to sRGB; None where there is
+    nothing to convert: sRGB itself, or a profile that cannot be read."""
+    from PIL import ImageCms
+
+    try:
+        opened = ImageCms.ImageCmsProfile(io.BytesIO(profile or b""))
+        if "sRGB" in ImageCms.getProfileDescription(opened):
+            return None
+        mode = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}[opened.profile.xcolor_space]
+        return mode, ImageCms.buildTransform(opened, ImageCms.createProfile("sRGB"), mode, "RGB")
+    except (OSError, KeyError, ImageCms.PyCMSError):
+        return None
+
+
+def _in_srgb(image: Any, layer: Any) -> Any:
+    """`layer`, the RGB or RGBA form of an image, in sRGB; a profile for other channels is ignored, as browsers do."""
+    from PIL import ImageCms
+
+    found, grey = to_srgb(image.info.get("icc_profile")), image.mode in {"1", "L", "LA", "La"}
+    if not found or (found[0] == "CMYK") != (image.mode == "CMYK") or (found[0] == "L" and not grey):
+        return layer
+    mode, transform = found
+    colours: Any = ImageCms.applyTransform((layer if mode == "RGB" else image).convert(mode), transform)
+    if layer.mode == "RGBA":
+        colours.putalpha(layer.getchannel("A"))
+    return colours
 
 
 def _scaled(array_HW: np.ndarray) -> np.ndarray:

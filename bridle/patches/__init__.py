@@ -19,7 +19,7 @@ def build_patcher(config: AudioPatches | ImagePatches | VideoPatches, statistics
         return patcher
     mean, std = statistics["pixel_mean"], statistics["pixel_std"]
     if isinstance(config, ImagePatches):
-        return ImagePatcher(config, mean, std)
+        return ImagePatcher(config, mean, std, statistics.get("pixel_rules"))
     return VideoPatcher(config, mean, std, statistics.get("rate_hz", 25.0))
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -74,6 +76,7 @@ class ImagePatcher(Patcher):
     """Args:
     config: sizes and augmentation.
     mean, std: of each RGB channel of the corpus in [0, 1].
+    pixel_rules: by which the corpus was decoded, and all other images are to be.
     """
 
     channels = 3
@@ -82,9 +85,11 @@ class ImagePatcher(Patcher):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, config: ImagePatches, mean: list[float], std: list[float]) -> None:
+    def __init__(
+        self, config: ImagePatches, mean: list[float], std: list[float], pixel_rules: Mapping[str, Any] | None = None
+    ) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.pixel_rules = config, pixel_rules
         self.patch = (1, config.patch, config.patch)
         side = config.size // config.patch
         self.grid = (1, side, side)

@@ -6,6 +6,8 @@ Clip --prepare (CPU, one clip, random crop)--> small tensor --forward (device, w
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +29,7 @@ class Patcher(nn.Module, ABC):
     step_s: float  # seconds between two steps of the grid along time; 0 for an image
     rate_hz: int = AUDIO_HZ  # at which audio is decoded
     exact: bool = False  # audio clips are needed in float32, whatever their scale; else 16 bits in [-1, 1] suffice
+    pixel_rules: Mapping[str, Any] | None = None  # by which images are decoded; see `bridle.media.pixels.picture`
 
     @property
     def values(self) -> int:

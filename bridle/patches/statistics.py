@@ -2,17 +2,18 @@
 
 Sums are kept in float64 and merge in any order of processes, so the result does not depend on their number.
 
-Shapes: S samples, T frames, M mel bins, C channels.
+Shapes: S samples, T frames, M mel bins, C channels, L levels, K levels of many images.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 
 from bridle.patches.spectrogram import MelFilterbank
@@ -29,6 +30,9 @@ _NEEDED = {  # of each modality: statistics, how many numbers each is, and the s
 ABOVE_HZ = (1000, 2000, 4000, 8000, 11025, 16000, 22050, 32000, 48000, 96000, 192000)
 _FFT = 4096  # samples of a spectrum, and ...
 _SPECTRA = 1000  # ... how many at most are taken of a clip, evenly spread
+PIXEL_RULES: Mapping[str, Any] = {"srgb": True}  # by which images are read since there are such rules
+_MOST_USED = 0.8  # of the span of all values: where the quantiles use less, the rest is outliers
+_NARROW = 0.05  # of the range: less is fewer than 13 of 256 levels
 _SMALLEST_STD = 1e-3  # silence or one flat colour: leave the values near zero instead of dividing by zero
 
 
@@ -36,13 +40,16 @@ _SMALLEST_STD = 1e-3  # silence or one flat colour: leave the values near zero i
 class Moments:
     """Sums over one or many clips, one entry a channel (one in all for spectrograms).
 
-    `measured` are further figures of one clip (see `measure`); a sum has none.
+    `measured` are further figures of one clip of audio (see `measure`); a sum has none. An image with more than 8 bits
+    a channel has `levels_CL` instead of sums: its smallest value, evenly spread quantiles and its largest value. Sums
+    need the range of the corpus, which is known when all have been seen.
     """
 
     count: float
     sums: tuple[float, ...]
     squares: tuple[float, ...]
     measured: dict[str, float] = field(default_factory=dict)
+    levels_CL: tuple[tuple[float, ...], ...] = ()
 
     def __add__(self, other: Moments) -> Moments:
         return Moments(
@@ -71,11 +78,6 @@ def clip_moments(clip: Clip) -> Moments:
     channel_dims = (1, 2) if clip.modality is Modality.IMAGE else (0, 2, 3)
     pixels = clip.data.double() / 255
     return Moments(1.0, tuple(pixels.mean(channel_dims).tolist()), tuple(pixels.square().mean(channel_dims).tolist()))
-
-
-def corpus_statistics(clips: Iterable[Clip], modality: Modality) -> dict[str, Any]:
-    """`{"fbank_mean", "fbank_std"}` of 128-mel spectrograms at 16 kHz, or `{"pixel_mean", "pixel_std"}` in 0..1."""
-    return summarise((clip_moments(clip) for clip in clips), modality)
 
 
 def measure(clip: Clip) -> dict[str, float]:
@@ -109,11 +111,35 @@ def measure(clip: Clip) -> dict[str, float]:
     return found
 
 
-def summarise(moments: Iterable[Moments], modality: Modality) -> dict[str, Any]:
-    """Mean and standard deviation from the moments of many clips, and what was measured: means over the clips."""
+def summarise(
+    moments: Iterable[Moments], modality: Modality, pixel_range: tuple[float, float] | None = None
+) -> dict[str, Any]:
+    """Mean and standard deviation from the moments of many clips.
+
+    Args:
+        pixel_range: of images with more than 8 bits a channel; None: measured.
+
+    Returns:
+        `fbank_mean` and `fbank_std` of 128-mel spectrograms at 16 kHz, or `pixel_mean` and `pixel_std` in 0..1; of
+        images also `pixel_rules`, by which they were read and are to be read (see `bridle.media.pixels.picture`), and
+        `deep`, what was found out about those with more than 8 bits a channel, if there are any. Audio also has what
+        `measure` found, as means over the clips.
+    """
     channels = 1 if modality is Modality.AUDIO else 3
     moments = list(moments)
-    total = sum(moments, Moments(0.0, (0.0,) * channels, (0.0,) * channels))
+    total, deep = Moments(0.0, (0.0,) * channels, (0.0,) * channels), list[np.ndarray]()
+    for one in moments:
+        if one.levels_CL:
+            deep.append(np.array(one.levels_CL))
+        else:
+            total += one
+    found = dict[str, Any]()
+    if modality is Modality.IMAGE:
+        found["pixel_rules"] = dict[str, Any](PIXEL_RULES)
+        if deep and (used := pixel_range or _typical_range(deep)):
+            found["pixel_rules"]["range"] = list(used)
+            found["deep"] = _about_deep(deep, *used)
+            total = sum((_ranged_moments(levels_CL, *used) for levels_CL in deep), total)
     if total.count:
         means = [value / total.count for value in total.sums]
         variances = [value / total.count - mean**2 for value, mean in zip(total.squares, means, strict=True)]
@@ -123,7 +149,45 @@ def summarise(moments: Iterable[Moments], modality: Modality) -> dict[str, Any]:
     if modality is Modality.AUDIO:
         measured = _measured([one.measured for one in moments if one.measured])
         return {"fbank_mean": round(means[0], 6), "fbank_std": round(stds[0], 6)} | measured
-    return {"pixel_mean": [round(mean, 6) for mean in means], "pixel_std": [round(std, 6) for std in stds]}
+    pixels = {"pixel_mean": [round(mean, 6) for mean in means], "pixel_std": [round(std, 6) for std in stds]}
+    return pixels | found
+
+
+def _pooled(deep: Sequence[np.ndarray]) -> tuple[np.ndarray, float, float]:
+    """The quantiles of all images, each counted alike, and their smallest and largest value."""
+    pooled_K = np.concatenate([levels_CL[:, 1:-1].ravel() for levels_CL in deep])
+    return pooled_K, min(float(x.min()) for x in deep), max(float(x.max()) for x in deep)
+
+
+def _typical_range(deep: Sequence[np.ndarray]) -> tuple[float, float] | None:
+    """All values where most of what lies between them is used, else their 0.1 and 99.9 % quantiles; None: there is only
+    one value."""
+    pooled_K, least, most = _pooled(deep)
+    low, high = (float(x) for x in np.quantile(pooled_K, (0.001, 0.999)))
+    if high - low < _MOST_USED * (most - least) and low < high:
+        return low, high
+    return (least, most) if least < most else None
+
+
+def _about_deep(deep: Sequence[np.ndarray], low: float, high: float) -> dict[str, Any]:
+    """For notices: how many images were measured, their smallest and largest value, the share of values outside the
+    range, and how many images, or the middle nine tenths of all values, use less than a twentieth of it."""
+    pooled_K, least, most = _pooled(deep)
+    spans = np.array([x[:, -2].max() - x[:, 1].min() for x in deep])
+    middle = np.quantile(pooled_K, (0.05, 0.95))
+    return {
+        "images": len(deep),
+        "values": [least, most],
+        "outside": round(float(((pooled_K < low) | (pooled_K > high)).mean()), 4),
+        "narrow": int((spans < _NARROW * (high - low)).sum()),
+        "squeezed": bool(middle[1] - middle[0] < _NARROW * (high - low)),
+    }
+
+
+def _ranged_moments(levels_CL: np.ndarray, low: float, high: float) -> Moments:
+    x_CL = ((levels_CL[:, 1:-1] - low) / (high - low)).clip(0, 1)
+    mean_3, square_3 = (np.broadcast_to(x.mean(1), 3).tolist() for x in (x_CL, x_CL**2))
+    return Moments(1.0, tuple(mean_3), tuple(square_3))
 
 
 def _measured(clips: list[dict[str, float]]) -> dict[str, Any]:
@@ -171,6 +235,10 @@ def what_is_missing(modality: Modality, statistics: Mapping[str, Any], extent: M
         low = 0.0 if name.endswith("_std") else -math.inf
         if len(numbers) != count or not all(_above(low, number) for number in numbers):
             return f"lacks the corpus statistics of {modality}: {name} is {value!r}"
+    rules = statistics.get("pixel_rules", {})
+    bounds = rules.get("range", [0, 1]) if isinstance(rules, dict) else None
+    if not (isinstance(bounds, list) and len(bounds) == 2 and _above(-math.inf, bounds[0]) and _above(*bounds)):
+        return f"has pixel_rules that cannot be used: {rules!r}"
     for name in sizes:
         quantiles = extent.get(name, ())
         if len(quantiles) != 3 or not all(_above(0.0, size) for size in quantiles):

@@ -146,6 +146,7 @@ def _decoded(source: Source, model: Bridle) -> tuple[Source, Image.Image | None]
             rate_hz=rate_hz,
             window=(0.0, _LONGEST_S) if long else None,
             checked=source.checked,
+            pixel_rules=model.patcher.pixel_rules,
         )
         return replace(source, data=clip), thumbnail(clip, SHEET_SIDE)
     except MediaError as error:

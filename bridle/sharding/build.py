@@ -184,7 +184,9 @@ class Build:
             samples=len(rows_N),
             bytes=sum(shard.bytes for shard in shards),
             labels=list(self.journal.labels()),
-            statistics=self.old.statistics if self.old else summarise(self.journal.moments(), self.modality),
+            statistics=self.old.statistics
+            if self.old
+            else summarise(self.journal.moments(), self.modality, self.options.pixel_range),
             extent=extent,
             spread=spread,
             decoded_bytes=self.journal.decoded_bytes(),

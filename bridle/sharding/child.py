@@ -19,11 +19,11 @@ import zlib
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from bridle import media
 from bridle.errors import MediaError
-from bridle.patches.statistics import Moments, clip_moments, measure, typical_window
+from bridle.patches.statistics import PIXEL_RULES, Moments, clip_moments, measure, typical_window
 from bridle.schema import MediaInfo, Modality
 
 _TIMEOUT_S = 60.0  # for a file, and ...
@@ -111,7 +111,7 @@ def work(task: Task) -> Report | Failure:
             info, content = transcode(raw, info)
         moments = None
         if task.measure:
-            moments = clip_moments(media.decode(raw if content is None else content, info, window=typical_window(info)))
+            moments = moments_of(raw if content is None else content, info, typical_window(info))
             if stored := media.as_stored(raw, found, typical_window(found)):
                 moments = replace(moments, measured=measure(stored))
         return Report(info, hashlib.sha256(raw).digest(), zlib.crc32(raw), moments, content)
@@ -119,6 +119,18 @@ def work(task: Task) -> Report | Failure:
         return Failure(error.message)
     except MemoryError:
         return Failure("cannot be decoded: not enough memory")
+
+
+def moments_of(data: bytes | Path, info: MediaInfo, window: tuple[float, float] | None, **options: Any) -> Moments:
+    """A file's share of the statistics.
+
+    Args:
+        window, options: of `media.decode`.
+    """
+    levels_CL = media.levels(data, info)
+    if levels_CL is not None:
+        return Moments(1.0, (), (), levels_CL=tuple(map(tuple, levels_CL.tolist())))
+    return clip_moments(media.decode(data, info, window=window, pixel_rules=PIXEL_RULES, **options))
 
 
 def serve(connection: Connection, at_work: mmap.mmap) -> None:

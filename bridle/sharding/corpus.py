@@ -43,6 +43,11 @@ def merge_statistics(manifests: Sequence[Manifest]) -> dict[str, Any]:
         )
     if channels:
         merged["channel"] = channels.pop()
+    rules = [manifest.statistics.get("pixel_rules", {}) for manifest in manifests]
+    if all(rules):  # older sets were measured without
+        ranges = [one["range"] for one in rules if "range" in one]
+        widest = {"range": [min(low for low, _ in ranges), max(high for _, high in ranges)]} if ranges else {}
+        merged["pixel_rules"] = {**rules[0], **widest}
     rates = merge_extent(manifests).get("rate_hz")
     if rates:
         merged["rate_hz"] = rates[1]

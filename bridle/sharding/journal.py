@@ -330,8 +330,8 @@ class Journal:
 
     def moments(self) -> Iterator[Moments]:
         for (text,) in self._db.execute("SELECT moments FROM file WHERE moments IS NOT NULL ORDER BY place"):
-            count, sums, squares, *measured = json.loads(text)  # a run begun by an older version has none
-            yield Moments(count, tuple(sums), tuple(squares), *measured)
+            count, sums, squares, *more = json.loads(text)  # a run begun by an older version has no more
+            yield Moments(count, tuple(sums), tuple(squares), *more)
 
     def decoded_bytes(self) -> int:
         query = "SELECT total(decoded_bytes) FROM file WHERE state IN ('sample', 'old')"

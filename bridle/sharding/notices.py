@@ -17,6 +17,7 @@ _MOST_ABOVE = 0.05  # share of the energy above the model's band; speech recorde
 _MOST_CANCELLED = 0.05  # share of the energy that cancels; stereo recordings have .01
 _MOST_BEYOND = 0.001  # share of samples beyond full scale; lossy codecs overshoot in up to .0003 ...
 _MOST_PEAK = 2.0  # ... and never that far
+_MANY = 0.05  # of the images that use little of the range
 
 
 def notices(manifest: Manifest, config: Config | None = None) -> list[str]:
@@ -29,7 +30,7 @@ def notices(manifest: Manifest, config: Config | None = None) -> list[str]:
     patches = config.patches if config else None
     if manifest.modality is Modality.AUDIO:
         return _about_audio(manifest, patches if isinstance(patches, AudioPatches) else AudioPatches())
-    return []
+    return _about_images(manifest) if manifest.modality is Modality.IMAGE else []
 
 
 def energy_above(statistics: Mapping[str, Any], hz: float) -> float | None:
@@ -82,3 +83,39 @@ def _is_number(value: Any) -> TypeGuard[float]:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.3g} %"
+
+
+def _about_images(manifest: Manifest) -> list[str]:
+    found = _about_range(manifest.statistics)
+    if frames := manifest.extent.get("frames"):
+        found.append(
+            f"some files hold several pages or frames ({frames[0]:g} to {frames[2]:g}), of which the first is used; "
+            "save each as a file of its own to use all"
+        )
+    return found
+
+
+def _about_range(statistics: Mapping[str, Any]) -> list[str]:
+    """About the scale of images with more than 8 bits a channel."""
+    try:
+        deep, (low, high) = statistics["deep"], statistics["pixel_rules"]["range"]
+        images, narrow, (least, most) = deep["images"], deep["narrow"], deep["values"]
+        outside, squeezed = float(deep["outside"]), deep["squeezed"]
+    except (KeyError, TypeError, ValueError):
+        return []
+    remedy = "set it with bridle shard --pixel-range LOW,HIGH"
+    found = [
+        f"images of more than 8 bits: {low:g} is black and {high:g} is white; {images} of them were measured, their "
+        f"values are {least:g} to {most:g}, and {100 * outside:.3g} % of these are outside; {remedy}"
+    ]
+    if narrow >= _MANY * images:
+        found.append(
+            f"{narrow} of {images} images use less than a twentieth of the range {low:g} to {high:g}: if they are of "
+            "another unit or instrument, shard them as a set of their own"
+        )
+    elif squeezed:
+        found.append(
+            f"nine tenths of the values use less than a twentieth of the range {low:g} to {high:g}, as when a value "
+            f"stands for missing data; {remedy}"
+        )
+    return found

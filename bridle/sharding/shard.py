@@ -58,6 +58,7 @@ class Options:
         dedup: leave out files with the same bytes as another.
         sound_tracks: videos are files of sound.
         channel: of audio with several, from 1; None: their mean.
+        pixel_range: values that become black and white in images with more than 8 bits a channel; None: measured.
         seed: of the order of samples in the shards.
         split: parts, each a set of its own; None: one set.
         task: name of the benchmark whose lists say which files count, their parts and labels (see `shard`).
@@ -70,6 +71,7 @@ class Options:
     dedup: bool = False
     sound_tracks: bool = False
     channel: int | None = None
+    pixel_range: tuple[float, float] | None = None
     seed: int = 0
     split: Split | None = None
     task: str = ""
@@ -204,7 +206,7 @@ def _open(
         adds = resume and not overwrite and (out / MANIFEST).exists()
         old = read_manifest(out) if adds else None
         if old and old.options:
-            compare(old.options, _kept(said), out)
+            compare(_kept(json.loads(json.dumps(asdict(Options())))) | old.options, _kept(said), out)
         journal.note("modality", list_files(journal, raw, modality, options, part, old, named))
         journal.note("adds", adds)
         journal.note("replaces", files_of(out, name) if old is None else indexes_of(out))

@@ -14,6 +14,7 @@ from PIL import Image
 from bridle import media
 from bridle.errors import MediaError
 from bridle.media.video import batches
+from bridle.patches.statistics import PIXEL_RULES
 from bridle.schema import MediaInfo, Modality
 
 AUDIO_HZ = 16000
@@ -27,6 +28,8 @@ _X264 = {"crf": "23", "preset": "veryfast", "threads": "1", "x264-params": "mbtr
 
 def transcode(raw: bytes, info: MediaInfo) -> tuple[MediaInfo, bytes]:
     """Audio to 16 kHz mono FLAC, images to JPEG of short side 256, video to H.264 of short side 128 without sound.
+
+    Images with more than 8 bits a channel stay as they are: their range is known when all have been seen.
 
     Raises:
         MediaError: it cannot be decoded, or not be stored like that (a picture a thousand times as wide as high).
@@ -50,12 +53,14 @@ def _flac(raw: bytes, info: MediaInfo) -> tuple[MediaInfo, bytes]:
 
 
 def _jpeg(raw: bytes, info: MediaInfo) -> tuple[MediaInfo, bytes]:
-    data = media.decode(raw, info).data
+    if media.levels(raw, info) is not None:
+        return info, raw
+    data = media.decode(raw, info, pixel_rules=PIXEL_RULES).data
     picture = Image.fromarray(data.permute(1, 2, 0).numpy())
     height, width = _shrunk(picture.height, picture.width, IMAGE_SIDE, even=False)
     file = io.BytesIO()
     picture.resize((width, height), Image.Resampling.LANCZOS).save(file, "JPEG", quality=_JPEG_QUALITY)
-    return replace(info, suffix="jpg", height=height, width=width, channels=3), file.getvalue()
+    return replace(info, suffix="jpg", height=height, width=width, channels=3, decoder=None), file.getvalue()
 
 
 def _mp4(raw: bytes, info: MediaInfo) -> tuple[MediaInfo, bytes]:

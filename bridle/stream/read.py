@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from bridle import media
@@ -20,14 +20,19 @@ class SampleReader:
     Args:
         manifests: the sets.
         rate_hz: at which audio is decoded.
+        pixel_rules: by which images are decoded; see `media.decode`.
 
     Raises:
         DataError: when a tar does not match its manifest.
     """
 
-    def __init__(self, manifests: Sequence[ShardSet], rate_hz: int = AUDIO_HZ) -> None:
-        self.index = Index(manifests)
-        self.rate_hz = rate_hz
+    def __init__(
+        self,
+        manifests: Sequence[ShardSet],
+        rate_hz: int = AUDIO_HZ,
+        pixel_rules: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.index, self.rate_hz, self._pixel_rules = Index(manifests), rate_hz, pixel_rules
         self._tars = TarReader()
 
     def __len__(self) -> int:
@@ -63,6 +68,7 @@ class SampleReader:
             rate_hz=self.rate_hz,
             window=window,
             checked=self.index.checked(sample),
+            pixel_rules=self._pixel_rules,
         )
 
 

@@ -233,6 +233,7 @@ def _open_stream(config: Config, manifests: Sequence[Manifest], patcher: Patcher
         mix=config.data.mix,
         rank=distributed.rank(),
         world=distributed.world(),
+        pixel_rules=patcher.pixel_rules,
     )
 
 

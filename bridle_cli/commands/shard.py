@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -55,6 +56,17 @@ def _channel(context: click.Context, parameter: click.Parameter, value: str) -> 
     return None if value == "mean" else int(value)
 
 
+def _range(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[float, float] | None:
+    """`-1000,3000` -> the two numbers."""
+    try:
+        low, high = map(float, value.split(",")) if value else (0.0, 1.0)
+    except ValueError:
+        low = high = 0.0
+    if not -math.inf < low < high < math.inf:
+        raise click.BadParameter(f"'{value}' is not like 0,4095.", context, parameter)
+    return (low, high) if value else None
+
+
 @click.command(name="shard", cls=_Shard)
 @click.argument("raw", type=options.LOCATION)
 @options.modality
@@ -93,6 +105,13 @@ def _channel(context: click.Context, parameter: click.Parameter, value: str) -> 
     callback=_channel,
     help="Channel of audio files that have several.",
 )
+@click.option(
+    "--pixel-range",
+    metavar="LOW,HIGH",
+    default=None,
+    callback=_range,
+    help="Black and white in images of more than 8 bits (default: measured).",
+)
 @click.option("--split", metavar="NAME=SHARE,...", default=None, callback=_shares, help="Parts, each a set of its own.")
 @click.option(
     "--group-by",
@@ -128,6 +147,7 @@ def command(
     dedup: bool,
     sound_tracks: bool,
     channel: int | None,
+    pixel_range: tuple[float, float] | None,
     split: dict[str, float] | None,
     group_by: str | None,
     task: str | None,
@@ -173,6 +193,7 @@ def command(
             dedup=dedup,
             sound_tracks=sound_tracks,
             channel=channel,
+            pixel_range=pixel_range,
             split=split,
             group_by=group_by,
             task=task,

@@ -57,7 +57,7 @@ def test_pictures_of_every_mode_are_opened_as_the_library_does(tmp_path: Path, n
     wanted = model.patcher([view for view, _ in model.patcher.windows(clip)])
     folder = preprocessing(model, tmp_path)
     for opened in (file, Image.open(file)):
-        assert np.array_equal(preprocess.inputs(pixels.picture(opened), folder)["patches"], wanted.x_BNP.numpy())
+        assert np.array_equal(preprocess.inputs(pixels.picture(opened, None), folder)["patches"], wanted.x_BNP.numpy())
     with Image.open(file) as plain:
         without = preprocess.inputs(np.asarray(plain.convert("RGB")), folder)["patches"]
     assert np.abs(without - wanted.x_BNP.numpy()).max() > 0.1

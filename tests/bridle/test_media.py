@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -25,7 +26,7 @@ from bridle import media
 from bridle.errors import MediaError
 from bridle.media import audio, limits, video
 from bridle.media.pixels import even_clock
-from bridle.patches.statistics import corpus_statistics
+from bridle.patches.statistics import clip_moments, summarise
 from bridle.schema import Clip, MediaInfo, Modality
 
 
@@ -560,6 +561,10 @@ def test_a_missing_file_and_a_too_large_one(tmp_path: Path, monkeypatch: pytest.
         media.probe(tmp_path / "a.wav", "a.wav")
 
 
+def corpus_statistics(clips: list[Clip], modality: Modality) -> dict[str, Any]:
+    return summarise(map(clip_moments, clips), modality)
+
+
 def test_statistics_ignore_digital_silence_and_know_flat_colours() -> None:
     noise = torch.randn(16000, generator=torch.Generator().manual_seed(0)) * 0.1
     spoken = Clip("", Modality.AUDIO, noise, 16000)
@@ -601,7 +606,7 @@ ODD = {  # what each odd file is: modality, suffix and a measured size; or a rea
     "empty.wav": "empty",
     "text.png": "no known",
     "vector.svg": "no known",
-    "multipage.tif": "no known",
+    "multipage.tif": "3 x float 64 bits",
     "png_168Mpx.png": "megapixels",
 }
 

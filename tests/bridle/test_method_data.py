@@ -11,7 +11,7 @@ from standins import PATCHES, STATISTICS
 from bridle.config.sections import AudioPatches, ImagePatches, VideoPatches
 from bridle.draws import Draws
 from bridle.patches import build_patcher
-from bridle.patches.statistics import corpus_statistics
+from bridle.patches.statistics import clip_moments, summarise
 from bridle.schema import Clip, Modality
 from bridle.stream.order import Request, sample_seed
 
@@ -141,7 +141,8 @@ def test_pixel_statistics_by_hand() -> None:
     """Clips count alike whatever their size: values 0 and 1 in the one, .2 throughout in the other."""
     halves = torch.cat([torch.zeros(3, 4, 2), torch.full((3, 4, 2), 255)], dim=2).to(torch.uint8)
     plain = torch.full((3, 20, 30), 51, dtype=torch.uint8)
-    found = corpus_statistics([Clip("", Modality.IMAGE, data) for data in (halves, plain)], Modality.IMAGE)
+    clips = [Clip("", Modality.IMAGE, data) for data in (halves, plain)]
+    found = summarise(map(clip_moments, clips), Modality.IMAGE)
     mean = (0.5 + 0.2) / 2
     deviation = math.sqrt((0.5 + 0.04) / 2 - mean**2)
     assert found["pixel_mean"] == pytest.approx([mean] * 3, abs=1e-6)

@@ -8,7 +8,7 @@ from transformers import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
 
 from .pixels import picture  # type: ignore[import-not-found]  # of `bridle.media`; beside this file in an export
-from .preprocess import rows
+from .preprocess import pixel_rules, rows
 
 
 class BridleImageProcessor(BaseImageProcessor):
@@ -28,7 +28,8 @@ class BridleImageProcessor(BaseImageProcessor):
         Args:
             images: paths, pictures of PIL, or uint8 RGB arrays or tensors `(height, width, 3)` or `(3, height, width)`.
         """
-        media = [_pixels(image) for image in (images if isinstance(images, list | tuple) else [images])]
+        rules = pixel_rules(self.settings)
+        media = [_pixels(image, rules) for image in (images if isinstance(images, list | tuple) else [images])]
         return BatchFeature(rows(media, self.settings), tensor_type=return_tensors)
 
     def preprocess(self, images, **kwargs):
@@ -36,9 +37,9 @@ class BridleImageProcessor(BaseImageProcessor):
         return self(images, **kwargs)
 
 
-def _pixels(image) -> np.ndarray:
+def _pixels(image, rules) -> np.ndarray:
     if isinstance(image, str | os.PathLike | Image.Image):
-        return picture(image)
+        return picture(image, rules)
     array = np.asarray(image)
     first = array.ndim == 3 and array.shape[0] == 3 and array.shape[-1] != 3
     return np.moveaxis(array, 0, -1) if first else array

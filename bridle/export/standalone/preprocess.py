@@ -42,6 +42,12 @@ def windows(media: Array, settings: Settings = None, rate_hz: float | None = Non
     return kind.windows(np.asarray(media), settings["patches"], rate_hz)
 
 
+def pixel_rules(settings: Settings = None) -> dict[str, Any] | None:
+    """What `pixels.picture` needs to know of the images that the model was trained on."""
+    rules: dict[str, Any] | None = _opened(settings)[1]["statistics"].get("pixel_rules")
+    return rules
+
+
 def rows(
     clips: list[Array],
     settings: Settings = None,
