@@ -8,7 +8,7 @@ BENCH_READY := $(VENV)/.bench-ready
 RUN_TESTS := -m pytest --numprocesses 2 --dist loadfile
 TESTS := tests
 
-.PHONY: demo test test-minimal test-latest lint docs bench clean
+.PHONY: demo test test-minimal test-latest media lint docs bench clean
 
 demo: $(READY)
 	$(BIN)/python benchmarks/demo.py
@@ -29,6 +29,10 @@ test-latest:
 	$(PYTHON) -m venv --clear $(VENV)-latest
 	$(VENV)-latest/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
 	OMP_NUM_THREADS=1 $(VENV)-latest/bin/python $(RUN_TESTS) $(TESTS)
+
+# The table of containers, codecs and decoders in docs/howto/own-data.md.
+media: $(READY)
+	$(BIN)/python tests/films.py
 
 lint: $(READY)
 	$(BIN)/ruff check .
