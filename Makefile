@@ -9,7 +9,7 @@ BENCH_READY := $(VENV)/.bench-ready
 RUN_TESTS := -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 TESTS := tests
 
-.PHONY: demo test test-minimal test-latest mutants lint docs bench clean
+.PHONY: demo test test-minimal test-latest mutants media lint docs bench clean
 
 demo: $(READY)
 	$(BIN)/python benchmarks/demo.py
@@ -34,6 +34,10 @@ test-latest:
 # Do the tests notice faults in the method? Before a release, and after a change of the method or of its tests.
 mutants: $(READY)
 	$(BIN)/python tests/mutants.py
+
+# The table of containers, codecs and decoders in docs/howto/own-data.md.
+media: $(READY)
+	$(BIN)/python tests/films.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

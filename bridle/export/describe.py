@@ -61,7 +61,7 @@ MEDIA = {
         'media = pixels.video("clip.mp4")',
         "media",
         '"clip.mp4"',
-        "`pixels.py` opens videos (with PyAV) as BRIDLE does: upright, frames placed by their times on an even clock.",
+        "`pixels.py` opens videos (with PyAV) as BRIDLE does: as a player shows them, frames on an even clock.",
     ),
 }
 PIPELINES = {"image": "image-feature-extraction"}  # of transformers that take a bare encoder; of sound it wants text
