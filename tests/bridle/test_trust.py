@@ -389,6 +389,8 @@ def test_addresses_without_secrets_are_shown_as_they_are() -> None:
         assert redacted(text) == text
     assert redacted("https://h/x?X-Amz-Signature=abc is") == "https://h/x?*** is"
     assert redacted("s3:/K:S@b/x") == "s3:/***@b/x"
+    error = DataError(f"{SECRET} does not exist", f"Try {SECRET}")  # who calls the library prints it himself
+    assert "SEC" not in str(error) + error.message + error.hint
     for place in ("s3://K:S/T@b/x", "zip://a::s3://b/x", "https://h/x?sig=1", "s3://user@b/x"):
         with pytest.raises(UsageError) as caught:
             locate(place)
