@@ -26,6 +26,7 @@ from torch import Tensor
 from bridle.checkpoint import Head, load_model, read_classifier, save_model, snapshot
 from bridle.checkpoint.classifier_file import HEAD
 from bridle.checkpoint.model_file import Snapshot
+from bridle.errors import DataError
 from bridle.export.describe import describe, library_readme
 from bridle.export.folder import check_output, names_of, new_folder
 from bridle.export.parity import differs, distance, noise
@@ -67,7 +68,10 @@ def export_safetensors(
     with new_folder(out, overwrite=overwrite) as folder:
         _save(subject, folder, dtype)
         describe(model, folder, library_readme(model, subject.head, out.name, subject.unfinished()))
-        loaded, head = read_classifier(folder) if subject.head else (load_model(folder), None)
+        try:
+            loaded, head = read_classifier(folder) if subject.head else (load_model(folder), None)
+        except DataError as error:  # weights beyond the largest number of a smaller dtype
+            raise differs(f"the exported model differs from {run}: {error.message}", dtype == "fp32") from error
         parity = compare(model, loaded.eval(), subject.head, head)
         most = TOLERANCES[dtype]
         if parity["features"] > most or parity["codes"] is False or (parity["logits"] or 0) > 10 * most:

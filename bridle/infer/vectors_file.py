@@ -204,13 +204,13 @@ def _write_parquet(
 def _read_parquet(path: Path) -> VectorsFile:
     arrow = require_pyarrow()
     try:
-        metadata, schema = arrow.parquet.read_metadata(path), arrow.parquet.read_schema(path)
-        refuse_large(metadata.num_rows * 4 * (schema.field("vector").type.list_size + _PLACE_NUMBERS))
-        table = arrow.parquet.read_table(path, page_checksum_verification=True)
-        about = json.loads((table.schema.metadata or {})[b"bridle"])
+        rows, schema = arrow.parquet.read_metadata(path).num_rows, arrow.parquet.read_schema(path)
+        about = json.loads((schema.metadata or {})[b"bridle"])
         _check_about(about, path)
+        width = schema.field("vector").type.list_size
+        refuse_large(rows * 4 * (width + _PLACE_NUMBERS))
+        table = arrow.parquet.read_table(path, page_checksum_verification=True)
         names, file_R = table["file"].to_numpy(), table["number"].to_numpy()
-        width = table.schema.field("vector").type.list_size
         vectors_RD = table["vector"].combine_chunks().flatten().to_numpy().reshape(-1, width)
         coords_R3 = np.stack([table[name].to_numpy() for name in ("step", "row", "column")], 1)
         times_R = table["time"].to_numpy()

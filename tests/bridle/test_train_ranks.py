@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 
 from bridle import api
 from bridle.checkpoint import RunFolder, read_state
+from bridle.children import python_module
 
 MEDIA = Path(__file__).parent.parent / "media"
 SMALL = (
@@ -45,8 +46,9 @@ def held(words: list[str], folder: Path, after: int = 12) -> list[str]:
     """The same command, whose first rank goes on beyond that step when `folder / "go"` exists; also what it starts."""
     folder.mkdir(exist_ok=True)
     (folder / "held.py").write_text(standins.HELD)
-    python = folder / "python"  # in place of `python -m bridle_cli`
-    python.write_text(f'#!/bin/sh\nshift 2\nexec {sys.executable} {folder}/held.py "$@"\n')
+    python = folder / "python"  # in place of what `children.python_module` names
+    before = python_module("bridle_cli")[1:]
+    python.write_text(f'#!/bin/sh\nshift {len(before)}\nexec {sys.executable} {folder}/held.py "$@"\n')
     python.chmod(0o755)
     launcher = f"import sys; sys.executable = {str(python)!r}; from bridle_cli.main import main; sys.exit(main())"
     os.environ.update(HOLD_AFTER=str(after), HOLD_UNTIL=str(folder / "go"))
