@@ -27,7 +27,7 @@ from bridle.model import Bridle
 from bridle.patches import build_patcher
 from bridle.patches.statistics import measure
 from bridle.schema import Clip, MediaInfo, Modality
-from bridle.sharding import energy_above, merge_statistics, notices, read_manifest
+from bridle.sharding import Manifest, energy_above, merge_statistics, notices, read_manifest
 from bridle.stream import SampleReader
 from bridle_cli.main import main
 
@@ -305,7 +305,7 @@ def corpus(folder: Path, **files: np.ndarray) -> Path:
 
 
 @pytest.mark.usefixtures("inline")
-def test_notices_are_told_by_shard_info_init_and_pretrain(
+def test_notices_of_shard_info_and_pretrain(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """One loud clip below 8 kHz and one quiet one above: half of the energy, since each clip counts once."""
@@ -316,7 +316,8 @@ def test_notices_are_told_by_shard_info_init_and_pretrain(
         assert main([*command.split(), "--json"]) == 0
         out, err = capsys.readouterr()
         told[command] = json.loads(out)
-        assert "warning: " in err and "50 % of the energy is above 8000 Hz" in err, command
+        lost = "warning: " in err and "50 % of the energy is above 8000 Hz" in err
+        assert lost is not command.startswith("init"), command  # which proposes a rate that loses nothing
     assert told["shard bats"]["notices"] == told["shard info shards/bats"]["notices"]
     (notice,) = told["shard bats"]["notices"]
     assert "patches.rate_hz" in notice
@@ -334,6 +335,15 @@ def test_sets_that_lose_nothing_have_no_notices(tmp_path: Path) -> None:
     for name in ("cancelled", "cancelling", "beyond_full_scale", "peak", "energy_above_hz"):  # an older set
         del manifest.statistics[name]
     assert notices(manifest) == []
+
+
+def test_full_scale_matters_where_samples_are_clipped() -> None:
+    manifest = Manifest("s", Modality.AUDIO, [], 1, 0, statistics={"beyond_full_scale": 0.01, "peak": 3.0})
+    exact, corpus = config.load("audio-tiny"), config.load("audio-paper")
+    assert notices(manifest, exact) == []
+    (notice,) = notices(manifest, corpus)
+    assert "1 % of the samples are beyond full scale (peak 3, full scale is 1)" in notice
+    assert notices(replace(manifest, options={"transcode": True}), exact) == [notice]
 
 
 @pytest.mark.usefixtures("inline")
@@ -386,7 +396,7 @@ def test_single_files_whose_channels_cancel_are_told_of() -> None:
     assert len(list(encode(model, sources, lambda batch: (model.features(batch),), failures=failures))) == 2
     notice = "channels cancel: 100% of the energy is lost in their mean"
     assert told == [("warning", f"anti.wav: {notice}")]
-    pieces = [decode_piece(source, model.patcher, Modality.AUDIO, 16000, 0.0)[1] for source in sources]
+    pieces = [decode_piece(source, model.patcher, Modality.AUDIO, 0.0)[1] for source in sources]
     assert [piece.notice for piece in pieces] == [notice, ""]
 
 
