@@ -109,7 +109,7 @@ def compare(before: object, now: object, out: Location) -> None:
         UsageError: naming the first that differs.
     """
     assert isinstance(before, dict) and isinstance(now, dict)
-    for name, value in ({"channel": None} | before).items():  # older sets do not state it
+    for name, value in before.items():
         if now.get(name) != value:
             raise UsageError(
                 f"{out} was begun with {name} {value!r}, now it is {now.get(name)!r}",

@@ -41,10 +41,10 @@ def recorded(place: str, named_by: Path, option: str) -> Path:
 
 
 def read_small(file: Location, most_bytes: int = MOST_JSON_BYTES) -> bytes:
-    """The content of a regular file up to a size: a pipe would wait for ever, and `/dev/zero` never end.
+    """The content of a regular file up to a size: a pipe would wait forever, and `/dev/zero` never end.
 
     Raises:
-        OSError: it cannot be read, is no regular file or larger.
+        OSError: it cannot be read, is not a regular file, or is larger.
     """
     if isinstance(file, Remote):
         if file.size() > most_bytes:
@@ -56,13 +56,13 @@ def read_small(file: Location, most_bytes: int = MOST_JSON_BYTES) -> bytes:
         return content.read()
 
 
-def read_text(file: Location, encoding: str = "utf-8", *, errors: str = "strict") -> str:
+def read_text(file: Location, errors: str = "strict") -> str:
     """`read_small` as text, with newlines as `\\n`.
 
     Raises:
-        OSError: as there. UnicodeDecodeError: it is no text.
+        OSError: as there. UnicodeDecodeError: it is not text.
     """
-    return io.TextIOWrapper(io.BytesIO(read_small(file)), encoding, errors).read()
+    return io.TextIOWrapper(io.BytesIO(read_small(file)), "utf-8", errors).read()
 
 
 def lock_file(path: Path) -> IO[bytes]:
