@@ -166,7 +166,7 @@ def command(
       bridle shard recordings/ --modality audio
       bridle shard photos/ --labels folder --out shards/photos
       bridle shard clips/ --labels classes.csv --max-size 1GB --workers 8
-      bridle shard scans/ --labels cases.csv --label-column diagnosis --group-column patient
+      bridle shard scans/ --labels cases.csv --group-column patient
       bridle shard recordings/ --split train=0.9,val=0.1 --group-by '^([^_]+)_'
       bridle shard kinetics/ --task k400
       bridle shard recordings/ --resume
