@@ -46,13 +46,12 @@ def read_small(file: Location, most_bytes: int = MOST_JSON_BYTES) -> bytes:
     Raises:
         OSError: it cannot be read, is not a regular file, or is larger.
     """
+    size = file.size() if isinstance(file, Remote) else os.stat(file).st_size
+    if size > most_bytes:
+        raise OSError(errno.EFBIG, f"it is larger than {most_bytes / (1 << 20):.0f} MiB", str(file))
     if isinstance(file, Remote):
-        if file.size() > most_bytes:
-            raise OSError(errno.EFBIG, _too_large(most_bytes), str(file))
         return file.read_bytes()
     with opened(file) as content:
-        if os.fstat(content.fileno()).st_size > most_bytes:
-            raise OSError(errno.EFBIG, _too_large(most_bytes), str(file))
         return content.read()
 
 
@@ -72,10 +71,6 @@ def lock_file(path: Path) -> IO[bytes]:
         OSError: a link or something else is there.
     """
     return open(open_regular(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW), "rb+")
-
-
-def _too_large(most_bytes: int) -> str:
-    return f"it is larger than {most_bytes / (1 << 20):.0f} MiB"
 
 
 def refuse_links(*paths: Path) -> None:

@@ -337,6 +337,14 @@ def test_sets_that_lose_nothing_have_no_notices(tmp_path: Path) -> None:
     assert notices(manifest) == []
 
 
+def test_options_without_effect_are_refused(tmp_path: Path) -> None:
+    raw = corpus(tmp_path / "raw", a=tone(500, 64000))
+    with pytest.raises(UsageError, match="--pixel-range has no effect on audio"):
+        api.shard(raw, out=tmp_path / "set", pixel_range=(0, 1), dry_run=True)
+    with pytest.raises(UsageError, match="--channel has no effect on image"):
+        api.shard(Path(__file__).parents[1] / "media" / "image", out=tmp_path / "set", channel=1, dry_run=True)
+
+
 def test_full_scale_matters_where_samples_are_clipped() -> None:
     manifest = Manifest("s", Modality.AUDIO, [], 1, 0, statistics={"beyond_full_scale": 0.01, "peak": 3.0})
     exact, corpus = config.load("audio-tiny"), config.load("audio-paper")
