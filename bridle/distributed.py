@@ -71,7 +71,7 @@ def group(device: str) -> Iterator[None]:
         if not isinstance(error, dist.DistError) and "gloo" not in str(error).lower():
             raise
         raise EnvironmentFault(
-            f"process {os.environ['RANK']} lost the others: {first_line(error)}",
+            f"rank {os.environ['RANK']} lost contact with the other ranks: {first_line(error)}",
             "What ended them is said above, if they could; --resume goes on.",
         ) from error
     finally:

@@ -105,7 +105,7 @@ def look(model: Bridle, places: Sequence[Location], *, on_event: OnEvent, most: 
     def again(clip: int, side: int, longest_s: float) -> Preview:
         source, _ = _decoded(opened[seen.numbers[clip]](), model)
         if not isinstance(source.data, Clip):
-            raise MediaError("can be read no more")
+            raise MediaError("is no longer readable")
         return preview(source.data, side=side, longest_s=longest_s)
 
     seen.again = again

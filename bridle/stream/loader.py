@@ -151,7 +151,7 @@ class ClipStream:
             )
         if state.get("shards", self._shards) != self._shards:
             raise DataError(
-                "the shards are others than those that the run to resume was reading, or come in another order",
+                "the shards differ from those this run was trained on, or are in another order",
                 "Resume with the shards it was started on, or start a new run.",
             )
         if state.get("seed", self._seed) != self._seed:
