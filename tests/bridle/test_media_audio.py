@@ -305,25 +305,28 @@ def corpus(folder: Path, **files: np.ndarray) -> Path:
 
 
 @pytest.mark.usefixtures("inline")
-def test_notices_of_shard_info_and_pretrain(
+def test_notices_are_told_by_shard_info_and_pretrain_and_heeded_by_init(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """One loud clip below 8 kHz and one quiet one above: half of the energy, since each clip counts once."""
     monkeypatch.chdir(tmp_path)
     corpus(tmp_path / "bats", low=0.9 * tone(500, 64000), high=0.001 * tone(26000, 64000))
     told = {}
-    for command in ("shard bats", "shard info shards/bats", "init --shards shards/bats", "pretrain --dry-run"):
+    for command in ("shard bats", "shard info shards/bats", "pretrain --dry-run"):
         assert main([*command.split(), "--json"]) == 0
         out, err = capsys.readouterr()
         told[command] = json.loads(out)
-        lost = "warning: " in err and "50 % of the energy is above 8000 Hz" in err
-        assert lost is not command.startswith("init"), command  # which proposes a rate that loses nothing
+        assert "warning: " in err and "50 % of the energy is above 8000 Hz" in err, command
     assert told["shard bats"]["notices"] == told["shard info shards/bats"]["notices"]
     (notice,) = told["shard bats"]["notices"]
     assert "patches.rate_hz" in notice
     statistics = read_manifest(tmp_path / "shards/bats").statistics
     assert statistics["energy_above_hz"]["22050"] == pytest.approx(0.5, abs=1e-3)
     assert statistics["energy_above_hz"]["32000"] == pytest.approx(0, abs=1e-3)
+
+    assert main("init --shards shards/bats --json".split()) == 0  # proposes a rate that keeps all of it
+    assert "energy" not in capsys.readouterr().err
+    assert "rate_hz: 64000" in Path("bridle.yaml").read_text()
 
 
 @pytest.mark.usefixtures("inline")
