@@ -30,7 +30,7 @@ from PIL import Image
 from bridle import api
 from bridle import config as configs
 from bridle.checkpoint import save_model, snapshot
-from bridle.infer import Failures, How, Listing, decoded_as, encode, encode_listed, write_tokens
+from bridle.infer import Failures, How, Listing, encode, encode_listed, modality_of, write_tokens
 from bridle.infer.encode import BATCH_SIZE
 from bridle.infer.sources import Source, windows_of
 from bridle.media import decode, probe
@@ -61,13 +61,13 @@ def main() -> None:
 def batch(preset: str, folder: Path, arguments: argparse.Namespace) -> None:
     """Bare, from clips, from files to a file."""
     model, files = made(preset, folder, arguments)
-    _, rate_hz = decoded_as(model)
+    rate_hz = model.patcher.rate_hz
     clips = []
     for number in range(len(files)):
         source = files.source(number)
         info = probe(source.data, source.path)  # type: ignore[arg-type]
         clips.append(Source(source.path, decode(source.data, info, rate_hz=rate_hz)))  # type: ignore[arg-type]
-    views = [view.view for one in clips for view in windows_of(one, model.patcher, info.modality, rate_hz)]
+    views = [view.view for one in clips for view in windows_of(one, model.patcher, info.modality)]
     batches = [model.patcher(views[start : start + BATCH_SIZE]) for start in range(0, len(views), BATCH_SIZE)]
 
     def to_file() -> None:
@@ -121,8 +121,7 @@ def start(preset: str, folder: Path, arguments: argparse.Namespace) -> None:
     arguments.clips = 1
     model, files = made(preset, folder, arguments)
     source = files.source(0)
-    modality, rate_hz = decoded_as(model)
-    views = [view.view for view in windows_of(source, model.patcher, modality, rate_hz)]
+    views = [view.view for view in windows_of(source, model.patcher, modality_of(model))]
     batches = [model.patcher(views)]
     command = [sys.executable, "-m", "bridle_cli", "tokenize", str(source.data), "--checkpoint", str(folder / "model")]
     sides: Sides = {
@@ -153,7 +152,7 @@ def made(preset: str, folder: Path, arguments: argparse.Namespace) -> tuple[Brid
     (folder / "model").mkdir()
     save_model(snapshot(model), folder / "model")
     model = api.load(folder / "model", device=arguments.device).model
-    modality, _ = decoded_as(model)
+    modality = modality_of(model)
     media = folder / "media"
     media.mkdir()
     noise = np.random.default_rng(0)

@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from bridle.errors import BridleError, EnvironmentFault
+from bridle.errors import BridleError, EnvironmentFault, first_line
 
 T = TypeVar("T")
 _PATIENCE = timedelta(days=30)
@@ -71,7 +71,7 @@ def group(device: str) -> Iterator[None]:
         if not isinstance(error, dist.DistError) and "gloo" not in str(error).lower():
             raise
         raise EnvironmentFault(
-            f"process {os.environ['RANK']} lost the others: {str(error).splitlines()[0]}",
+            f"rank {os.environ['RANK']} lost contact with the other ranks: {first_line(error)}",
             "What ended them is said above, if they could; --resume goes on.",
         ) from error
     finally:

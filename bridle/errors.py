@@ -88,6 +88,11 @@ def redacted(text: str) -> str:
     return _QUERY.sub(r"\1?***", _CREDENTIALS.sub(r"\1***@", text))
 
 
+def first_line(error: BaseException) -> str:
+    """Of its message; its name and arguments where there is no message."""
+    return (str(error).strip() or repr(error)).splitlines()[0]
+
+
 def closest(name: str, known: Iterable[str]) -> str | None:
     """Of the known names the one that was probably meant."""
     return next(iter(difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.5)), None)

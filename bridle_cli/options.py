@@ -106,7 +106,7 @@ max_size = click.option(
     default="256MB",
     show_default=True,
     callback=_size,
-    help="A shard is closed at this size.",
+    help="Maximum shard size.",
 )
 
 
@@ -141,12 +141,12 @@ device = click.option(
     type=click.Choice(["auto", "cpu", "cuda"]),
     default="auto",
     show_default=True,
-    help="auto takes a GPU if there is one.",
+    help="auto: GPU if available.",
 )
 overwrite = click.option("--overwrite", is_flag=True, help="Replace an output that exists.")
-dry_run = click.option("--dry-run", is_flag=True, help="Print the plan and do nothing.")
+dry_run = click.option("--dry-run", is_flag=True, help="Show what would run, then exit.")
 modality = click.option(
-    "--modality", type=click.Choice(MODALITIES), default=None, help="What kind of media; default: what is there."
+    "--modality", type=click.Choice(MODALITIES), default=None, help="Media type (default: detected)."
 )
 workers = click.option("--workers", type=click.IntRange(min=0), default=None, help="Processes that decode.")
 engine = click.option(
@@ -161,7 +161,7 @@ max_missing = click.option(
     type=Between(0, 1),
     default=0.5,
     show_default=True,
-    help="Share of a part's files that a task's lists may name in vain.",
+    help="Largest fraction of listed files that may be missing.",
 )
 checkpoint = click.option(
     "--checkpoint",
@@ -192,9 +192,11 @@ config_file = click.option(
     "config_file",
     type=PATH,
     default=None,
-    help="YAML over the preset; it may name one: extends: audio-tiny.",
+    help="YAML file that overrides the preset, or sets it with extends: audio-tiny.",
 )
-sets = click.option("--set", "sets", metavar="KEY=VALUE", multiple=True, help="One value over both: optim.lr=1e-3.")
+sets = click.option(
+    "--set", "sets", metavar="KEY=VALUE", multiple=True, help="Override one setting, e.g. optim.lr=1e-3; repeatable."
+)
 
 
 def out(help_text: str, *, required: bool = False, kind: _Place = PATH) -> Callable[[_Command], _Command]:

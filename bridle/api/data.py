@@ -56,7 +56,7 @@ def shard(
         split, group_by: parts and their shares, and what stays together (see `bridle.sharding.Split`);
             `column:NAME` is the same as `group_column`.
         task: a published benchmark whose release `raw` is: its lists say what is taken, with parts and labels.
-        max_missing: share of a part's files that the lists may name in vain.
+        max_missing: largest fraction of a part's listed files that may be missing.
     """
     from bridle.schema import Modality
     from bridle.sharding import Options, Split

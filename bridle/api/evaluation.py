@@ -238,7 +238,7 @@ def _data_of(task: str) -> Path:
             return place
     raise UsageError(
         f"There are no data for {wanted.title}: looked in {' and '.join(map(str, places))}; --data says another place.",
-        f"Wanted, with these files:\n{wanted.layout}\nTo be had: {wanted.get}\n"
+        f"Wanted, with these files:\n{wanted.layout}\nAvailable from: {wanted.get}\n"
         f"As it lies: bridle eval --task {task} --data DIR. As shards: bridle shard DIR --task {task}, then --data "
         f"shards/{task}.",
     )

@@ -115,8 +115,8 @@ def _model_of(about: dict[str, Any], index: Path, checkpoint: str | Path | None)
 
 def _path_of(file: str, about: dict[str, Any]) -> str | None:
     """Where a file of the index lies: below the one folder that it was found in, or as it was called from the folder
-    that `embed` was called in. Another file of that name, nearer to who asks, is not meant; nor are other files than
-    media, which an index from elsewhere might name to have them opened."""
+    that `embed` was called in. Another file of that name in the current folder is not meant. Only media files
+    are returned: an index from elsewhere might name others to have them opened."""
     from bridle.media import detect
 
     places = [Path(one) / file for one in about["inputs"][:1]] if len(about["inputs"]) == 1 else []

@@ -1,4 +1,4 @@
-"""Headers of tars and of `.npy`, checked before memory is taken, or a place is sought, in the sizes that they state."""
+"""Headers of tars and of `.npy`, checked before the sizes that they state are allocated or skipped."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import numpy as np
 class _Plain(tarfile.TarInfo):
     """A header of the kinds that `TarWriter` and WebDataset write: files and folders.
 
-    Those of other kinds (long names, attributes, holes) may be as long as they say, and follow each other without end.
+    Headers of other kinds (long names, attributes, sparse files) may state any length and follow each other endlessly.
     """
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Plain:
         member = super().frombuf(buf, encoding, errors)
-        if member.size < 0:  # the next header would be sought before this one, for ever
+        if member.size < 0:  # the next header would be sought before this one, forever
             raise tarfile.ReadError(f"{member.name!r} has the size {member.size}")
         if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE):
             raise tarfile.ReadError(f"{member.name!r} has a header of type {member.type!r}, not that of a plain file")
@@ -38,7 +38,7 @@ def read_npy(file: IO[bytes], size: int) -> np.ndarray:
     """The array of a `.npy` of that size; nothing is unpickled.
 
     Raises:
-        ValueError: it is none, or its header tells of another size.
+        ValueError: it is not a `.npy`, or its header states another size.
     """
     version = np.lib.format.read_magic(file)
     if version not in ((1, 0), (2, 0)):

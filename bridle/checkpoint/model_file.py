@@ -23,7 +23,7 @@ from bridle.storage import hashed
 
 WEIGHTS, ABOUT = "model.safetensors", "model.json"
 FORMAT, VERSION = "bridle-model", 2
-# Making a weight passes through some tensors of its size, each of which takes more than its values.
+# Making a weight takes some temporary tensors of its size, each with an overhead.
 _MADE_TIMES, _TENSOR_BYTES, _SPARE_BYTES = 4, 1 << 14, 32 << 20
 
 
@@ -57,10 +57,10 @@ def save_model(model: Snapshot, folder: Path, about: dict[str, Any] | None = Non
 
 
 class _Undrawn(TorchFunctionMode):
-    """Weights are made without the random numbers that they would begin with: all are about to be read.
+    """Weights are made without their initial random numbers: all are about to be read.
 
     Args:
-        weights: those. A recipe may tell of a model of any size: no more is made than these may need.
+        weights: that are read. A recipe may describe a model of any size: no more is made than these may need.
     """
 
     def __init__(self, weights: dict[str, Tensor]) -> None:
@@ -72,7 +72,7 @@ class _Undrawn(TorchFunctionMode):
         if isinstance(made, Tensor) and not (args and made is args[0]):
             self._left -= _TENSOR_BYTES + made.nbytes
             if self._left < 0:
-                raise ValueError("its configuration tells of a larger model than the weights are of")
+                raise ValueError("its configuration describes a larger model than its weights")
         return made
 
 

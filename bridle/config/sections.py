@@ -47,6 +47,11 @@ class AudioPatches(Section):
     roll: bool = True  # augmentation: shift in time, wrapping around
     gain_db: Annotated[float, Field(ge=0.0)] = 6.0  # augmentation: uniform in +- this
 
+    @property
+    def exact(self) -> bool:
+        """Samples may have any scale, in float32; else they are rounded to 16 bits in [-1, 1]."""
+        return self.normalise == "clip" and self.range_db is not None
+
     @model_validator(mode="after")
     def _divisible(self) -> AudioPatches:
         if self.frames < self.patch_frames:

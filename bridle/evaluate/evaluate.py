@@ -64,7 +64,7 @@ def evaluate(
         data: a folder of class folders with media, or shards with labels; with a task also its release.
         task: `folder`, or the name of a published benchmark (see `bridle.tasks`).
         labels: of the files of a folder, if it is not the folder that holds them: a table, or "sidecar".
-        max_missing: share of a part's files that a task's lists may name in vain.
+        max_missing: largest fraction of a part's listed files that may be missing.
         workers: threads that decode ahead.
         on_event: told `progress`, `note` and `warning`.
         head: for the protocol of that name: what fine-tuning made.

@@ -19,7 +19,7 @@ from torch import Tensor
 from bridle.errors import BridleError, DataError, MediaError, NumericalError
 from bridle.export.programs import TokenizerProgram, program_of
 from bridle.export.subject import Subject
-from bridle.infer import decoded_as, pool, spread_sources
+from bridle.infer import modality_of, pool, spread_sources
 from bridle.infer.sources import Member, Source, fetched, info_of
 from bridle.media import decode, decoded_bytes, read_bytes
 from bridle.model import Bridle
@@ -99,7 +99,7 @@ def material(subject: Subject, data: Location | None, tell: Callable[[str], None
 
 
 def _clips(model: Bridle, places: list[Location]) -> Material:
-    opened, _ = spread_sources(places, decoded_as(model)[0], CLIPS)
+    opened, _ = spread_sources(places, modality_of(model), CLIPS)
     media, failed = list[Medium](), list[str]()
     for source in (open_it() for open_it in opened):
         try:
@@ -123,17 +123,17 @@ def _read(source: Source, model: Bridle) -> Medium:
     """
     if isinstance(source.data, MediaError):
         raise source.data
-    modality, rate_hz = decoded_as(model)
+    patcher = model.patcher
     source = fetched(source)
     assert not isinstance(source.data, Clip | MediaError | Member | Remote)
-    info, raw = info_of(source, modality, model.patcher), read_bytes(source.data)
-    window_s = model.patcher.window_s(info)
+    info, raw = info_of(source, modality_of(model), patcher), read_bytes(source.data)
+    window_s = patcher.window_s(info)
     part = None
     if window_s and not (info.frames and decoded_bytes(info) <= _WHOLE_BYTES):
         part = 0.0, 2 * WINDOWS * window_s  # more than is compared: the last may be cut
-    rules = model.patcher.pixel_rules
-    clip = decode(raw, info, source=source.path, rate_hz=rate_hz, window=part, checked=False, pixel_rules=rules)
-    views = [view for view, _ in model.patcher.windows(clip)][:WINDOWS]
+    rules, to_hz = patcher.pixel_rules, patcher.rate_hz
+    clip = decode(raw, info, source=source.path, rate_hz=to_hz, window=part, checked=False, pixel_rules=rules)
+    views = [view for view, _ in patcher.windows(clip)][:WINDOWS]
     sound = clip.data if clip.data.ndim == 1 else None
     return Medium(sound if part else raw, views)
 

@@ -3,7 +3,7 @@
 from bridle.infer.codes import CodesFile, each_codes, read_codes, write_codes
 from bridle.infer.corpus import fit_cold_codes, measure
 from bridle.infer.embed import Per, check_vectors_output, write_embeddings
-from bridle.infer.encode import Encoded, Failures, decoded_as, encode, encode_listed
+from bridle.infer.encode import Encoded, Failures, encode, encode_listed, modality_of
 from bridle.infer.listing import Listing, find_sources, spread_sources
 from bridle.infer.parts import in_parts
 from bridle.infer.parts_folder import check_free
@@ -39,7 +39,6 @@ __all__ = [
     "check_free",
     "check_output",
     "check_vectors_output",
-    "decoded_as",
     "default_workers",
     "each_codes",
     "encode",
@@ -48,6 +47,7 @@ __all__ = [
     "fit_cold_codes",
     "in_parts",
     "measure",
+    "modality_of",
     "nothing_read",
     "pool",
     "pool_encoded",

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bridle.errors import DataError, MediaError
-from bridle.infer.encode import decoded_as
+from bridle.infer.encode import modality_of
 from bridle.infer.listing import spread_sources
 from bridle.infer.sources import windows_of
 from bridle.media import probe
@@ -66,11 +66,11 @@ def fit_cold_codes(model: Bridle, data: Location) -> None:
     Raises:
         DataError: nothing that can be decoded.
     """
-    modality, rate_hz = decoded_as(model)
+    modality = modality_of(model)
     rows, wanted = list[Tensor](), _FIT_VECTORS_PER_CODE * model.config.quantizer.codes
     for opened in spread_sources([data], modality, _MEASURED)[0]:
         try:
-            views = [view.view for view in windows_of(opened(), model.patcher, modality, rate_hz)]
+            views = [view.view for view in windows_of(opened(), model.patcher, modality)]
         except MediaError:
             continue
         batch = model.patcher(views)

@@ -59,7 +59,7 @@ class Piece:
 
 
 def decode_piece(
-    source: Source, patcher: Patcher, modality: Modality, rate_hz: int, start_s: float
+    source: Source, patcher: Patcher, modality: Modality, start_s: float
 ) -> tuple[list[np.ndarray], Piece]:
     """The windows of one piece as arrays, which travel well, and what is to be told of it.
 
@@ -69,21 +69,21 @@ def decode_piece(
     if isinstance(source.data, MediaError):
         raise source.data
     here = fetched(source)
-    views, next_s = piece_of(here, info_of(here, modality, patcher), patcher, rate_hz, start_s)
+    views, next_s = piece_of(here, info_of(here, modality, patcher), patcher, start_s)
     starts_s = [(view.start_s, view.step_s) for view in views]
     return [view.view.numpy() for view in views], Piece(starts_s, next_s, notice=views[0].notice if views else "")
 
 
 class Decoders:
-    """`with Decoders(listing, patcher, modality, rate_hz, 4) as decoders: decoders.opened(range(100))`
+    """`with Decoders(listing, patcher, modality, 4) as decoders: decoders.opened(range(100))`
 
     Args:
         workers: processes; 0: none, each file is decoded when its windows are asked for.
     """
 
-    def __init__(self, listing: Listing, patcher: Patcher, modality: Modality, rate_hz: int, workers: int) -> None:
+    def __init__(self, listing: Listing, patcher: Patcher, modality: Modality, workers: int) -> None:
         self._listing, self._workers = listing, min(workers, len(listing))
-        self._settings = patcher, modality, rate_hz
+        self._settings = patcher, modality
         self._pool: ProcessPoolExecutor | None = None
 
     def __enter__(self) -> Decoders:
@@ -102,11 +102,11 @@ class Decoders:
         Raises:
             EnvironmentFault: a process was killed.
         """
-        patcher, modality, rate_hz = self._settings
+        patcher, modality = self._settings
         if not self._workers:
             for number in numbers:
                 source = self._listing.source(number)
-                yield source, partial(windows_of, source, patcher, modality, rate_hz)
+                yield source, partial(windows_of, source, patcher, modality)
             return
         if self._pool is None:
             self._pool = self._started()
@@ -170,11 +170,9 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-def _work(
-    number: int, start_s: float, modality: Modality, rate_hz: int
-) -> tuple[list[np.ndarray], Piece] | BridleError:
+def _work(number: int, start_s: float, modality: Modality) -> tuple[list[np.ndarray], Piece] | BridleError:
     try:
-        return decode_piece(_listing.source(number), _patcher, modality, rate_hz, start_s)
+        return decode_piece(_listing.source(number), _patcher, modality, start_s)
     except MediaError as error:
         return [], Piece(failure=error.message)
     except BridleError as error:

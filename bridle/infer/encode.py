@@ -127,7 +127,7 @@ def encode_listed(
         workers: processes that decode ahead; 0 decodes between batches.
     """
     model.eval()
-    with Decoders(listing, model.patcher, *decoded_as(model), workers) as decoders:
+    with Decoders(listing, model.patcher, modality_of(model), workers) as decoders:
         yield from join(decoders.opened(numbers), partial(_run, model, forward), failures, batch_size, together)
 
 
@@ -177,17 +177,17 @@ def _all_windows(opened: Iterable[Opened], files: deque[_File], failures: Failur
             files.remove(file)
 
 
-def decoded_as(model: Bridle) -> tuple[Modality, int]:
-    """What the model's windows are made of, and the sampling rate of sound."""
-    return Modality(model.config.patches.modality), model.patcher.rate_hz
+def modality_of(model: Bridle) -> Modality:
+    """What the model's windows are made of."""
+    return Modality(model.config.patches.modality)
 
 
 def _open_ahead(model: Bridle, sources: Iterable[Source], workers: int, several: Several | None) -> Iterator[Opened]:
     """Every source; threads have already decoded the first piece of each."""
-    modality, rate_hz = decoded_as(model)
+    modality = modality_of(model)
 
     def windows(source: Source) -> Iterator[View]:
-        return windows_of(source, model.patcher, modality, rate_hz, several)
+        return windows_of(source, model.patcher, modality, several)
 
     def begin(source: Source) -> tuple[list[View], Iterator[View]]:
         rest = windows(source)

@@ -21,7 +21,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from bridle.errors import BridleError, MediaError, UsageError
-from bridle.infer.encode import BATCH_SIZE, Encoded, Failures, Forward, decoded_as, encode
+from bridle.infer.encode import BATCH_SIZE, Encoded, Failures, Forward, encode
 from bridle.infer.pooling import SEGMENTS, Pool, check_pool, pool
 from bridle.infer.sources import Source, check_modality
 from bridle.infer.tokenize import as_codes, require_codes
@@ -131,7 +131,8 @@ class Pretrained:
             return Source(path, locate(path))
         if not isinstance(media, Clip):
             try:
-                rules, to_hz = self.model.patcher.pixel_rules, decoded_as(self.model)[1]
+                patcher = self.model.patcher
+                rules, to_hz = patcher.pixel_rules, patcher.rate_hz
                 media = clip_of(media, self.modality, rate_hz, name=name, to_hz=to_hz, pixel_rules=rules)
             except BridleError:
                 raise

@@ -22,7 +22,7 @@ import torch
 from bridle.cluster import Cluster, node, unseen
 from bridle.errors import EnvironmentFault, MediaError
 from bridle.infer.decoders import Opened, Piece, decode_piece
-from bridle.infer.encode import BATCH_SIZE, Encoded, Failures, Outputs, decoded_as, join, run_batch
+from bridle.infer.encode import BATCH_SIZE, Encoded, Failures, Outputs, join, modality_of, run_batch
 from bridle.infer.sources import Source, View
 from bridle.model import Bridle
 from bridle.patches.patcher import Patcher
@@ -88,8 +88,8 @@ def _by_reference(batch: list[tuple[Any, int]]) -> tuple[Any, ...]:
 
 def _opened(cluster: Cluster, model: Bridle, sources: Iterable[Source], threads: int) -> Iterator[Opened]:
     """Every source, the first pieces of the next ones being decoded on the cluster."""
-    modality, rate_hz = decoded_as(model)
-    decode = partial(cluster.task(_decode, returns=2), cluster.put(model.patcher), modality, rate_hz, threads)
+    modality = modality_of(model)
+    decode = partial(cluster.task(_decode, returns=2), cluster.put(model.patcher), modality, threads)
 
     def begin(source: Source) -> tuple[Source, Any]:
         if isinstance(source.data, Path):  # tasks run in folders of their own
@@ -127,12 +127,12 @@ def _windows(cluster: Cluster, decode: Callable[..., Any], source: Source, piece
 
 
 def _decode(
-    patcher: Patcher, modality: Modality, rate_hz: int, threads: int, source: Source, start_s: float
+    patcher: Patcher, modality: Modality, threads: int, source: Source, start_s: float
 ) -> tuple[list[np.ndarray], Piece]:
     """One piece of a file, on whatever node."""
     torch.set_num_threads(threads)
     try:
-        return decode_piece(source, patcher, modality, rate_hz, start_s)
+        return decode_piece(source, patcher, modality, start_s)
     except MediaError as error:
         absent = isinstance(source.data, Path) and not source.data.exists()
         return [], Piece(failure=error.message, unseen_by=node() if absent else "")

@@ -85,9 +85,7 @@ def check_modality(found: set[Modality], wanted: Modality, where: Location | str
         )
 
 
-def windows_of(
-    source: Source, patcher: Patcher, modality: Modality, rate_hz: int, several: Several | None = None
-) -> Iterator[View]:
+def windows_of(source: Source, patcher: Patcher, modality: Modality, several: Several | None = None) -> Iterator[View]:
     """The consecutive windows of one file, or `several` views of it; long media are decoded piece by piece, so memory
     stays bounded.
 
@@ -102,11 +100,11 @@ def windows_of(
     source = fetched(source)
     info = info_of(source, modality, patcher)
     if several:
-        yield from _several(source, info, patcher, rate_hz, several)
+        yield from _several(source, info, patcher, several)
         return
     start_s: float | None = 0.0
     while start_s is not None:
-        views, start_s = piece_of(source, info, patcher, rate_hz, start_s)
+        views, start_s = piece_of(source, info, patcher, start_s)
         yield from views
 
 
@@ -116,36 +114,34 @@ def _views(clip: Clip, patcher: Patcher, several: Several | None) -> list[View]:
     return [View(view, start_s, step_s, clip.notice) for view, start_s in found]
 
 
-def _several(source: Source, info: MediaInfo, patcher: Patcher, rate_hz: int, several: Several) -> Iterator[View]:
+def _several(source: Source, info: MediaInfo, patcher: Patcher, several: Several) -> Iterator[View]:
     """Of media that do not fit into memory each clip is decoded by itself."""
     window_s, (clips, crops) = patcher.window_s(info), several
-    if source.span_s or not window_s or not _piece_s(info, patcher, rate_hz):
-        yield from _views(_decoded(source, info, patcher, rate_hz, source.span_s), patcher, several)
+    if source.span_s or not window_s or not _piece_s(info, patcher):
+        yield from _views(_decoded(source, info, patcher, source.span_s), patcher, several)
         return
     spare_s = (info.duration_s or 0.0) - window_s
     for n in range(clips):
         start_s = spare_s / 2 if clips == 1 else n * spare_s / (clips - 1)
-        clip = _decoded(source, info, patcher, rate_hz, (start_s, start_s + window_s))
+        clip = _decoded(source, info, patcher, (start_s, start_s + window_s))
         yield from _views(clip, patcher, (1, crops))
 
 
-def _decoded(
-    source: Source, info: MediaInfo, patcher: Patcher, rate_hz: int, span_s: tuple[float, float] | None
-) -> Clip:
+def _decoded(source: Source, info: MediaInfo, patcher: Patcher, span_s: tuple[float, float] | None) -> Clip:
     assert not isinstance(source.data, Clip | MediaError | Member | Remote)
     window = None if span_s is None else (span_s[0], span_s[1] - span_s[0])
     return decode(
         source.data,
         info,
         source=source.path,
-        rate_hz=rate_hz,
+        rate_hz=patcher.rate_hz,
         window=window,
         checked=source.checked,
         pixel_rules=patcher.pixel_rules,
     )
 
 
-def training_view(source: Source, patcher: Patcher, modality: Modality, rate_hz: int, rng: torch.Generator) -> Tensor:
+def training_view(source: Source, patcher: Patcher, modality: Modality, rng: torch.Generator) -> Tensor:
     """A random window of one file, cropped at random; of long media no more than that is decoded.
 
     Raises:
@@ -162,7 +158,7 @@ def training_view(source: Source, patcher: Patcher, modality: Modality, rate_hz:
     if length_s and end_s - begin_s > length_s:
         start_s = begin_s + float(torch.rand((), generator=rng)) * (end_s - begin_s - length_s)
         span_s = start_s, start_s + length_s
-    return patcher.prepare(_decoded(source, info, patcher, rate_hz, span_s), rng)
+    return patcher.prepare(_decoded(source, info, patcher, span_s), rng)
 
 
 def info_of(source: Source, modality: Modality, patcher: Patcher) -> MediaInfo:
@@ -172,24 +168,23 @@ def info_of(source: Source, modality: Modality, patcher: Patcher) -> MediaInfo:
         MediaError: the file cannot be read or is of another modality.
     """
     assert not isinstance(source.data, Clip | MediaError | Member | Remote)
-    found = source.info or probe(source.data, PurePosixPath(source.path).name, modality)
-    info = found if source.info else replace(found, channel=patcher.channel)
+    info = source.info
+    if info is None:
+        info = replace(probe(source.data, PurePosixPath(source.path).name, modality), channel=patcher.channel)
     if info.modality is not modality:
         raise MediaError(f"is {info.modality}, but the checkpoint was trained on {modality}")
     return info
 
 
-def piece_of(
-    source: Source, info: MediaInfo, patcher: Patcher, rate_hz: int, start_s: float
-) -> tuple[list[View], float | None]:
+def piece_of(source: Source, info: MediaInfo, patcher: Patcher, start_s: float) -> tuple[list[View], float | None]:
     """The windows of a part that fits into memory, and where the next part begins; None: it was the last one.
 
     Raises:
         MediaError: the file cannot be decoded.
     """
-    piece_s = None if source.span_s else _piece_s(info, patcher, rate_hz)
+    piece_s = None if source.span_s else _piece_s(info, patcher)
     span_s = source.span_s if piece_s is None else (start_s, start_s + piece_s)
-    views = _views(_decoded(source, info, patcher, rate_hz, span_s), patcher, None)
+    views = _views(_decoded(source, info, patcher, span_s), patcher, None)
     if piece_s is None or start_s + piece_s >= (info.duration_s or 0.0) or len(views) < 2:
         return views, None
     # The last window may be cut short by the end of the piece: the next piece begins with it.
@@ -210,12 +205,12 @@ def fetched(source: Source) -> Source:
         raise MediaError(f"cannot be read: {error.strerror}") from error
 
 
-def _piece_s(info: MediaInfo, patcher: Patcher, rate_hz: int) -> float | None:
+def _piece_s(info: MediaInfo, patcher: Patcher) -> float | None:
     """Seconds to decode at once; None: the whole file."""
     window_s = patcher.window_s(info)
     if not window_s or not info.duration_s:
         return None
-    samples = info.duration_s * rate_hz * _AUDIO_BYTES
+    samples = info.duration_s * patcher.rate_hz * _AUDIO_BYTES
     decoded = (info.frames or 0) * (info.height or 0) * (info.width or 0) * _PIXEL_BYTES or samples
     if decoded <= _CHUNK_BYTES:
         return None

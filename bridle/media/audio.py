@@ -38,7 +38,7 @@ _PADDING = 3 * 1152  # samples that encoders add at both ends at most
 _COMPARED_S = 0.1  # of a window that is compared with the whole, and ...
 _MOST_ERROR = 1e-4  # ... its error's energy, relative to its own; Opus after its run-up is below 1e-5
 _RESAMPLED = 1 << 20  # samples resampled at once: the filter takes many times their memory
-_LARGEST_BANK = 1 << 20  # product of the terms of a resampling ratio: the filter bank has as many numbers
+_LARGEST_BANK = 1 << 20  # product of the terms of a resampling ratio: the size of the filter bank
 _TERMS = 500  # largest terms of the ratio that stands for one with a larger bank
 
 
@@ -84,7 +84,7 @@ def _seconds_beyond_libsndfile(raw: bytes, file: soundfile.SoundFile) -> float |
 
 
 def duration_by_packets(raw: bytes) -> float | None:
-    """Seconds of sound by FFmpeg's packets, which costs about a tenth of decoding; None: it cannot say."""
+    """Seconds of audio by FFmpeg's packets, which costs about a tenth of decoding; None: it cannot say."""
     import av
 
     try:

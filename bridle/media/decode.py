@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from bridle.errors import MediaError
 from bridle.media import audio, image
 from bridle.media.limits import MAX_PIXELS, refuse_giant
-from bridle.media.probe import read_bytes, reason
+from bridle.media.probe import read_bytes, reasons
 from bridle.schema import AUDIO_HZ, Clip, MediaInfo, Modality
 
 
+@reasons()
 def decode(
     data: bytes | Path,
     info: MediaInfo,
@@ -53,22 +53,18 @@ def decode(
     """
     raw = read_bytes(data)
     refuse_giant(_decoded_bytes(info, rate_hz, window))
-    try:
-        if info.modality is Modality.AUDIO:
-            wave_S, notice = audio.decode(raw, info, rate_hz, window)
-            return Clip(key, Modality.AUDIO, wave_S, rate_hz, _start(window), source, notice)
-        if info.modality is Modality.IMAGE:
-            return Clip(key, Modality.IMAGE, image.decode(raw, info, max_pixels, pixel_rules), source=source)
-        from bridle.media import video  # and its two decoders, for those who need them
+    if info.modality is Modality.AUDIO:
+        wave_S, notice = audio.decode(raw, info, rate_hz, window)
+        return Clip(key, Modality.AUDIO, wave_S, rate_hz, _start(window), source, notice)
+    if info.modality is Modality.IMAGE:
+        return Clip(key, Modality.IMAGE, image.decode(raw, info, max_pixels, pixel_rules), source=source)
+    from bridle.media import video  # and its two decoders, for those who need them
 
-        frames, fps, start_s = video.decode(raw, info, window, checked=checked)
-        return Clip(key, Modality.VIDEO, frames, fps, start_s, source)
-    except MediaError:
-        raise
-    except Exception as error:  # third-party decoders raise whatever they like on damaged files
-        raise MediaError(reason(error)) from error
+    frames, fps, start_s = video.decode(raw, info, window, checked=checked)
+    return Clip(key, Modality.VIDEO, frames, fps, start_s, source)
 
 
+@reasons()
 def as_stored(data: bytes | Path, info: MediaInfo, window: tuple[float, float] | None = None) -> Clip | None:
     """What `decode` would make less of: audio in all its channels at its own rate, float32 `(S, C)`; else None.
 
@@ -77,15 +73,11 @@ def as_stored(data: bytes | Path, info: MediaInfo, window: tuple[float, float] |
     """
     if info.modality is not Modality.AUDIO:
         return None
-    try:
-        wave_SC, rate_hz = audio.channels(read_bytes(data), info, window)
-    except MediaError:
-        raise
-    except Exception as error:  # as above
-        raise MediaError(reason(error)) from error
+    wave_SC, rate_hz = audio.channels(read_bytes(data), info, window)
     return Clip("", Modality.AUDIO, wave_SC, rate_hz, _start(window))
 
 
+@reasons()
 def levels(data: bytes | Path, info: MediaInfo) -> np.ndarray | None:
     """See `image.levels`; None also for audio and video.
 
@@ -94,12 +86,7 @@ def levels(data: bytes | Path, info: MediaInfo) -> np.ndarray | None:
     """
     if info.modality is not Modality.IMAGE:
         return None
-    try:
-        return image.levels(read_bytes(data), info)
-    except MediaError:
-        raise
-    except Exception as error:  # as above
-        raise MediaError(reason(error)) from error
+    return image.levels(read_bytes(data), info)
 
 
 def preload(modality: Modality) -> None:

@@ -98,7 +98,7 @@ def levels(raw: bytes, info: MediaInfo) -> np.ndarray | None:
     `(C, L)` with C 1 or 3; None for other images.
 
     Raises:
-        MediaError: a pixel is no finite number, or it cannot be decoded.
+        MediaError: a pixel is not a finite number, or it cannot be decoded.
     """
     if info.suffix == "jpg" or (picture := _open(raw)) is None:
         return None

@@ -8,6 +8,8 @@ that meets unknown files runs `check` in a process that it can lose (`bridle.sha
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,6 +41,19 @@ def detect(path: str | os.PathLike[str], *, sound_tracks: bool = False) -> Modal
     return None
 
 
+@contextmanager
+def reasons() -> Iterator[None]:
+    """Makes a `MediaError` of whatever third-party decoders raise on damaged files: one short line."""
+    try:
+        yield
+    except MediaError:
+        raise
+    except Exception as error:
+        text = " ".join(str(error).split())
+        raise MediaError(f"cannot be decoded: {text[:160] or type(error).__name__}") from error
+
+
+@reasons()
 def probe(data: bytes | Path, name: str, wanted: Modality | None = None) -> MediaInfo:
     """Read the headers of one file.
 
@@ -53,18 +68,13 @@ def probe(data: bytes | Path, name: str, wanted: Modality | None = None) -> Medi
     """
     raw = read_bytes(data)
     hint = _suffix(name)
-    try:
-        info = image.probe(raw) or audio.probe(raw)
-        if info is None:
-            from bridle.media import video
+    info = image.probe(raw) or audio.probe(raw)
+    if info is None:
+        from bridle.media import video
 
-            info = video.probe(raw, hint, wanted) or audio.probe_headerless(raw, hint)
-            if info and info.modality is Modality.AUDIO:  # many headers give an estimate, or nothing
-                info = replace(info, duration_s=audio.duration_by_packets(raw) or info.duration_s)
-    except MediaError:
-        raise
-    except Exception as error:  # third-party decoders raise whatever they like on damaged files
-        raise MediaError(reason(error)) from error
+        info = video.probe(raw, hint, wanted) or audio.probe_headerless(raw, hint)
+        if info and info.modality is Modality.AUDIO:  # many headers give an estimate, or nothing
+            info = replace(info, duration_s=audio.duration_by_packets(raw) or info.duration_s)
     if info is None:
         raise MediaError("no known audio, image or video format inside")
     if wanted is Modality.AUDIO and info.modality is Modality.VIDEO:
@@ -87,12 +97,8 @@ def check(data: bytes | Path, name: str, wanted: Modality | None = None) -> Medi
     from bridle.media import video
 
     measures = {Modality.AUDIO: audio.measure, Modality.IMAGE: image.measure, Modality.VIDEO: video.measure}
-    try:
+    with reasons():
         measured = measures[info.modality](raw, info)
-    except MediaError:
-        raise
-    except Exception as error:  # as above
-        raise MediaError(reason(error)) from error
     refuse_absurd(measured)
     return measured
 
@@ -110,12 +116,6 @@ def read_bytes(data: bytes | Path) -> bytes:
     if not data:
         raise MediaError("the file is empty")
     return data
-
-
-def reason(error: BaseException) -> str:
-    """One short line about a decoder's error."""
-    text = " ".join(str(error).split())
-    return f"cannot be decoded: {text[:160]}" if text else f"cannot be decoded: {type(error).__name__}"
 
 
 def _suffix(name: str) -> str:

@@ -34,7 +34,7 @@ class AudioPatcher(Patcher):
     def __init__(self, config: AudioPatches, mean: float, std: float) -> None:
         super().__init__()
         self.config, self.mean, self.std = config, mean, std
-        self.rate_hz, self.exact = config.rate_hz, config.normalise == "clip" and config.range_db is not None
+        self.rate_hz, self.exact = config.rate_hz, config.exact
         floor = _LEAST_ENERGY if self.exact else LOG_FLOOR
         self.mel = MelFilterbank(config.rate_hz, config.mel_bins, config.high_hz, config.low_hz, floor)
         self.patch = (config.patch_frames, config.patch_mels, 1)

@@ -21,7 +21,7 @@ from bridle.evaluate.codebook import CodebookHealth
 from bridle.evaluate.codes import told_of_labels
 from bridle.evaluate.truth import Truth
 from bridle.infer import Encoded, Failures, Source, encode, pool_encoded, spread_sources
-from bridle.infer.encode import decoded_as
+from bridle.infer.encode import modality_of
 from bridle.infer.sources import fetched, info_of
 from bridle.media import Preview, decode, preview, thumbnail
 from bridle.model import Bridle
@@ -105,7 +105,7 @@ def look(model: Bridle, places: Sequence[Location], *, on_event: OnEvent, most: 
     def again(clip: int, side: int, longest_s: float) -> Preview:
         source, _ = _decoded(opened[seen.numbers[clip]](), model)
         if not isinstance(source.data, Clip):
-            raise MediaError("can be read no more")
+            raise MediaError("is no longer readable")
         return preview(source.data, side=side, longest_s=longest_s)
 
     seen.again = again
@@ -131,22 +131,22 @@ def shown(labels: Sequence[str], count: int) -> list[int]:
 
 def _decoded(source: Source, model: Bridle) -> tuple[Source, Image.Image | None]:
     """The source with its clip, or with the reason why there is none, and a small picture."""
-    modality, rate_hz = decoded_as(model)
+    patcher = model.patcher
     try:
         if isinstance(source.data, MediaError):
             return source, None
         source = fetched(source)
-        info = info_of(source, modality, model.patcher)
+        info = info_of(source, modality_of(model), patcher)
         long = (info.duration_s or 0.0) > _LONGEST_S
         assert not isinstance(source.data, Clip)
         clip = decode(
             source.data,  # type: ignore[arg-type]
             info,
             source=source.path,
-            rate_hz=rate_hz,
+            rate_hz=patcher.rate_hz,
             window=(0.0, _LONGEST_S) if long else None,
             checked=source.checked,
-            pixel_rules=model.patcher.pixel_rules,
+            pixel_rules=patcher.pixel_rules,
         )
         return replace(source, data=clip), thumbnail(clip, SHEET_SIDE)
     except MediaError as error:

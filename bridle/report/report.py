@@ -235,7 +235,7 @@ def _tiles(known: Facts, found: Found, model: Bridle | str) -> list[tuple[str, s
     seconds = curves.last(rows, "seconds")
     tiles.append((number(known.steps), "steps", f"in {facts.span(seconds)}" if seconds else ""))
     if (clip_count := known.result.get("clips")) is not None:
-        tiles.append((number(clip_count), "clips seen", "one counts as often as it came"))
+        tiles.append((number(clip_count), "clips seen", "counted each time they are used"))
     if (loss := curves.last(rows, "loss")) is not None:
         phase = next((str(row.get("phase", "")) for row in reversed(rows) if row.get("loss") == loss), "")
         tiles.append((number(float(loss)), "last loss", f"{phase} phase" if phase else ""))

@@ -7,7 +7,7 @@ file in a process that may die, tars are filled) -> publish (the set appears who
 from bridle.archive import Shard
 from bridle.sharding.corpus import merge_extent, merge_statistics
 from bridle.sharding.manifest import Manifest, find_all_sets, find_sets, read_manifest
-from bridle.sharding.notices import energy_above, notices
+from bridle.sharding.notices import energy_above, energy_by_hz, notices
 from bridle.sharding.shard import Options, shard
 from bridle.sharding.split import Split
 from bridle.sharding.verify import describe, verify
@@ -19,6 +19,7 @@ __all__ = [
     "Split",
     "describe",
     "energy_above",
+    "energy_by_hz",
     "find_all_sets",
     "find_sets",
     "merge_extent",

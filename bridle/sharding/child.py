@@ -39,7 +39,7 @@ class Task(NamedTuple):  # pickled in a fifth of a dataclass's time
     bytes: int  # of the file
     transcode: bool = False
     measure: bool = False
-    check: bool = True  # decode all of it; otherwise believe its header
+    check: bool = True  # decode all of it; otherwise trust its header
     channel: int | None = None  # of audio; None: the mean of all
 
     @classmethod

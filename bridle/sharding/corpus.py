@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 
 from bridle.errors import DataError
+from bridle.sharding.journal import QUANTILES
 from bridle.sharding.manifest import Manifest
-
-_QUANTILES = (0.05, 0.5, 0.95)
 
 
 def merge_statistics(manifests: Sequence[Manifest]) -> dict[str, Any]:
@@ -65,7 +64,7 @@ def merge_extent(manifests: Sequence[Manifest]) -> dict[str, list[float]]:
         weights_V = np.concatenate([np.full(len(values), samples / len(values)) for values, samples in parts])
         order_V = values_V.argsort()
         passed_V = weights_V[order_V].cumsum()
-        at_Q = np.searchsorted(passed_V, [q * passed_V[-1] for q in _QUANTILES])
+        at_Q = np.searchsorted(passed_V, [q * passed_V[-1] for q in QUANTILES])
         merged[key] = values_V[order_V][at_Q].tolist()
     return merged
 
@@ -74,7 +73,7 @@ def _spread(manifest: Manifest, key: str) -> np.ndarray:
     """Values that stand for all samples of a set in equal parts; of an older set by way of its quantiles."""
     if values := manifest.spread.get(key):
         return np.array(values)
-    return np.interp(np.linspace(0.005, 0.995, 100), _QUANTILES, manifest.extent[key])
+    return np.interp(np.linspace(0.005, 0.995, 100), QUANTILES, manifest.extent[key])
 
 
 def _average(values: Sequence[float], weights: Sequence[int]) -> float:

@@ -24,7 +24,7 @@ class Found:
 
     Attributes:
         counts: candidates of each modality.
-        others: files that are no candidates.
+        others: files that are not candidates.
         archives: those of them that are tars or zips, and `archive`: the first.
         rejects: folders and links that could not be read, with the reason.
         bytes: of the candidates in remote storage, whose listing tells.
@@ -38,7 +38,7 @@ class Found:
     bytes: int = 0
 
     def other(self, path: str) -> None:
-        """Count a file that is no candidate."""
+        """Count a file that is not a candidate."""
         self.others += 1
         if path.lower().endswith(_ARCHIVES):
             self.archives += 1

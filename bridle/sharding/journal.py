@@ -26,7 +26,7 @@ from bridle.storage import Location, is_plain
 
 FILE = "journal.sqlite"
 _PAGE = 1000
-_QUANTILES = (0.05, 0.5, 0.95)
+QUANTILES = (0.05, 0.5, 0.95)
 _SPREAD = 100  # values that stand for all samples of a set where it is merged with others
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS note (name TEXT PRIMARY KEY, value TEXT);
@@ -346,7 +346,7 @@ class Journal:
             if not known:
                 continue
             count = min(known, _SPREAD)
-            tops = [round(q * (known - 1)) for q in _QUANTILES]
+            tops = [round(q * (known - 1)) for q in QUANTILES]
             parts = [int((number + 0.5) / count * known) for number in range(count)]
             ranked = f"SELECT {column}, row_number() OVER (ORDER BY {column}) - 1 AS at {where}"
             query = f"SELECT at, {column} FROM ({ranked}) WHERE at IN ({','.join(map(str, {*tops, *parts}))})"

@@ -35,15 +35,18 @@ def label_by_table(journal: Journal, place: Location, columns: Columns, raw: Loc
     """
     table = Table(place, columns, journal.paths())
     folders = {str(raw.resolve()), os.path.abspath(raw) if isinstance(raw, Path) else str(raw)}
-    lost = journal.label_by_table(table, place, sorted(folders))
+    matched = journal.label_by_table(table, place, sorted(folders))
     notes = [f"{place} is not in UTF-8: read as Windows-1252, e.g. {table.recoded!r}"] if table.recoded else []
-    if lost.ambiguous:
-        name, *files = lost.example
-        told = f"{lost.ambiguous} lines of {place} fit several files each and label none"
-        notes.append(f"{told}: {name!r} fits {' and '.join(map(repr, files))}; write the paths below {raw}")
-    if not lost.named:
+    if matched.ambiguous:
+        name, *files = matched.example
+        example = f"{name!r} fits {' and '.join(map(repr, files))}"
+        notes.append(
+            f"{matched.ambiguous} lines of {place} fit several files each and label none: {example}; write the paths "
+            f"below {raw}"
+        )
+    if not matched.named:
         file = next(journal.paths())
-        beside = f"; its first name is {lost.example[0]!r}, a file is {file!r}" if lost.lines else ""
+        beside = f"; its first name is {matched.example[0]!r}, a file is {file!r}" if matched.lines else ""
         raise DataError(
             f"{place} names none of the {journal.counts()['todo']} files{beside}",
             "\n".join(
@@ -53,7 +56,7 @@ def label_by_table(journal: Journal, place: Location, columns: Columns, raw: Loc
                 ]
             ),
         )
-    return lost.lines - lost.named, notes
+    return matched.lines - matched.named, notes
 
 
 def read_labels(place: Location, files: Iterable[str], raw: Location) -> tuple[dict[str, Label], list[str]]:

@@ -62,6 +62,12 @@ def list_files(
         if split is None or table or split.part_of(path) == part:  # a table may name the files of all parts
             known += not journal.add(place_of(path, options.seed), path, label_of(path))
     modality = found.choose(raw, modality)
+    for option, value, only in (
+        ("--channel", options.channel, Modality.AUDIO),
+        ("--pixel-range", options.pixel_range, Modality.IMAGE),
+    ):
+        if value is not None and modality is not only:
+            raise UsageError(f"{option} has no effect on {modality}", "Leave it out.")
     if split and split.group_by and not grouped:
         raise UsageError(
             f"--group-by {split.group_by!r} matches none of the {found.counts[modality]} files",
@@ -109,7 +115,7 @@ def compare(before: object, now: object, out: Location) -> None:
         UsageError: naming the first that differs.
     """
     assert isinstance(before, dict) and isinstance(now, dict)
-    for name, value in ({"channel": None} | before).items():  # older sets do not state it
+    for name, value in before.items():
         if now.get(name) != value:
             raise UsageError(
                 f"{out} was begun with {name} {value!r}, now it is {now.get(name)!r}",

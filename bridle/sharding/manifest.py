@@ -244,7 +244,7 @@ def _mistake(manifest: Manifest) -> str | None:
     if manifest.samples != sum(shard.samples for shard in manifest.shards):
         return f"disagrees with itself: {manifest.samples} samples, its shards hold another number"
     if not all(math.isfinite(value) for values in manifest.spread.values() for value in values):
-        return "has sizes that are no finite numbers"
+        return "has sizes that are not finite numbers"
     return what_is_missing(manifest.modality, manifest.statistics, manifest.extent)
 
 

@@ -9,6 +9,8 @@ import math
 from collections.abc import Mapping
 from typing import Any, TypeGuard
 
+import numpy as np
+
 from bridle.config.sections import AudioPatches, Config
 from bridle.schema import Modality
 from bridle.sharding.manifest import Manifest
@@ -33,18 +35,19 @@ def notices(manifest: Manifest, config: Config | None = None) -> list[str]:
     return _about_images(manifest) if manifest.modality is Modality.IMAGE else []
 
 
-def energy_above(statistics: Mapping[str, Any], hz: float) -> float | None:
-    """Share of the corpus' energy at and above a frequency, between the measured ones interpolated; None: not known."""
+def energy_by_hz(statistics: Mapping[str, Any]) -> dict[str, float]:
+    """Frequency in Hz, rising -> share of the corpus' energy at and above it; empty: not measured."""
     shares = statistics.get("energy_above_hz")
-    if not isinstance(shares, dict) or not shares:
+    known = shares.items() if isinstance(shares, dict) else ()
+    valid = [(hz, share) for hz, share in known if hz.isdecimal() and _is_number(share)]
+    return dict(sorted(valid, key=lambda one: int(one[0])))
+
+
+def energy_above(statistics: Mapping[str, Any], hz: float) -> float | None:
+    """Share of the energy at and above a frequency, between the measured ones interpolated; None: not measured."""
+    if not (shares := energy_by_hz(statistics)):
         return None
-    points = sorted((float(at), share) for at, share in shares.items() if at.isdecimal() and _is_number(share))
-    (below, more), *rest = (0.0, 1.0), *points
-    for above, less in rest:
-        if hz <= above:
-            return more + (less - more) * (hz - below) / (above - below)
-        below, more = above, less
-    return more
+    return float(np.interp(hz, [0.0, *map(float, shares)], [1.0, *shares.values()]))
 
 
 def _about_audio(manifest: Manifest, patches: AudioPatches) -> list[str]:
@@ -64,10 +67,11 @@ def _about_audio(manifest: Manifest, patches: AudioPatches) -> list[str]:
             "the clips lose more than half); choose one channel with bridle shard --channel"
         )
     beyond, peak = (_number(statistics, name) for name in ("beyond_full_scale", "peak"))
-    if beyond >= _MOST_BEYOND or peak >= _MOST_PEAK:
+    clipped = manifest.options.get("transcode") or not patches.exact
+    if clipped and (beyond >= _MOST_BEYOND or peak >= _MOST_PEAK):
         found.append(
-            f"{_percent(beyond)} of the samples are beyond full scale (peak {peak:.3g}, full scale is 1); "
-            "scale the files to within -1 to 1"
+            f"{_percent(beyond)} of the samples are beyond full scale (peak {peak:.3g}, full scale is 1) and are "
+            "clipped; scale the files to within -1 to 1"
         )
     return found
 

@@ -202,18 +202,19 @@ def _open(
             check_output(out, overwrite=False, resume=False)  # another process may have ended just before
     journal = stack.enter_context(closing(Journal(folder / JOURNAL)))
     said = json.loads(json.dumps({"raw": raw.resolve(), "name": name, **asdict(options)}, default=str))
+    defaults = asdict(Options())  # what older sets do not state
     if (before := journal.noted("options")) is None:
         adds = resume and not overwrite and (out / MANIFEST).exists()
         old = read_manifest(out) if adds else None
         if old and old.options:
-            compare(_kept(json.loads(json.dumps(asdict(Options())))) | old.options, _kept(said), out)
+            compare(_kept(defaults) | old.options, _kept(said), out)
         journal.note("modality", list_files(journal, raw, modality, options, part, old, named))
         journal.note("adds", adds)
         journal.note("replaces", files_of(out, name) if old is None else indexes_of(out))
         journal.note("options", said)
         journal.commit()
     else:
-        compare(before, said, out)
+        compare(defaults | before, said, out)
         old = read_manifest(out) if journal.noted("adds") else None
     kind = Modality(journal.noted("modality"))
     return Build(journal, folder, raw, out, old.name if old else name, kind, options, old, _kept(said), ())

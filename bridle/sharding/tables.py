@@ -63,9 +63,9 @@ class Table:
         DataError: while iterating; names the table, and the line or the columns.
     """
 
-    def __init__(self, place: Location, columns: Columns | None = None, files: Iterable[str] = ()) -> None:
+    def __init__(self, place: Location, columns: Columns, files: Iterable[str]) -> None:
         self.place, self.recoded = place, ""
-        self._columns, self._files = columns or Columns(), files
+        self._columns, self._files = columns, files
         self._lines = place.suffix.lower() in (".jsonl", ".ndjson")
 
     def __iter__(self) -> Iterator[Row]:
@@ -175,7 +175,7 @@ class Table:
         """The options to use, if just one column names files."""
         sample = [cells for cells in islice(rows, _SAMPLE) if len(cells) >= len(header)]
         values = [{_level(cells[at]) for cells in sample if cells[at].strip()} for at in range(len(header))]
-        known = {name for path in self._files for name in names_of(path)} if self._files else set[str]()
+        known = {name for path in self._files for name in names_of(path)}
         naming = [at for at, column in enumerate(values) if column and 2 * len(column & known) >= len(column)]
         if len(naming) != 1:
             return _HINT
@@ -191,11 +191,11 @@ class Table:
             ("--label-column", label),
             *(("--group-column", at) for at in groups[:1]),
         ]
-        said = " ".join(f"{option} {shlex.quote(header[at])}" for option, at in options)
-        return f"Its column {header[naming[0]]!r} names the files: add {said} (or another column for the labels)."
+        added = " ".join(f"{option} {shlex.quote(header[at])}" for option, at in options)
+        return f"Its column {header[naming[0]]!r} names the files: add {added} (or another column for the labels)."
 
     def _refuse_segments(self, names: list[str]) -> None:
-        """The times of events would be lost; who names the label column wants labels of whole files."""
+        """The times of events would be lost. With --label-column the user wants labels of whole files."""
         units = r"\(.*?\)|_s(ec(onds?)?)?$|_ms$"
         plain = {re.sub(r"[\s_]+", " ", re.sub(units, "", one)).strip() for one in names}
         audacity = len(names) >= 2 and all(re.fullmatch(r"\d+([.,]\d+)?", one) for one in names[:2])

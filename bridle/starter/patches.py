@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bridle.config.sections import LEAST_HZ, MOST_HZ, AudioPatches, ImagePatches, VideoPatches
-from bridle.sharding import Manifest
+from bridle.sharding import Manifest, energy_by_hz
 
 Line = tuple[str, Any, str]  # key, value, comment ("": the one above speaks for it)
 Extent = Mapping[str, Sequence[float]]  # 5, 50 and 95 % quantiles, see `bridle.sharding.Manifest`
@@ -18,12 +18,10 @@ _SLOW_HZ = 8000  # of recordings with a lower rate most bands at 16 kHz would be
 
 def energy_shares(manifests: Sequence[Manifest]) -> Shares:
     """Of all sets that were measured, weighted by their samples."""
-    measured = [(one.statistics.get("energy_above_hz"), one.samples) for one in manifests]
-    found = [(shares, samples) for shares, samples in measured if isinstance(shares, dict)]
-    known = {hz for shares, _ in found for hz in shares if hz.isdecimal()}
-    common = [hz for hz in known if all(isinstance(shares.get(hz), int | float) for shares, _ in found)]
+    found = [(shares, one.samples) for one in manifests if (shares := energy_by_hz(one.statistics))]
+    common = [hz for hz in (found[0][0] if found else ()) if all(hz in shares for shares, _ in found)]
     total = sum(samples for _, samples in found)
-    return {hz: sum(shares[hz] * samples for shares, samples in found) / total for hz in sorted(common, key=int)}
+    return {hz: sum(shares[hz] * samples for shares, samples in found) / total for hz in common}
 
 
 def proposed_band(
@@ -62,8 +60,8 @@ def _about_band(patches: AudioPatches, extent: Extent, shares: Shares) -> list[L
     )
     lines: list[Line] = [("rate_hz", patches.rate_hz, rate)]
     if patches.rate_hz != AudioPatches().rate_hz:
-        low = "Mel bands begin here, since nearly all of the energy is above." if patches.low_hz > 20 else ""
-        lines += [("low_hz", patches.low_hz, low or "Mel bands begin here.")]
+        why = ", since nearly all of the energy is above" if patches.low_hz > AudioPatches().low_hz else ""
+        lines += [("low_hz", patches.low_hz, f"Mel bands begin here{why}.")]
         lines += [("normalise", patches.normalise, "Each clip by itself: the sets' statistics are those at 16 kHz.")]
     return lines
 

@@ -41,28 +41,27 @@ def recorded(place: str, named_by: Path, option: str) -> Path:
 
 
 def read_small(file: Location, most_bytes: int = MOST_JSON_BYTES) -> bytes:
-    """The content of a regular file up to a size: a pipe would wait for ever, and `/dev/zero` never end.
+    """The content of a regular file up to a size: a pipe would wait forever, and `/dev/zero` never end.
 
     Raises:
-        OSError: it cannot be read, is no regular file or larger.
+        OSError: it cannot be read, is not a regular file, or is larger.
     """
+    size = file.size() if isinstance(file, Remote) else os.stat(file).st_size
+    if size > most_bytes:
+        raise OSError(errno.EFBIG, f"it is larger than {most_bytes / (1 << 20):.0f} MiB", str(file))
     if isinstance(file, Remote):
-        if file.size() > most_bytes:
-            raise OSError(errno.EFBIG, _too_large(most_bytes), str(file))
         return file.read_bytes()
     with opened(file) as content:
-        if os.fstat(content.fileno()).st_size > most_bytes:
-            raise OSError(errno.EFBIG, _too_large(most_bytes), str(file))
         return content.read()
 
 
-def read_text(file: Location, encoding: str = "utf-8", *, errors: str = "strict") -> str:
+def read_text(file: Location, errors: str = "strict") -> str:
     """`read_small` as text, with newlines as `\\n`.
 
     Raises:
-        OSError: as there. UnicodeDecodeError: it is no text.
+        OSError: as there. UnicodeDecodeError: it is not text.
     """
-    return io.TextIOWrapper(io.BytesIO(read_small(file)), encoding, errors).read()
+    return io.TextIOWrapper(io.BytesIO(read_small(file)), "utf-8", errors).read()
 
 
 def lock_file(path: Path) -> IO[bytes]:
@@ -72,10 +71,6 @@ def lock_file(path: Path) -> IO[bytes]:
         OSError: a link or something else is there.
     """
     return open(open_regular(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW), "rb+")
-
-
-def _too_large(most_bytes: int) -> str:
-    return f"it is larger than {most_bytes / (1 << 20):.0f} MiB"
 
 
 def refuse_links(*paths: Path) -> None:

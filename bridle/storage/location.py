@@ -117,7 +117,7 @@ def opened(file: Location) -> IO[bytes]:
 
 
 def open_regular(file: Path, flags: int) -> int:
-    """A handle of a regular file: a pipe would keep who opens it waiting, and `/dev/zero` never ends.
+    """A handle of a regular file: opening a pipe would wait, and `/dev/zero` never ends.
 
     Raises:
         OSError: it cannot be opened, or is something else.

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from bridle.archive import index_name
-from bridle.errors import ConfigError, DataError, EnvironmentFault, nearest
+from bridle.errors import ConfigError, DataError, EnvironmentFault, first_line, nearest
 from bridle.schema import AUDIO_HZ
 from bridle.stream.ahead import fetch_ahead
 from bridle.stream.cache import ClipCache, cache_bytes
@@ -151,7 +151,7 @@ class ClipStream:
             )
         if state.get("shards", self._shards) != self._shards:
             raise DataError(
-                "the shards are others than those that the run to resume was reading, or come in another order",
+                "the shards differ from those this run was trained on, or are in another order",
                 "Resume with the shards it was started on, or start a new run.",
             )
         if state.get("seed", self._seed) != self._seed:
@@ -193,7 +193,7 @@ class ClipStream:
             if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
                 raise
             raise EnvironmentFault(
-                f"a decoding process was killed: {(str(error) or repr(error)).splitlines()[0]}",
+                f"a decoding process was killed: {first_line(error)}",
                 "Short of memory? Fewer --workers, or --set data.cache_gb=0. bridle pretrain --resume goes on.",
             ) from error
         finally:

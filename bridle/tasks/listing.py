@@ -68,7 +68,7 @@ def read_task(task: Task, root: Path, *, max_missing: float = 0.5) -> Listing:
     Raises:
         DataError: naming what is missing or wrong, with the file and line.
     """
-    wanted = f"Wanted for {task.title}:\n{task.layout}\nTo be had: {task.get}"
+    wanted = f"Wanted for {task.title}:\n{task.layout}\nAvailable from: {task.get}"
     if not root.is_dir():
         raise DataError(f"{root} is {'no folder' if root.exists() else 'not there'}", wanted)
     tree = survey(root, task.modality, wanted, task.reader.lists, sound_tracks=task.reader.sound_tracks)

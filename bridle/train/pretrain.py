@@ -249,7 +249,7 @@ def _dealt(batch_size: int, samples: int) -> int:
     if batch_size % world:
         near = max(world, round(batch_size / world) * world)
         raise ConfigError(
-            f"optim.batch_size: {batch_size} clips a step cannot be dealt alike to {world} processes",
+            f"optim.batch_size: {batch_size} clips a step is not divisible by {world} processes",
             f"--set optim.batch_size={near}, or another number of --devices.",
         )
     return batch_size // world

@@ -17,7 +17,7 @@ from torch import Tensor
 from bridle import distributed
 from bridle.checkpoint import RunFolder, Saver, optimizer_state, restore_optimizer, snapshot
 from bridle.draws import key_of
-from bridle.errors import DataError, EnvironmentFault, NumericalError
+from bridle.errors import DataError, EnvironmentFault, NumericalError, first_line
 from bridle.memory import is_out_of_memory, memory_mb
 from bridle.model import Bridle
 from bridle.schema import PatchBatch
@@ -208,7 +208,7 @@ class Trainer:
         except (torch.OutOfMemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            why = str(error).splitlines()[0]
+            why = first_line(error)
         raise self._too_large(stepper, why)
 
     def _too_large(self, stepper: Stepper, why: str) -> EnvironmentFault:

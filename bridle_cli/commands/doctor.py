@@ -31,4 +31,4 @@ def command(console: Console) -> None:
         console.table(columns, [[one[name] for name in columns] for one in found])
     faults = [one["check"] for one in found if one["status"] == "fault"]
     if faults:
-        raise EnvironmentFault(f"Something would fail: {', '.join(faults)}.", "The remedies stand in the table.")
+        raise EnvironmentFault(f"Checks failed: {', '.join(faults)}.", "See the table for fixes.")

@@ -77,7 +77,7 @@ def _list(context: click.Context, parameter: click.Parameter, value: bool) -> No
     default="knn",
     show_default=True,
     help="Nearest neighbours, a linear layer, an attentive probe, on the frozen encoder; finetune trains it, "
-    "too; head: a fine-tuned one; codes: what the tokens tell; codebook: their use.",
+    "too; head: a fine-tuned one; codes: probe the tokens; codebook: usage statistics.",
 )
 @click.option(
     "--pool",
@@ -90,7 +90,10 @@ def _list(context: click.Context, parameter: click.Parameter, value: bool) -> No
     "--folds", type=click.IntRange(min=2), default=None, help="Cross-validation.  [default: 5, without parts]"
 )
 @click.option(
-    "--test-share", type=options.Between(0, 1, min_open=True, max_open=True), default=None, help="One split instead."
+    "--test-share",
+    type=options.Between(0, 1, min_open=True, max_open=True),
+    default=None,
+    help="Single split with this test fraction instead of folds.",
 )
 @click.option(
     "--labels",
@@ -116,7 +119,7 @@ def _list(context: click.Context, parameter: click.Parameter, value: bool) -> No
 @click.option(
     "--finetune", metavar="NAME|FILE", default=None, help="Recipe of --protocol finetune.  [default: the task's]"
 )
-@click.option("--seeds", type=click.IntRange(min=1), default=1, help="How often to train; figures are means.")
+@click.option("--seeds", type=click.IntRange(min=1), default=1, help="Number of seeds; reports the mean.")
 @options.out(
     "A folder that keeps the result, as the checkpoint's run does; fine-tuning also leaves its classifier there."
 )

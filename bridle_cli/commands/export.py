@@ -26,7 +26,7 @@ from bridle_cli.progress import Progress
     type=click.Choice(["encoder", "tokenizer", "both"]),
     default="both",
     show_default=True,
-    help="Features, codes or both; not of safetensors.",
+    help="Features, codes or both; not available for safetensors.",
 )
 @click.option(
     "--dtype",

@@ -47,7 +47,7 @@ def _as_settings(batch_size: str | None) -> tuple[str, ...]:
     "--max-minutes",
     type=options.Between(min=0, min_open=True),
     default=None,
-    help="Or in time: schedules stretch to end then.",
+    help="Train for N minutes; the schedule is scaled to fit.",
 )
 @click.option(
     "--resume",
@@ -64,7 +64,7 @@ def _as_settings(batch_size: str | None) -> tuple[str, ...]:
     callback=_batch_size,
     help="Clips a step, on all devices together. auto: as the preset says, computed in parts that fit into memory.",
 )
-@click.option("--force", is_flag=True, help="With --resume: other --set values, where they change nothing it learns.")
+@click.option("--force", is_flag=True, help="With --resume: other --set values, if they do not affect training.")
 @options.seed
 @options.device
 @click.option(
@@ -119,7 +119,7 @@ def command(
     """
     limits = {"--steps": steps, "--epochs": epochs, "--max-minutes": max_minutes}
     if sum(limit is not None for limit in limits.values()) > 1:
-        raise UsageError(f"One length is enough: {', '.join(limits)} exclude each other.")
+        raise UsageError(f"Use only one of {', '.join(limits)}.")
     if devices > 1 and "RANK" not in os.environ:
         raise click.exceptions.Exit(api.launch(console.arguments, devices, on_event=Progress(console)))
     restarted = restarted or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"

@@ -21,7 +21,7 @@ _FAILS_WITHIN_S = 2.0  # an opener that still runs then has found a program
 @click.option("--index", type=options.PATH, required=True, help="What `bridle embed` wrote.")
 @options.trained
 @click.option("--top", type=click.IntRange(min=1), default=10, show_default=True, help="Files shown for each query.")
-@click.option("--open", "shown", type=click.IntRange(min=0), default=0, help="Open as many of them, the nearest first.")
+@click.option("--open", "shown", type=click.IntRange(min=0), default=0, help="Open the N nearest files.")
 @options.device
 @options.shared
 @click.pass_obj

@@ -93,10 +93,10 @@ def _range(context: click.Context, parameter: click.Parameter, value: str | None
     type=click.Choice(["full", "header"]),
     default="full",
     show_default=True,
-    help="Decode every file to its end, or believe its header (much faster; bad clips show up in training).",
+    help="Decode every file to its end, or trust its header (much faster; bad clips are found in training).",
 )
 @click.option("--dedup", is_flag=True, help="Leave out files with the same bytes as another.")
-@click.option("--sound-tracks", is_flag=True, help="Videos are sound: take their sound tracks.")
+@click.option("--sound-tracks", is_flag=True, help="Use the audio tracks of video files.")
 @click.option(
     "--channel",
     metavar="mean|N",
@@ -112,7 +112,13 @@ def _range(context: click.Context, parameter: click.Parameter, value: str | None
     callback=_range,
     help="Black and white in images of more than 8 bits (default: measured).",
 )
-@click.option("--split", metavar="NAME=SHARE,...", default=None, callback=_shares, help="Parts, each a set of its own.")
+@click.option(
+    "--split",
+    metavar="NAME=SHARE,...",
+    default=None,
+    callback=_shares,
+    help="Split into separate sets, e.g. train=0.9,val=0.1.",
+)
 @click.option(
     "--group-by",
     metavar="REGEX|column:NAME",
@@ -166,7 +172,7 @@ def command(
       bridle shard recordings/ --modality audio
       bridle shard photos/ --labels folder --out shards/photos
       bridle shard clips/ --labels classes.csv --max-size 1GB --workers 8
-      bridle shard scans/ --labels cases.csv --label-column diagnosis --group-column patient
+      bridle shard scans/ --labels cases.csv --group-column patient
       bridle shard recordings/ --split train=0.9,val=0.1 --group-by '^([^_]+)_'
       bridle shard kinetics/ --task k400
       bridle shard recordings/ --resume
@@ -227,7 +233,8 @@ def command(
         )
         console.warn(f"{result['ungrouped']} files {by}: each of them is a group of its own")
     if result["duplicates"] > result["dropped"]:
-        console.warn(f"{result['duplicates']} files have the same bytes as another; --dedup leaves them out")
+        files = "1 file has" if result["duplicates"] == 1 else f"{result['duplicates']} files have"
+        console.warn(f"{files} the same bytes as another; --dedup leaves them out")
     for notice in result["notices"]:
         console.warn(notice)
     if console.json:

@@ -25,9 +25,7 @@ _SHOWN_CODES = 16
     "is a folder for the shards again with the codes beside their media.",
     kind=options.LOCATION,
 )
-@click.option(
-    "--levels", type=click.IntRange(min=1), default=None, help="The first so many levels; they are coarser codes."
-)
+@click.option("--levels", type=click.IntRange(min=1), default=None, help="Keep only the first N levels.")
 @options.engine
 @parts.shared
 @options.shared

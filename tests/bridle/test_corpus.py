@@ -49,5 +49,5 @@ def test_values_of_a_spread_are_values_that_were_there(tmp_path: Path) -> None:
     assert merge_extent([one, other])["rate_hz"] == [8000.0, 16000.0, 16000.0]  # a third of 300 clips at 8 kHz
     content = {"format": "bridle-shards", "version": 1, "spread": {"duration_s": [math.nan]}}
     known = {"name": "a", "modality": "audio", "shards": [], "samples": 0, "bytes": 0}
-    with pytest.raises(DataError, match="no finite numbers"):
+    with pytest.raises(DataError, match="not finite numbers"):
         parse_manifest(content | known | {"statistics": statistics, "extent": extent}, tmp_path / "manifest.json")

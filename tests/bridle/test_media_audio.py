@@ -27,7 +27,7 @@ from bridle.model import Bridle
 from bridle.patches import build_patcher
 from bridle.patches.statistics import measure
 from bridle.schema import Clip, MediaInfo, Modality
-from bridle.sharding import energy_above, merge_statistics, notices, read_manifest
+from bridle.sharding import Manifest, energy_above, merge_statistics, notices, read_manifest
 from bridle.stream import SampleReader
 from bridle_cli.main import main
 
@@ -340,6 +340,23 @@ def test_sets_that_lose_nothing_have_no_notices(tmp_path: Path) -> None:
     assert notices(manifest) == []
 
 
+def test_options_without_effect_are_refused(tmp_path: Path) -> None:
+    raw = corpus(tmp_path / "raw", a=tone(500, 64000))
+    with pytest.raises(UsageError, match="--pixel-range has no effect on audio"):
+        api.shard(raw, out=tmp_path / "set", pixel_range=(0, 1), dry_run=True)
+    with pytest.raises(UsageError, match="--channel has no effect on image"):
+        api.shard(Path(__file__).parents[1] / "media" / "image", out=tmp_path / "set", channel=1, dry_run=True)
+
+
+def test_full_scale_matters_where_samples_are_clipped() -> None:
+    manifest = Manifest("s", Modality.AUDIO, [], 1, 0, statistics={"beyond_full_scale": 0.01, "peak": 3.0})
+    exact, corpus = config.load("audio-tiny"), config.load("audio-paper")
+    assert notices(manifest, exact) == []
+    (notice,) = notices(manifest, corpus)
+    assert "1 % of the samples are beyond full scale (peak 3, full scale is 1)" in notice
+    assert notices(replace(manifest, options={"transcode": True}), exact) == [notice]
+
+
 @pytest.mark.usefixtures("inline")
 def test_channels_that_cancel_are_told_and_one_can_be_taken(tmp_path: Path) -> None:
     left_S, mono_S = 0.5 * tone(500, 64000), 0.25 * tone(700, 64000)
@@ -390,7 +407,7 @@ def test_single_files_whose_channels_cancel_are_told_of() -> None:
     assert len(list(encode(model, sources, lambda batch: (model.features(batch),), failures=failures))) == 2
     notice = "channels cancel: 100% of the energy is lost in their mean"
     assert told == [("warning", f"anti.wav: {notice}")]
-    pieces = [decode_piece(source, model.patcher, Modality.AUDIO, 16000, 0.0)[1] for source in sources]
+    pieces = [decode_piece(source, model.patcher, Modality.AUDIO, 0.0)[1] for source in sources]
     assert [piece.notice for piece in pieces] == [notice, ""]
 
 

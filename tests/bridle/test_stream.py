@@ -266,7 +266,7 @@ def test_a_state_of_another_corpus_is_refused(manifest: Manifest) -> None:
 def test_a_state_of_other_shards_of_the_same_size_is_refused(manifest: Manifest, tmp_path: Path) -> None:
     state = stream_of(manifest).state()
     stream_of(build(tmp_path / "copy")).load(state)  # the same bytes at another place
-    with pytest.raises(DataError, match="are others than those"):
+    with pytest.raises(DataError, match="differ from those"):
         stream_of(build(tmp_path / "other", broken=(3,))).load(state)
 
 

@@ -35,7 +35,7 @@ def test_decoders_that_crash_or_complain_are_faults(
     assert main(["doctor"]) == 5
     out, err = capsys.readouterr()
     assert "crashed (SIGSEGV)" in out and "no such library" in out and "--force-reinstall" in out
-    assert "Something would fail: decodes audio, decodes image" in err
+    assert "Checks failed: decodes audio, decodes image" in err
 
 
 @pytest.fixture

@@ -118,7 +118,7 @@ def test_a_file_name_cannot_move_the_cursor(failing, capsys) -> None:
         (["init", "--out", ""], "the path is empty"),
         (["eval", "--test-share", "nan"], "not a finite number"),
         (["pretrain", "--seed", "99999999999999999999"], "4294967295"),
-        (["pretrain", "--steps", "5", "--epochs", "2"], "exclude each other"),
+        (["pretrain", "--steps", "5", "--epochs", "2"], "Use only one of"),
         (["pretrain", "--resume", "runs/x", "--steps", "5"], "--steps"),
         (["config", "show"], "--preset"),
         (["config", "shwo"], "did you mean 'show'"),

@@ -17,7 +17,7 @@ from torch import Tensor
 from bridle.draws import key_of
 from bridle.errors import MediaError
 from bridle.evaluate.truth import Truth
-from bridle.infer import Source, decoded_as, training_view
+from bridle.infer import Source, modality_of, training_view
 from bridle.model import Bridle
 
 View = tuple[int, Tensor | MediaError]  # which clip, and its view, or why there is none
@@ -32,12 +32,12 @@ def views_of(
     Raises:
         DataError, EnvironmentFault: a shard is gone, or its storage does not answer.
     """
-    modality, rate_hz = decoded_as(model)
+    modality = modality_of(model)
 
     def view(step: int, place: int, clip: int) -> View:
         rng = torch.Generator().manual_seed(abs(key_of(seed, step, place)))
         try:
-            return clip, training_view(sources[clip], model.patcher, modality, rate_hz, rng)
+            return clip, training_view(sources[clip], model.patcher, modality, rng)
         except MediaError as error:
             return clip, error
 

@@ -95,7 +95,7 @@ def as_codes(
         wrong = codes_QTHW.min() if codes_QTHW.min() < 0 else codes_QTHW.max()
         raise DataError(
             f"{path} holds the code {wrong}, and its codebook has {most}",
-            "Who wrote it has another codebook in mind; write it again with bridle tokenize.",
+            "It was written with a different codebook; write it again with bridle tokenize.",
         )
     kind = np.int16 if most <= 1 << 15 else np.int32
     codes_THWQ = np.ascontiguousarray(np.moveaxis(codes_QTHW[:kept], 0, -1)).astype(kind)

@@ -196,7 +196,7 @@ class CodesFile:
         if int(codes_QTHW.max()) >= self.codes:
             raise CodesError(
                 f"{self._path}: {file} has the code {codes_QTHW.max()}, and the codebook only {self.codes}",
-                "Who wrote it has another codebook in mind; write it again with bridle tokenize.",
+                "It was written with a different codebook; write it again with bridle tokenize.",
             )
         return Record(file, codes_QTHW, times_T)
 

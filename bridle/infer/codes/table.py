@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from bridle.errors import DataError, EnvironmentFault
+from bridle.errors import DataError, EnvironmentFault, first_line
 from bridle.infer.array_file import AGAIN, refuse_large
 from bridle.infer.codes.arrays import FORMAT, VERSION, as_codes, check_codes, check_levels, sizes_of
 from bridle.infer.codes.compact import code_type
@@ -109,9 +109,7 @@ def read(path: Path, levels: int | None = None) -> Iterator[Codes]:
         raise
     # AttributeError: an array without values is None
     except (arrow.ArrowException, OSError, LookupError, TypeError, ValueError, AttributeError) as error:
-        raise DataError(
-            f"{path} is not a table of codes, or is damaged: {str(error).splitlines()[0]}", AGAIN
-        ) from error
+        raise DataError(f"{path} is not a table of codes, or is damaged: {first_line(error)}", AGAIN) from error
 
 
 def _rows(table: Any) -> Iterator[tuple[Any, np.ndarray, list[float]]]:
