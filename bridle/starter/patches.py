@@ -38,7 +38,8 @@ def proposed_band(
         rate_hz = max(recorded_hz, LEAST_HZ)
     if rate_hz == patches.rate_hz:
         return {}
-    low_hz = max((float(hz) for hz, share in shares.items() if share >= _LOW), default=patches.low_hz)
+    # an octave of room: what is quiet below may be what is looked for
+    low_hz = max((float(hz) / 2 for hz, share in shares.items() if share >= _LOW), default=patches.low_hz)
     return {"rate_hz": rate_hz, "low_hz": low_hz, "normalise": "clip"}  # corpus statistics are those at 16 kHz
 
 

@@ -279,7 +279,7 @@ SHARES = {"1000": 1.0, "8000": 0.995, "16000": 0.99, "22050": 0.98, "48000": 0.0
 @pytest.mark.parametrize(
     ("recorded_hz", "shares", "expected"),
     [
-        (384_000, SHARES, {"rate_hz": 192_000, "low_hz": 16000.0, "normalise": "clip"}),
+        (384_000, SHARES, {"rate_hz": 192_000, "low_hz": 8000.0, "normalise": "clip"}),
         (44_100, {"8000": 0.3, "16000": 0.1, "22050": 0.0}, {"rate_hz": 44_100, "low_hz": 20.0, "normalise": "clip"}),
         (96_000, {"8000": 0.2, "16000": 0.04, "22050": 0.02}, {"rate_hz": 32_000, "low_hz": 20.0, "normalise": "clip"}),
         (44_100, {"8000": 0.02, "16000": 0.01}, {}),
@@ -319,6 +319,6 @@ def test_init_proposes_the_rate_of_bats_and_the_file_trains(bats: Path, tmp_path
         api.init(folder, out=out, preset=preset, device="cpu", overwrite=True)
         patches = config.load(file=out).patches
         assert isinstance(patches, AudioPatches)
-        assert (patches.rate_hz, patches.low_hz, patches.normalise) == (192_000, 16000.0, "clip")
+        assert (patches.rate_hz, patches.low_hz, patches.normalise) == (192_000, 8000.0, "clip")
         text = " ".join(out.read_text().replace("#", "").split())
         assert "nothing above 96,000 Hz is used" in text and "6 % above 48,000 Hz, 1 % above 96,000 Hz" in text
