@@ -169,7 +169,7 @@ def _serve(connection: socket.socket) -> None:
     os.environ.clear()
     os.environ.update(job["environment"])
     roots = job["environment"].get("PYTHONPATH", "")
-    sys.path[:1] = [*([] if job["flags"] else [job["folder"]]), *filter(None, roots.split(os.pathsep))]
+    sys.path[:0] = [*([] if job["flags"] else [job["folder"]]), *filter(None, roots.split(os.pathsep))]
     option, name, *arguments = job["words"]
     sys.argv = [option, *arguments]
     if option == "-m":
@@ -180,6 +180,7 @@ def _serve(connection: socket.socket) -> None:
 
 
 if __name__ == "__main__":
+    del sys.path[0]  # the folder of this file, which has one called `bridle`, of tests
     for imported in _IMPORTED:
         importlib.import_module(imported)
     gc.freeze()

@@ -39,7 +39,7 @@ def init(
     """
     from bridle.checkpoint import write_atomically
     from bridle.schema import Modality
-    from bridle.sharding import find_sets, notices
+    from bridle.sharding import find_sets, notices_together
     from bridle.starter import choose, commented
     from bridle.storage import locate
 
@@ -50,7 +50,7 @@ def init(
     manifests = find_sets(locate(shards), Modality(modality) if modality else None)
     report = on_event or silent
     choice = choose(manifests, preset=preset, minutes=minutes, device=pick_device(device), on_event=report)
-    for message in (f"{one.name}: {notice}" for one in manifests for notice in notices(one, choice.full)):
+    for message in notices_together(manifests, choice.full):
         report("warning", message=message)
     text = commented(choice, manifests, str(shards), minutes)
     target = Path(os.path.realpath(out))  # a link keeps being one

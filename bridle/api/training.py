@@ -45,7 +45,7 @@ def pretrain(
     """
     from bridle import distributed
     from bridle.checkpoint import run_of_launch
-    from bridle.sharding import notices
+    from bridle.sharding import notices_together
     from bridle.train import pretrain as run
 
     with distributed.group(picked := pick_device(device)):
@@ -63,7 +63,7 @@ def pretrain(
         report("run", path=str(folder))
         for message in _read(config, preset, manifests):
             report("detail", message=message)
-        for message in (f"{one.name}: {notice}" for one in manifests for notice in notices(one, config)):
+        for message in notices_together(manifests, config):
             report("warning", message=message)
         return run(
             config,

@@ -6,6 +6,7 @@ Shapes: S samples, C channels.
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
@@ -33,6 +34,7 @@ _HEADERLESS = frozenset({"g722", "gsm"})  # nothing inside says what these are: 
 FFMPEG = "ffmpeg"  # `MediaInfo.decoder` of a file that libsndfile reads in part or not at all
 _BLOCK = 1 << 18  # samples of all channels decoded at once
 _LEANING = ("VORBIS", "OPUS", "MPEG")  # codecs whose frames lean on those before them, so that ...
+_BEGINNING = {"OGG": re.compile(rb"OggS\x00[\x02\x03\x06\x07]"), "FLAC": re.compile(rb"fLaC")}  # of a stream
 _RUN_UP_S = 3.0  # ... this much is decoded and dropped before a window: an MP3 frame may lean on 85, Opus converges
 _PADDING = 3 * 1152  # samples that encoders add at both ends at most
 _COMPARED_S = 0.1  # of a window that is compared with the whole, and ...
@@ -73,12 +75,14 @@ def _seconds_beyond_libsndfile(raw: bytes, file: soundfile.SoundFile) -> float |
     It stops at the end of the first of several streams in one file, at a size of zero, at the count in an MP3 header
     or at an estimate where there is none.
     """
-    leans = file.subtype.startswith(_LEANING)
-    joined = file.format == "FLAC" and raw.count(b"fLaC") > 1
-    if not leans and not joined and 0 < file.frames < 1 << 48:  # a stream without a count has a giant one
+    mpeg = file.subtype.startswith("MPEG")
+    counted = 0 < file.frames < 1 << 48  # a stream without a count has a giant one
+    beginnings = len(_BEGINNING[file.format].findall(raw)) if file.format in _BEGINNING else 1
+    if counted and not mpeg and beginnings < 2:  # its samples are stated; FFmpeg would add padding to Ogg
         return None
     whole_s = duration_by_packets(raw)
-    if whole_s and leans and abs(round(whole_s * file.samplerate) - file.frames) <= _PADDING:
+    beyond = round((whole_s or 0.0) * file.samplerate) - file.frames
+    if counted and (abs(beyond) <= _PADDING if mpeg else beyond <= 0):
         return None
     return whole_s
 
@@ -92,10 +96,12 @@ def duration_by_packets(raw: bytes) -> float | None:
             stream = container.streams.audio[0]
             first, end, ticks = None, 0, 0
             for packet in container.demux(stream):
+                lasts = packet.duration or 0
+                lasts = lasts if lasts * (stream.time_base or 0) < 3600 else 0  # in Ogg of one page it is 2^32 too long
                 if packet.pts is not None:
                     first = packet.pts if first is None else first
-                    end = packet.pts + (packet.duration or 0)
-                ticks += packet.duration or 0
+                    end = packet.pts + lasts
+                ticks += lasts
             span = end - (first or 0)  # where durations are rounded, it is a little more
             return float((span if ticks <= span < 1.05 * ticks else ticks) * (stream.time_base or 0))
     except (av.FFmpegError, IndexError):

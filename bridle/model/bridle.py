@@ -24,6 +24,9 @@ from bridle.patches import build_patcher
 from bridle.quantize import Quantized
 from bridle.schema import PatchBatch
 
+# Keys of the patches that older models lack, and what they mean there: the fingerprint stays the one in their files.
+_ADDED = {"low_hz": 20.0, "range_db": None}
+
 
 class Bridle(nn.Module):
     """One model for all modalities; what they differ in lies in `patcher`.
@@ -109,7 +112,9 @@ class Bridle(nn.Module):
 
     def fingerprint(self) -> str:
         """SHA-256 in hexadecimal of what features and codes follow from: weights, patches and statistics."""
-        said = [self.config.patches.model_dump(mode="json"), self.statistics]
+        patches = self.config.patches.model_dump(mode="json")
+        patches = {key: value for key, value in patches.items() if _ADDED.get(key, "") != value}
+        said = [patches, self.statistics]
         digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
         for name, value in self.state_dict().items():
             digest.update(name.encode())

@@ -41,12 +41,9 @@ def crop_and_resize(x_CHW: Tensor, size: int, smallest: float, rng: torch.Genera
 def resize(x_CHW: Tensor, size: int) -> Tensor:
     """`(..., 3, H, W)` uint8 -> `(..., 3, size, size)`, antialiased: what `torchvision.transforms.v2.functional.resize`
     gives, without its import, which takes as long as PyTorch's."""
+    # in integers, also where floats might be faster: the same pixels on every CPU
     x_BCHW = x_CHW.reshape(-1, *x_CHW.shape[-3:])
-    native = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")  # elsewhere floats are faster
-    out = interpolate(
-        x_BCHW if native else x_BCHW.float(), [size, size], mode="bilinear", align_corners=False, antialias=True
-    )
-    out = out if native else out.round().to(torch.uint8)
+    out = interpolate(x_BCHW, [size, size], mode="bilinear", align_corners=False, antialias=True)
     return out.reshape(*x_CHW.shape[:-2], size, size)
 
 

@@ -7,7 +7,7 @@ file in a process that may die, tars are filled) -> publish (the set appears who
 from bridle.archive import Shard
 from bridle.sharding.corpus import merge_extent, merge_statistics
 from bridle.sharding.manifest import Manifest, find_all_sets, find_sets, read_manifest
-from bridle.sharding.notices import energy_above, energy_by_hz, notices
+from bridle.sharding.notices import energy_above, energy_by_hz, notices, notices_together
 from bridle.sharding.shard import Options, shard
 from bridle.sharding.split import Split
 from bridle.sharding.verify import describe, verify
@@ -25,6 +25,7 @@ __all__ = [
     "merge_extent",
     "merge_statistics",
     "notices",
+    "notices_together",
     "read_manifest",
     "shard",
     "verify",

@@ -18,15 +18,14 @@ def merge_statistics(manifests: Sequence[Manifest]) -> dict[str, Any]:
     `channel` the one of several that audio takes.
 
     Raises:
-        DataError: the sets take different channels.
+        DataError: the sets take different channels, or images of more than 8 bits by different rules.
     """
     weights = [manifest.samples for manifest in manifests]
-    merged: dict[str, Any] = {}
+    rules, merged = _pixel_rules(manifests), dict[str, Any]()
     for kind in ("fbank", "pixel"):
         if f"{kind}_mean" not in manifests[0].statistics:
             continue
-        means = [_as_list(manifest.statistics[f"{kind}_mean"]) for manifest in manifests]
-        stds = [_as_list(manifest.statistics[f"{kind}_std"]) for manifest in manifests]
+        means, stds = zip(*(_moments(manifest, kind, rules.get("range")) for manifest in manifests), strict=True)
         mean = [_average(channel, weights) for channel in zip(*means, strict=True)]
         square = [
             _average([m * m + s * s for m, s in zip(ms, ss, strict=True)], weights)
@@ -42,15 +41,36 @@ def merge_statistics(manifests: Sequence[Manifest]) -> dict[str, Any]:
         )
     if channels:
         merged["channel"] = channels.pop()
-    rules = [manifest.statistics.get("pixel_rules", {}) for manifest in manifests]
-    if all(rules):  # older sets were measured without
-        ranges = [one["range"] for one in rules if "range" in one]
-        widest = {"range": [min(low for low, _ in ranges), max(high for _, high in ranges)]} if ranges else {}
-        merged["pixel_rules"] = {**rules[0], **widest}
+    if rules:
+        merged["pixel_rules"] = rules
     rates = merge_extent(manifests).get("rate_hz")
     if rates:
         merged["rate_hz"] = rates[1]
     return merged
+
+
+def _pixel_rules(manifests: Sequence[Manifest]) -> dict[str, Any]:
+    """Those of all sets, with the widest range; none if one of them is from before there were rules."""
+    rules = [manifest.statistics.get("pixel_rules", {}) for manifest in manifests]
+    ranges = [one["range"] for one in rules if "range" in one]
+    if ranges and not all(rules):
+        old = manifests[rules.index({})]
+        raise DataError(
+            f"{old.folder} was sharded before images of more than 8 bits had a range, which the other sets have",
+            "Shard it again with --overwrite.",
+        )
+    widest = {"range": [min(low for low, _ in ranges), max(high for _, high in ranges)]} if ranges else {}
+    return {**rules[0], **widest} if all(rules) else {}
+
+
+def _moments(manifest: Manifest, kind: str, widest: list[float] | None) -> tuple[list[float], list[float]]:
+    """Mean and deviation of each channel; those of pixels that were measured in a range of the set, in the widest."""
+    mean, std = (_as_list(manifest.statistics[f"{kind}_{name}"]) for name in ("mean", "std"))
+    own = manifest.statistics.get("pixel_rules", {}).get("range")
+    if not own or not widest:
+        return mean, std
+    scale, shift = (own[1] - own[0]) / (widest[1] - widest[0]), (own[0] - widest[0]) / (widest[1] - widest[0])
+    return [scale * value + shift for value in mean], [scale * value for value in std]
 
 
 def merge_extent(manifests: Sequence[Manifest]) -> dict[str, list[float]]:

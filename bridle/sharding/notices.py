@@ -6,13 +6,14 @@ Each is one sentence with the figure and the remedy. Sets from before there were
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard
 
 import numpy as np
 
 from bridle.config.sections import AudioPatches, Config
 from bridle.schema import Modality
+from bridle.sharding.corpus import merge_statistics
 from bridle.sharding.manifest import Manifest
 
 _MOST_ABOVE = 0.05  # share of the energy above the model's band; speech recorded at 44.1 kHz has .02 above 8 kHz
@@ -20,6 +21,7 @@ _MOST_CANCELLED = 0.05  # share of the energy that cancels; stereo recordings ha
 _MOST_BEYOND = 0.001  # share of samples beyond full scale; lossy codecs overshoot in up to .0003 ...
 _MOST_PEAK = 2.0  # ... and never that far
 _MANY = 0.05  # of the images that use little of the range
+_SHARED = 0.5  # share of the range of several sets that each of them should use
 
 
 def notices(manifest: Manifest, config: Config | None = None) -> list[str]:
@@ -33,6 +35,20 @@ def notices(manifest: Manifest, config: Config | None = None) -> list[str]:
     if manifest.modality is Modality.AUDIO:
         return _about_audio(manifest, patches if isinstance(patches, AudioPatches) else AudioPatches())
     return _about_images(manifest) if manifest.modality is Modality.IMAGE else []
+
+
+def notices_together(manifests: Sequence[Manifest], config: Config) -> list[str]:
+    """Warnings about sets that a model is to be trained on together, each with the name of its set."""
+    found = [f"{one.name}: {notice}" for one in manifests for notice in notices(one, config)]
+    low, high = merge_statistics(manifests).get("pixel_rules", {}).get("range", (0.0, 1.0))
+    for one in manifests:
+        own = one.statistics.get("pixel_rules", {}).get("range")
+        if own and (share := (own[1] - own[0]) / (high - low)) < _SHARED:
+            found.append(
+                f"{one.name}: its images use {_percent(share)} of the range {low:g} to {high:g} that the sets share; "
+                "train on each alone, or shard them with one --pixel-range"
+            )
+    return found
 
 
 def energy_by_hz(statistics: Mapping[str, Any]) -> dict[str, float]:
@@ -108,10 +124,12 @@ def _about_range(statistics: Mapping[str, Any]) -> list[str]:
     except (KeyError, TypeError, ValueError):
         return []
     remedy = "set it with bridle shard --pixel-range LOW,HIGH"
-    found = [
-        f"images of more than 8 bits: {low:g} is black and {high:g} is white; {images} of them were measured, their "
-        f"values are {least:g} to {most:g}, and {100 * outside:.3g} % of these are outside; {remedy}"
-    ]
+    found = []
+    if outside:
+        found.append(
+            f"images of more than 8 bits: {low:g} is black and {high:g} is white; {images} were measured, their values "
+            f"are {least:g} to {most:g}, and {100 * outside:.3g} % of these are outside; {remedy}"
+        )
     if narrow >= _MANY * images:
         found.append(
             f"{narrow} of {images} images use less than a twentieth of the range {low:g} to {high:g}: if they are of "

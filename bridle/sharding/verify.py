@@ -50,6 +50,7 @@ def describe(manifest: Manifest) -> dict[str, Any]:
         "unlabelled": unlabelled,
         "rejected": len(manifest.rejects),
         "duplicates": len(manifest.duplicates),
+        **({"pixel_range": used} if (used := manifest.statistics.get("pixel_rules", {}).get("range")) else {}),
         "created_by": manifest.created_by,
         "notices": notices(manifest),
     }

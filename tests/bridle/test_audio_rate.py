@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import math
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+import standins
 import torch
 from conftest import Inline
 from exports import MEDIA, preprocessing
@@ -322,3 +324,17 @@ def test_init_proposes_the_rate_of_bats_and_the_file_trains(bats: Path, tmp_path
         assert (patches.rate_hz, patches.low_hz, patches.normalise) == (192_000, 8000.0, "clip")
         text = " ".join(out.read_text().replace("#", "").split())
         assert "nothing above 96,000 Hz is used" in text and "6 % above 48,000 Hz, 1 % above 96,000 Hz" in text
+
+
+def test_models_from_before_keep_their_fingerprint() -> None:
+    """It is in the header of every index and codes file: the hash is that of the keys that they had."""
+    model = standins.small("audio")
+    patches = model.config.patches.model_dump(mode="json")
+    assert (patches.pop("low_hz"), patches.pop("range_db")) == (20.0, None)
+    digest = hashlib.sha256(json.dumps([patches, model.statistics], sort_keys=True).encode())
+    for name, value in model.state_dict().items():
+        digest.update(name.encode() + value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    assert model.fingerprint() == digest.hexdigest()
+    other = standins.small("audio", patches={**standins.PATCHES["audio"], "low_hz": 40.0})
+    other.load_state_dict(model.state_dict())
+    assert other.fingerprint() != model.fingerprint()

@@ -233,6 +233,18 @@ def test_joined_files_are_read_to_the_end(one: Callable[[float], bytes], exact: 
     assert max(np.corrcoef(later_S[lag:][: len(piece_S)], piece_S)[0, 1] for lag in lags) > 0.99
 
 
+@pytest.mark.parametrize("seconds", [0.05, 0.467, 0.581, 1.5, 3.0])
+def test_a_single_ogg_is_read_by_libsndfile(seconds: float) -> None:
+    """Its pages state the samples; FFmpeg adds padding, and the times of a file of one page begin before zero."""
+    content = stored(sweep(seconds, 8000), 8000, format="OGG", subtype="VORBIS")
+    info = media.check(content, "a.ogg")
+    assert (info.decoder, round(8000 * (info.duration_s or 0))) == (None, round(8000 * seconds))
+    assert media.probe(content, "a.ogg") == info
+    joined = media.check(content + content, "a.ogg")
+    assert joined.decoder == "ffmpeg"
+    assert media.probe(content + content, "a.ogg").duration_s == pytest.approx(joined.duration_s, abs=0.1)
+
+
 def test_a_joined_stream_of_another_rate_and_other_channels_keeps_its_speed() -> None:
     fast_S, slow_S = 0.5 * tone(440, 44100), 0.5 * tone(880, 22050)
     content = stored(np.stack([fast_S, fast_S], 1), 44100, format="MP3") + stored(slow_S, 22050, format="MP3")
