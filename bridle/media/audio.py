@@ -92,7 +92,7 @@ def duration_by_packets(raw: bytes) -> float | None:
     import av
 
     try:
-        with av.open(io.BytesIO(raw), "r", options=ALONE) as container:
+        with av.open(io.BytesIO(raw), "r", container_options=ALONE) as container:
             stream = container.streams.audio[0]
             first, end, ticks = None, 0, 0
             for packet in container.demux(stream):
@@ -115,7 +115,7 @@ def probe_headerless(raw: bytes, hint: str) -> MediaInfo | None:
     import av
 
     try:
-        with av.open(io.BytesIO(raw), "r", format=hint, options=ALONE) as container:
+        with av.open(io.BytesIO(raw), "r", format=hint, container_options=ALONE) as container:
             stream = container.streams.audio[0]
             duration_s = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else None
             return MediaInfo(Modality.AUDIO, hint, duration_s, float(stream.rate), stream.channels)
@@ -311,7 +311,7 @@ def _ffmpeg_blocks(
     import av
 
     hint = info.suffix if info.suffix in _HEADERLESS else None
-    with av.open(io.BytesIO(raw), "r", format=hint, options=ALONE) as container:
+    with av.open(io.BytesIO(raw), "r", format=hint, container_options=ALONE) as container:
         if not container.streams.audio:
             raise MediaError("holds no sound")
         planar, kind, first_kind, at = None, None, None, 0

@@ -7,7 +7,7 @@ from bridle.schema import MediaInfo, Modality
 
 MAX_PIXELS = 64_000_000  # of one image or frame: 192 MB decoded; a 1.2 MB PNG can announce 168 megapixels
 # Of FFmpeg: playlists and lists of files (`ffconcat`) would have it read other files, or ask a network for them.
-ALONE = {"protocol_whitelist": "none"}
+ALONE = {"protocol_whitelist": "none"}  # as `container_options`: with `options` PyAV 15 crashes on MPEG-PS
 MAX_BYTES = 2 * 1024**3  # a file is held in memory while it is decoded
 MAX_DECODED_BYTES = 4 * 1024**3  # of one clip: 18 hours of sound at 16 kHz, 11 minutes of video at 256 x 256 and 30 Hz
 MAX_CHANNELS = 64  # ambisonics of the seventh order

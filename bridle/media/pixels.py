@@ -156,7 +156,8 @@ def video(path: str | os.PathLike[str]) -> np.ndarray:
     """
     av = import_module("av")  # transformers would ask for it before it opens a picture, if this were an import
     frames, times = [], []
-    with av.open(os.fspath(path), options={"protocol_whitelist": "file"}) as container:  # a playlist may name addresses
+    alone = {"protocol_whitelist": "file"}  # a playlist may name addresses
+    with av.open(os.fspath(path), container_options=alone) as container:
         stream = next((one for one in container.streams.video if not is_cover(one)), None)
         if stream is None:
             raise ValueError(f"{path} holds no moving pictures")

@@ -70,7 +70,7 @@ def probe(raw: bytes, hint: str, wanted: Modality | None = None) -> MediaInfo | 
     With `wanted` audio, the sound track of a video where there is one.
     """
     try:
-        with av.open(io.BytesIO(raw), "r", options=ALONE) as container:
+        with av.open(io.BytesIO(raw), "r", container_options=ALONE) as container:
             family = container.format.name.split(",")[0]
             if family not in _FAMILIES:  # single pictures, subtitles, playlists that name other files
                 return None
@@ -264,7 +264,7 @@ class _Track:
 
 def _track(raw: bytes, decoder: str | None) -> _Track:
     """Reads all packets and decodes one frame; `decoder` as in `MediaInfo`."""
-    with av.open(io.BytesIO(raw), "r", options=ALONE) as container:
+    with av.open(io.BytesIO(raw), "r", container_options=ALONE) as container:
         stream = _pictures(container)
         head, packets = None, []
         for packet in container.demux(stream):
@@ -338,7 +338,7 @@ def _numbered(raw: bytes, track: _Track, first: int) -> Iterator[tuple[int, av.V
 
 def _frames(raw: bytes, start: int) -> Iterator[av.VideoFrame]:
     """Decoded from this packet on. The ones before are read and left: an index can be wrong, and reading is quick."""
-    with av.open(io.BytesIO(raw), "r", options=ALONE) as container:
+    with av.open(io.BytesIO(raw), "r", container_options=ALONE) as container:
         number = 0
         for packet in container.demux(_pictures(container)):
             if number >= start:
