@@ -31,6 +31,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Bytes stay out of test ids: some hold the time they were made, and all workers must collect the same ids."""
+    return argname if isinstance(val, bytes) else None
+
+
 def end_what_is_left(before: set[int]) -> None:
     """Fails if children that were not there `before` do not end by themselves, and ends them."""
     deadline = time.monotonic() + _ENDING_S
