@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from bridle import progress
 from bridle.errors import BridleError, EnvironmentFault, first_line
 
 T = TypeVar("T")
@@ -65,7 +66,8 @@ def group(device: str) -> Iterator[None]:
             device_id=torch.device(device) if device.startswith("cuda") else None,
             **_meeting_point(),
         )
-        yield
+        with progress.listening(progress.silent if rank() else None):  # the first speaks for all
+            yield
     except RuntimeError as error:
         # Gloo raises plain `RuntimeError`s; its name is in their text.
         if not isinstance(error, dist.DistError) and "gloo" not in str(error).lower():

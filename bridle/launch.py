@@ -6,24 +6,22 @@ import logging
 import os
 import signal
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 
+from bridle import progress
 from bridle.children import python_module
 from bridle.errors import EnvironmentFault
 
 
-def launch(
-    command: Sequence[str], devices: int, restarts: int, on_warning: Callable[[str], None] = lambda message: None
-) -> int:
+def launch(command: Sequence[str], devices: int, restarts: int) -> int:
     """Runs `python -m bridle_cli COMMAND` in that many processes of this machine, as `torchrun` does.
 
     Args:
         command: arguments.
         devices: processes, each with a GPU of its own where there are any.
         restarts: how often they are all started again, with `--restarted`, when one was killed.
-        on_warning: told when they are.
 
     Returns:
         the exit code of a process that failed by itself, else 0.
@@ -71,5 +69,5 @@ def launch(
             code = 128 - killed[0] if killed else (telling or codes)[0]
         if not killed or not restarts:
             return code
-        on_warning("a process was killed: all start again, from what was kept")
+        progress.warn("a process was killed: all start again, from what was kept")
         restarts, extra = restarts - 1, ["--restarted"]

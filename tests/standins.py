@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import socket
 import wave
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bridle import api
+from bridle import api, progress
 from bridle.config.sections import Config
 from bridle.model import Bridle
 from bridle.schema import Clip, MediaInfo
@@ -126,3 +127,8 @@ def same(a: list[Batch], b: list[Batch]) -> bool:
     return [x.keys for x in a] == [x.keys for x in b] and all(
         torch.equal(t, u) for x, y in zip(a, b, strict=True) for t, u in zip(x.tensors, y.tensors, strict=True)
     )
+
+
+def counting(callback: Callable[[int, int], None] | None) -> progress.Listener:
+    """Listens to how much is done alone: `callback(done, total)`."""
+    return lambda kind, **fields: callback(fields["done"], fields["total"]) if kind == "progress" and callback else None

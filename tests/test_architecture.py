@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Lowest first. A package imports only packages of lower layers; packages of one layer do not import each other.
 LAYERS = (
-    ("schema", "errors", "distributed", "children", "draws", "cores", "cluster", "config", "storage"),
+    ("schema", "errors", "progress", "distributed", "children", "draws", "cores", "cluster", "config", "storage"),
     ("launch", "archive", "media", "patches", "nn", "quantize", "memory"),
     ("sharding", "stream", "model", "tasks"),
     ("checkpoint",),
@@ -25,8 +25,8 @@ LAYERS = (
     ("api",),
 )
 LEVEL = {package: level for level, packages in enumerate(LAYERS) for package in packages}
-# The nouns and the errors are spoken by everybody, `config` included: they may be used inside the lowest layer too.
-WORDS = ("schema", "errors")
+# The nouns, the errors and the reports are used by everybody, `config` included: they may be used inside the lowest layer too.
+WORDS = ("schema", "errors", "progress")
 CLI_MAY_IMPORT = ("bridle.api", "bridle.errors", "bridle.config", "bridle.__version__")
 
 # Where code may look at which modality it has, and why.

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bridle.api.session import OnEvent, pick_device, silent
+from bridle import progress
+from bridle.api.session import pick_device
 from bridle.config.recipe import Recipe
 from bridle.errors import ConfigError, EnvironmentFault, UsageError, nearest
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from bridle.config import Config
 
 
+@progress.heard
 def init(
     shards: str | Path = "shards",
     *,
@@ -24,7 +26,7 @@ def init(
     minutes: float | None = None,
     device: str = "auto",
     overwrite: bool = False,
-    on_event: OnEvent | None = None,
+    on_event: progress.Listener | None = None,
 ) -> dict[str, Any]:
     """Write a commented configuration for the sets below `shards`; see `bridle.starter`.
 
@@ -48,10 +50,9 @@ def init(
         what = "is a folder" if out.is_dir() else "exists already"
         raise UsageError(f"{out} {what}.", "Choose another --out" + ("." if out.is_dir() else ", or --overwrite."))
     manifests = find_sets(locate(shards), Modality(modality) if modality else None)
-    report = on_event or silent
-    choice = choose(manifests, preset=preset, minutes=minutes, device=pick_device(device), on_event=report)
+    choice = choose(manifests, preset=preset, minutes=minutes, device=pick_device(device))
     for message in notices_together(manifests, choice.full):
-        report("warning", message=message)
+        progress.warn(message)
     text = commented(choice, manifests, str(shards), minutes)
     target = Path(os.path.realpath(out))  # a link keeps being one
     try:
@@ -71,13 +72,14 @@ def init(
     }
 
 
+@progress.heard
 def config_validate(
     files: Sequence[str | Path],
     *,
     preset: str | None = None,
     sets: Sequence[str] = (),
     shards: str | Path | None = None,
-    on_event: OnEvent | None = None,
+    on_event: progress.Listener | None = None,
 ) -> list[dict[str, Any]]:
     """Load configurations as `pretrain` would, with shards as its `dry_run` does.
 
@@ -92,7 +94,7 @@ def config_validate(
     found, failed = [], list[tuple[str | Path, ConfigError]]()
     for file in files:
         try:
-            found.append(_validate(Path(file), preset, sets, shards, on_event or silent))
+            found.append(_validate(Path(file), preset, sets, shards))
         except ConfigError as error:
             failed.append((file, error))
     if failed:
@@ -102,9 +104,7 @@ def config_validate(
     return found
 
 
-def _validate(
-    file: Path, preset: str | None, sets: Sequence[str], shards: str | Path | None, on_event: OnEvent
-) -> dict[str, Any]:
+def _validate(file: Path, preset: str | None, sets: Sequence[str], shards: str | Path | None) -> dict[str, Any]:
     from bridle.api.training import pretrain
 
     recipe = Recipe(preset=preset, file=file, sets=sets)
@@ -116,8 +116,8 @@ def _validate(
             "modality": config.patches.modality,
             "parameters": _parameters(config),
         }
-    _compare_with(recipe, shards, lambda message: on_event("warning", message=f"{file}: {message}"))
-    plan = pretrain(shards, recipe=recipe, dry_run=True, on_event=on_event)
+    _compare_with(recipe, shards, lambda message: progress.warn(f"{file}: {message}"))
+    plan = pretrain(shards, recipe=recipe, dry_run=True)
     kept = ("samples", "batch_size", "steps", "memory_mb")
     parameters = sum(plan["parameters"].values())
     about = {"file": str(file), "preset": plan["preset"], "modality": plan["modality"], "parameters": parameters}

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from bridle.api.session import OnEvent, silent
+from bridle import progress
 from bridle.errors import DataError, UsageError
 from bridle.storage import Location, locate
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from bridle.cluster import Engine
 
 
+@progress.heard
 def shard(
     raw: str | Path,
     *,
@@ -42,7 +43,7 @@ def shard(
     dry_run: bool = False,
     overwrite: bool = False,
     resume: bool = False,
-    on_event: OnEvent | None = None,
+    on_event: progress.Listener | None = None,
 ) -> dict[str, Any]:
     """Turn the media below a folder into tars and a manifest; see `bridle.sharding.shard`.
 
@@ -62,7 +63,6 @@ def shard(
     from bridle.sharding import Options, Split
     from bridle.sharding import shard as run
 
-    report = on_event or silent
     if group_by and group_by.startswith("column:"):
         group_column, group_by = group_by.removeprefix("column:"), None
     for option, column in (("path", path_column), ("label", label_column), ("group", group_column)):
@@ -78,7 +78,7 @@ def shard(
     if task:
         if split or labels != "folder":
             raise UsageError("--task brings labels and parts along", "Leave out --labels, --split and --group-by.")
-        named, kind, sounds = _release(task, locate(raw), max_missing, report)
+        named, kind, sounds = _release(task, locate(raw), max_missing)
         name = name or task
         out = out or Path("shards") / task
     options = Options(
@@ -109,13 +109,10 @@ def shard(
         overwrite=overwrite,
         resume=resume,
         dry_run=dry_run,
-        progress=lambda done, total: report("progress", done=done, total=total, what="files"),
     )
 
 
-def _release(
-    task: str, raw: Location, max_missing: float, report: OnEvent
-) -> tuple[dict[str, tuple[str, str | list[str]]], str, bool]:
+def _release(task: str, raw: Location, max_missing: float) -> tuple[dict[str, tuple[str, str | list[str]]], str, bool]:
     """Part and label of each file that the lists of a benchmark name, its modality, and whether videos are sounds."""
     from bridle.tasks import load_task, read_task
 
@@ -130,9 +127,9 @@ def _release(
                 f"bridle eval --task {task} --data {raw} reads the release as it lies.",
             )
     for note in listing.notes:
-        report("note", message=note)
+        progress.note(note)
     for part, gone in listing.missing.items():
-        report("warning", message=f"{part}: {len(gone)} clips are listed and not there, such as {gone[0]}")
+        progress.warn(f"{part}: {len(gone)} clips are listed and not there, such as {gone[0]}")
     labelled = {
         item.path: (item.part, list(item.labels) if wanted.multi_label else item.labels[0]) for item in listing.items
     }
@@ -146,13 +143,14 @@ def shard_info(shards: str | Path) -> list[dict[str, Any]]:
     return [describe(manifest) for manifest in find_all_sets(locate(shards))]
 
 
+@progress.heard
 def shard_verify(
-    shards: str | Path, *, decode: int = 100, workers: int | None = None, on_event: OnEvent | None = None
+    shards: str | Path, *, decode: int = 100, workers: int | None = None, on_event: progress.Listener | None = None
 ) -> list[dict[str, Any]]:
     """Compare each set at or below a folder with its manifest; see `bridle.sharding.verify`."""
     from bridle.sharding import find_all_sets, verify
 
-    report, found, wrong = on_event or silent, [], list[str]()
+    found, wrong = [], list[str]()
     for manifest in find_all_sets(locate(shards)):
         try:
             found.append(
@@ -160,7 +158,6 @@ def shard_verify(
                     manifest,
                     decode=decode,
                     workers=workers or os.cpu_count() or 1,
-                    progress=lambda done, total: report("progress", done=done, total=total, what="tars"),
                 )
             )
         except DataError as error:  # the other sets are looked at too

@@ -9,7 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bridle.api.session import RUNS, OnEvent, open_model, pick_device, silent
+from bridle import progress
+from bridle.api.session import RUNS, open_model, pick_device
 from bridle.config.recipe import Recipe
 from bridle.errors import DataError, EnvironmentFault, UsageError
 from bridle.storage import Location, locate
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from bridle.tasks import Task
 
 
+@progress.heard
 def evaluate(
     data: str | Path | None = None,
     *,
@@ -43,7 +45,7 @@ def evaluate(
     device: str = "auto",
     out: str | Path | None = None,
     overwrite: bool = False,
-    on_event: OnEvent | None = None,
+    on_event: progress.Listener | None = None,
 ) -> dict[str, Any]:
     """Judge a frozen encoder, its codes (`protocol="codes"`) or its codebooks (`"codebook"`), or fine-tune it
     (`"finetune"`) and judge what came out again elsewhere (`"head"`); see `bridle.evaluate.evaluate`.
@@ -89,7 +91,6 @@ def evaluate(
         _check_out(Path(out), protocol == "finetune", overwrite, checkpoint)
     elif overwrite:
         raise UsageError("--overwrite without --out would be without effect")
-    report = on_event or silent
     kept = list[Any]()
     model, head = _classifier(checkpoint, device) if protocol == "head" else (None, None)
     if model is None and untrained:
@@ -106,28 +107,27 @@ def evaluate(
         labels=_labels(labels),
         max_missing=max_missing,
         workers=workers,
-        on_event=report,
         head=head,
         keep=kept.append,
     )
     result |= {"data": str(place), "labels": str(labels) if labels and labels != "folder" else None}
-    _keep(model, head, Path(out) if out else None, result, kept, report)
+    _keep(model, head, Path(out) if out else None, result, kept)
     return result
 
 
+@progress.heard
 def compare(
     runs: Sequence[str | Path],
     *,
     protocol: str | None = None,
     task: str | None = None,
-    on_event: OnEvent | None = None,
+    on_event: progress.Listener | None = None,
 ) -> list[dict[str, Any]]:
     """The kept results of several runs, or of other folders that `evaluate(out=...)` wrote, each against the first; see
     `bridle.evaluate.compare` for what is returned.
 
     Args:
         protocol, task: only results of these.
-        on_event: told as `note` what has no counterpart.
 
     Raises:
         UsageError: fewer than two runs, or one twice.
@@ -135,9 +135,8 @@ def compare(
     """
     from bridle.evaluate import compare as run
 
-    report = on_event or silent
     folders = [Path(one) for one in runs]
-    return run(folders, protocol=protocol, task=task, on_note=lambda text: report("note", message=text))
+    return run(folders, protocol=protocol, task=task)
 
 
 def _divided(recipe: Recipe) -> tuple[Recipe, list[str]]:
@@ -182,9 +181,7 @@ def _classifier(checkpoint: str | Path | None, device: str) -> tuple[Bridle, Hea
     return read_classifier(find_checkpoint(Path(checkpoint) if checkpoint else newest_run(RUNS)), pick_device(device))
 
 
-def _keep(
-    model: Bridle, head: Head | None, out: Path | None, result: dict[str, Any], kept: list[Any], report: OnEvent
-) -> None:
+def _keep(model: Bridle, head: Head | None, out: Path | None, result: dict[str, Any], kept: list[Any]) -> None:
     """The result, with what was said of each clip, in the run or beside the head, and in `out`; there the classifier,
     too. What cannot be written is told: the result itself is not lost."""
     from bridle.checkpoint import Head, Tested, add_result, run_of
@@ -194,19 +191,19 @@ def _keep(
     for folder in dict.fromkeys([own, out]):
         try:
             if folder and (aside := add_result(folder, result, tested)):
-                report("warning", message=f"{folder}: the results there were damaged; they are in {aside.name} now")
+                progress.warn(f"{folder}: the results there were damaged; they are in {aside.name} now")
             if folder and folder == out and result["protocol"] == "finetune":
                 made = next((one for one in kept if isinstance(one, Head)), None)
-                _keep_classifier(model, made, folder, result, report)
+                _keep_classifier(model, made, folder, result)
         except (OSError, EnvironmentFault) as error:
-            report("warning", message=f"{folder}: the result is not kept: {getattr(error, 'strerror', None) or error}")
+            progress.warn(f"{folder}: the result is not kept: {getattr(error, 'strerror', None) or error}")
 
 
-def _keep_classifier(model: Bridle, head: Head | None, out: Path, result: dict[str, Any], report: OnEvent) -> None:
+def _keep_classifier(model: Bridle, head: Head | None, out: Path, result: dict[str, Any]) -> None:
     from bridle.checkpoint import save_classifier
 
     if head is None:
-        report("note", message=f"{out} has the result alone: with several folds there is no one classifier to keep")
+        progress.note(f"{out} has the result alone: with several folds there is no one classifier to keep")
         return
     told = {key: result[key] for key in ("checkpoint", "task", "data", "metric", "value", "ci95", "recipe")}
     if told["checkpoint"] != "random":

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from bridle.api.session import OnEvent, pick_device, silent
+from bridle import progress
+from bridle.api.session import pick_device
 from bridle.storage import locate
 
 
+@progress.heard
 def report(
     run: str | Path,
     *,
@@ -17,7 +19,7 @@ def report(
     clips: int = 12,
     device: str = "auto",
     overwrite: bool = False,
-    on_event: OnEvent | None = None,
+    on_event: progress.Listener | None = None,
 ) -> dict[str, Any]:
     """Curves, codebooks, a map of clips, clips with their codes, results and facts of a run, in one file that needs no
     network; see `bridle.report.write_report`.
@@ -39,5 +41,4 @@ def report(
         count=clips,
         device=pick_device(device),
         overwrite=overwrite,
-        on_event=on_event or silent,
     )

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bridle.errors import EnvironmentFault, UsageError
 from bridle.storage import Remote, locate
@@ -13,7 +12,6 @@ from bridle.storage import Remote, locate
 if TYPE_CHECKING:
     from bridle.model import Bridle
 
-OnEvent = Callable[..., None]  # on_event(kind, **fields): progress
 RUNS = Path("runs")
 
 
@@ -57,7 +55,3 @@ def open_model(checkpoint: str | Path | None, device: str) -> Bridle:
         raise UsageError(f"{checkpoint}: a checkpoint must lie on a disk of this machine", "Copy it there first.")
 
     return load_model(newest_run(RUNS) if checkpoint is None else Path(checkpoint), device=pick_device(device))
-
-
-def silent(kind: str, **fields: Any) -> None:
-    """Progress that nobody watches."""

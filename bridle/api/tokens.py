@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from bridle.api.session import OnEvent, open_model, pick_device, silent
+from bridle import progress
+from bridle.api.session import open_model, pick_device
 from bridle.errors import UsageError
 from bridle.storage import locate
 
@@ -62,7 +63,7 @@ def tokenize(
     workers: int = 0,
     engine: Engine = "local",
     device: str = "auto",
-    on_event: OnEvent | None = None,
+    on_event: progress.Listener | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Codes of files, folders and sets of shards, one object a file: `{file, levels, grid, codes, times}`.
 
@@ -77,9 +78,8 @@ def tokenize(
 
     model = open_model(checkpoint, device if engine == "local" else "cpu")
     places = [locate(item) for item in inputs]
-    for codes in tokenize_inputs(
-        model, places, levels=levels, workers=workers, engine=engine, device=device, on_event=on_event
-    ):
+    found = tokenize_inputs(model, places, levels=levels, workers=workers, engine=engine, device=device)
+    for codes in progress.each(found, on_event):
         yield {
             "file": codes.file,
             "levels": codes.levels,
@@ -89,6 +89,7 @@ def tokenize(
         }
 
 
+@progress.heard
 def write_codes(
     inputs: Sequence[str | Path],
     out: str | Path,
@@ -100,7 +101,7 @@ def write_codes(
     device: str = "auto",
     resume: bool = False,
     overwrite: bool = False,
-    on_event: OnEvent | None = None,
+    on_event: progress.Listener | None = None,
 ) -> dict[str, Any]:
     """As `tokenize`, into `out`: `.codes`, `.parquet`, `.npz` or `.safetensors`, or (without an ending) a copy of the
     shards with their codes beside the media. The forms are described in docs/codes.md, `read_codes` reads them all.
@@ -122,8 +123,7 @@ def write_codes(
         # Before anything is loaded.
         distributed.first_decides(lambda: check_output(target, places, resume=resume, overwrite=overwrite))
         model = open_model(checkpoint, picked if local else "cpu")
-        first = distributed.rank() == 0
-        how = How(workers=workers, engine=engine, device=device, on_event=on_event if first else None)
+        how = How(workers=workers, engine=engine, device=device)
         result = write_tokens(model, places, target, how, levels=levels, resume=resume, overwrite=overwrite)
         return result or {}
 
@@ -141,6 +141,7 @@ def read_codes(path: str | Path, *, levels: int | None = None) -> list[Codes]:
     return read(Path(path), levels)
 
 
+@progress.heard
 def export(
     run: str | Path,
     *,
@@ -151,7 +152,7 @@ def export(
     opset: int | None = None,
     data: str | Path | None = None,
     overwrite: bool = False,
-    on_event: OnEvent | None = None,
+    on_event: progress.Listener | None = None,
 ) -> dict[str, Any]:
     """Write a run for others to load, and check that what was written computes the same.
 
@@ -162,14 +163,12 @@ def export(
         dtype: of the encoder's weights, "fp32", "fp16", "bf16" or "int8"; the tokenizer's stay as they are.
         opset: of ONNX; the default is 20.
         data: clips to check on; None: some of the run's own shards if they are there, else noise.
-        on_event: told as `warning` what the files or the figures do not show.
 
     Returns:
         `{format, out, files, parity}`; see `bridle.export`.
     """
     from bridle.export import export as write
 
-    report = on_event or silent
     return write(
         Path(run),
         format=format,
@@ -179,5 +178,4 @@ def export(
         opset=opset,
         data=None if data is None else locate(data),
         overwrite=overwrite,
-        tell=lambda message: report("warning", message=message),
     )

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bridle.api.session import RUNS, OnEvent, pick_device, silent
+from bridle import progress
+from bridle.api.session import RUNS, pick_device
 from bridle.config.recipe import Recipe
 from bridle.errors import ConfigError, DataError
 from bridle.storage import Location, locate, recorded
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from bridle.sharding import Manifest
 
 
+@progress.heard
 def pretrain(
     shards: str | Path = "shards",
     *,
@@ -29,7 +31,7 @@ def pretrain(
     dry_run: bool = False,
     profile: bool = False,
     restarted: bool = False,
-    on_event: OnEvent | None = None,
+    on_event: progress.Listener | None = None,
 ) -> dict[str, Any]:
     """Pretrain an encoder and its codebooks on every set below `shards`; see `bridle.train.pretrain`.
 
@@ -57,14 +59,13 @@ def pretrain(
         )
         if begun:
             own = [f"train.tracker={config.train.tracker}"]  # the user has named it just now
-            return resume(begun, shards=shards, sets=own, device=device, profile=profile, on_event=on_event)
+            return resume(begun, shards=shards, sets=own, device=device, profile=profile)
         folder = distributed.first_decides(lambda: Path(out) if out else _free_run(name))
-        report = _report(on_event)
-        report("run", path=str(folder))
+        progress.report("run", path=str(folder))
         for message in _read(config, preset, manifests):
-            report("detail", message=message)
+            progress.detail(message)
         for message in notices_together(manifests, config):
-            report("warning", message=message)
+            progress.warn(message)
         return run(
             config,
             manifests,
@@ -77,21 +78,23 @@ def pretrain(
             overwrite=overwrite,
             dry_run=dry_run,
             profile=profile,
-            on_event=report,
         )
 
 
-def launch(command: Sequence[str], devices: int, *, restarts: int = 3, on_event: OnEvent | None = None) -> int:
+@progress.heard
+def launch(
+    command: Sequence[str], devices: int, *, restarts: int = 3, on_event: progress.Listener | None = None
+) -> int:
     """Run a command of the command line as several processes of this machine that train together; its exit code.
 
     Processes that are killed or lost are started again, all of them, with `--restarted`.
     """
     from bridle.launch import launch as start
 
-    report = on_event or silent
-    return start(command, devices, restarts, lambda message: report("warning", message=message))
+    return start(command, devices, restarts)
 
 
+@progress.heard
 def resume(
     run: str | Path | None = None,
     *,
@@ -101,7 +104,7 @@ def resume(
     device: str = "auto",
     dry_run: bool = False,
     profile: bool = False,
-    on_event: OnEvent | None = None,
+    on_event: progress.Listener | None = None,
 ) -> dict[str, Any]:
     """Go on with an interrupted run from its last checkpoint, with its own configuration and length.
 
@@ -116,8 +119,7 @@ def resume(
 
     with distributed.group(picked := pick_device(device)):
         folder = distributed.first_decides(lambda: Path(run) if run else newest_run(RUNS, unfinished=True))
-        report = _report(on_event)
-        report("run", path=str(folder))
+        progress.report("run", path=str(folder))
         loaded, manifests, preset = distributed.together(lambda: _found(folder, shards, sets))
         return train(
             loaded,
@@ -129,7 +131,6 @@ def resume(
             device=picked,
             dry_run=dry_run,
             profile=profile,
-            on_event=report,
         )
 
 
@@ -215,10 +216,3 @@ def _free_run(name: str) -> Path:
     while candidate.exists():
         candidate, number = RUNS / f"{name}-{number}", number + 1
     return candidate
-
-
-def _report(on_event: OnEvent | None) -> OnEvent:
-    """Of several processes the first speaks for all."""
-    from bridle import distributed
-
-    return on_event if on_event and distributed.rank() == 0 else silent

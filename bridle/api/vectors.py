@@ -8,7 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bridle.api.session import OnEvent, open_model, pick_device
+from bridle import progress
+from bridle.api.session import open_model, pick_device
 from bridle.errors import DataError, MediaError, UsageError
 from bridle.storage import locate
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from bridle.infer import Per, Pool
 
 
+@progress.heard
 def embed(
     inputs: Sequence[str | Path],
     out: str | Path,
@@ -28,7 +30,7 @@ def embed(
     device: str = "auto",
     resume: bool = False,
     overwrite: bool = False,
-    on_event: OnEvent | None = None,
+    on_event: progress.Listener | None = None,
 ) -> dict[str, Any]:
     """Vectors of files, folders and sets of shards in one file; its layout is in `bridle.infer.vectors_file`.
 
@@ -53,8 +55,8 @@ def embed(
     with distributed.group(picked := pick_device(device)):
         # Before anything is loaded.
         distributed.first_decides(lambda: infer.check_vectors_output(target, resume=resume, overwrite=overwrite))
-        model, first = open_model(checkpoint, picked), distributed.rank() == 0
-        how = infer.How(workers=workers, on_event=on_event if first else None)
+        model = open_model(checkpoint, picked)
+        how = infer.How(workers=workers)
         options: dict[str, Any] = {"per": per, "pool": pool, "half": half, "resume": resume, "overwrite": overwrite}
         return infer.write_embeddings(model, places, target, how, **options) or {}
 

@@ -5,11 +5,11 @@ A disk that is full, or gone, costs no training: it is said, the checkpoint befo
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from bridle import progress
 from bridle.checkpoint.model_file import Snapshot
 from bridle.checkpoint.run_folder import RunFolder
 from bridle.errors import EnvironmentFault
@@ -21,11 +21,10 @@ class Saver:
     Args:
         run: where they go.
         keep: how many stay.
-        on_warning: told when one could not be written.
     """
 
-    def __init__(self, run: RunFolder, keep: int, on_warning: Callable[[str], None]) -> None:
-        self._run, self._keep, self.on_warning = run, keep, on_warning
+    def __init__(self, run: RunFolder, keep: int) -> None:
+        self._run, self._keep = run, keep
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future[Path] | None = None
 
@@ -53,7 +52,7 @@ class Saver:
             writing.result()
         except (OSError, EnvironmentFault) as error:
             why = error.message if isinstance(error, EnvironmentFault) else str(error)
-            self.on_warning(f"{why}: training goes on, the checkpoint before is kept")
+            progress.warn(f"{why}: training goes on, the checkpoint before is kept")
 
     def close(self) -> None:
         """Waits, and ends the thread."""

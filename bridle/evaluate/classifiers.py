@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from bridle import progress
 from bridle.checkpoint import Head, hash_of
 from bridle.errors import DataError
 from bridle.evaluate.dataset import Labelled
@@ -20,12 +21,11 @@ from bridle.evaluate.truth import Truth
 from bridle.infer import Source
 from bridle.model import Bridle
 
-OnEvent = Callable[..., None]
 TrialOf = Callable[[Truth, Groups | None], Trial]
 
 
 def finetuning(
-    model: Bridle, data: Labelled, protocol: Protocol, workers: int, say: OnEvent, made: list[Head]
+    model: Bridle, data: Labelled, protocol: Protocol, workers: int, made: list[Head]
 ) -> tuple[Files, TrialOf]:
     """The files, and a trial that fine-tunes a copy of the model.
 
@@ -34,13 +34,13 @@ def finetuning(
     """
     recipe = protocol.recipe
     assert recipe is not None
-    sources, files, failures = listed(data, say)
+    sources, files, failures = listed(data)
     options: dict[str, Any] = {"several": protocol.several, "workers": workers, "failures": failures}
 
     def trial_of(truth: Truth, groups: Groups | None) -> Trial:
         def trial(split: Split, seed: int) -> tuple[Tensor, dict[str, Any]]:
             train, test = _some(sources, split.train), _some(sources, split.test)
-            tuned = tune_and_score(model, train, truth[split.train], test, recipe, seed=seed, on_event=say, **options)
+            tuned = tune_and_score(model, train, truth[split.train], test, recipe, seed=seed, **options)
             if not made:
                 trained_on = frozenset(hash_of(source.path) for source in train)
                 made.append(Head(tuned.classifier, truth.classes, truth.multi, trained_on))
@@ -51,9 +51,7 @@ def finetuning(
     return files, trial_of
 
 
-def of_head(
-    model: Bridle, data: Labelled, protocol: Protocol, head: Head, workers: int, say: OnEvent
-) -> tuple[Files, TrialOf]:
+def of_head(model: Bridle, data: Labelled, protocol: Protocol, head: Head, workers: int) -> tuple[Files, TrialOf]:
     """The files, and a trial that trains nothing.
 
     Raises:
@@ -66,7 +64,7 @@ def of_head(
             "Fine-tune on these data: --protocol finetune.",
         )
     data.classes = head.classes
-    sources, files, failures = listed(data, say)
+    sources, files, failures = listed(data)
     several = data.task.multi_label if data.task else any(len(labels) != 1 for labels in files.labels)
     if several != head.multi_label:
         kinds = ("one class a clip", "any number of classes a clip")
@@ -80,7 +78,7 @@ def of_head(
         again = sum(hash_of(files.paths[at]) in head.trained_on for at in split.test.tolist())
         if again:
             what = f"{again} of {len(split.test)} clips have names of clips that the head was trained on"
-            say("warning", message=f"{what}: if they are the same, the figure is too good")
+            progress.warn(f"{what}: if they are the same, the figure is too good")
         return score(model, head.classifier, _some(sources, split.test), head.multi_label, **options), {}
 
     return files, lambda truth, groups: trial

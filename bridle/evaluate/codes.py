@@ -5,7 +5,7 @@ Shapes: F files, N patches, Q levels, K codes, L labels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,9 +69,7 @@ class Codes:
         return (count_FQK / count_FQK.sum(-1, keepdim=True).clamp(min=1)).sqrt().float()
 
 
-def extract_codes(
-    model: Bridle, data: Labelled, *, workers: int = 0, on_event: Callable[..., None] | None = None
-) -> Codes:
+def extract_codes(model: Bridle, data: Labelled, *, workers: int = 0) -> Codes:
     """Codes of every labelled file.
 
     Raises:
@@ -79,8 +77,8 @@ def extract_codes(
     """
     require_codes(model)
     quantizer = model.config.quantizer
-    health, found, failures = CodebookHealth(quantizer.levels, quantizer.codes), [], Failures(on_event)
-    for encoded in each_file(model, data, model.tokenize_detailed, failures, workers=workers, on_event=on_event):
+    health, found, failures = CodebookHealth(quantizer.levels, quantizer.codes), [], Failures()
+    for encoded in each_file(model, data, model.tokenize_detailed, failures, workers=workers):
         health.add(*encoded.outputs)
         found.append((encoded.source, (encoded.outputs[0].to(torch.int32), encoded.coords_N3.short())))
     return Codes(*in_order(found, failures), quantizer.codes, health)

@@ -6,12 +6,13 @@ A question is a task, data set, protocol, pooling, metric and way to divide. Of 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from bridle import progress
 from bridle.checkpoint import Tested, read_results, read_tested
 from bridle.checkpoint.results import DIVISION
 from bridle.errors import DataError, UsageError
@@ -25,8 +26,6 @@ _SHOWN = ("labels", "test_share", "split_file", "views")  # what else tells ques
 _FEW = 10  # clips that decide: with fewer a bootstrap interval is too narrow
 _WITHOUT_CLIPS = ("codebook",)  # protocols that judge no clip
 _LABELS = {"accuracy": 1, "map": 2}  # dimensions of the truth behind a metric
-
-Note = Callable[[str], None]
 
 
 @dataclass
@@ -92,9 +91,7 @@ class Answer:
         return f"{' '.join(words)} on {self.data}"
 
 
-def compare(
-    folders: Sequence[Path], *, protocol: str | None = None, task: str | None = None, on_note: Note | None = None
-) -> list[dict[str, Any]]:
+def compare(folders: Sequence[Path], *, protocol: str | None = None, task: str | None = None) -> list[dict[str, Any]]:
     """Each question that the first folder and any other answer.
 
     The interval of a difference is a paired bootstrap over the clips that both were tested on. With n folders beside
@@ -104,7 +101,6 @@ def compare(
     Args:
         folders: runs, or others with a `results.json`; the first is the baseline.
         protocol, task: only results of these.
-        on_note: told what was left out.
 
     Returns:
         For each question `{task, protocol, pool, metric, folds, group_by, data, clips, confidence, rows}`, `clips` as
@@ -123,8 +119,7 @@ def compare(
         compared += _line_up([[one for one in each if one.question == question] for each in answers])
     if not compared:
         raise _nothing_in_common(folders, answers, protocol, task)
-    if on_note:
-        _tell_left_out(answers, compared, on_note)
+    _note_left_out(answers, compared)
     return [_told(answers) for answers in compared]
 
 
@@ -259,7 +254,7 @@ def _unpaired(first: Answer, other: Answer) -> list[str]:
     return [] if first.same_data(other) else [f"{first.folder} was on {first.data}, {other.folder} on {other.data}"]
 
 
-def _tell_left_out(answers: list[list[Answer]], compared: list[list[Answer]], say: Note) -> None:
+def _note_left_out(answers: list[list[Answer]], compared: list[list[Answer]]) -> None:
     """Questions of one folder alone; older answers to a question that is shown are no news."""
     shown = [answer for each in compared for answer in each]
     for each in answers:
@@ -273,7 +268,7 @@ def _tell_left_out(answers: list[list[Answer]], compared: list[list[Answer]], sa
         ]
         if alone:
             told = "; ".join(dict.fromkeys(map(str, alone)))
-            say(f"{alone[0].folder}: left out for want of a counterpart: {told}")
+            progress.note(f"{alone[0].folder}: left out for want of a counterpart: {told}")
 
 
 def _nothing_in_common(

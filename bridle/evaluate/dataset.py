@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from bridle import progress
 from bridle.errors import DataError, UsageError
 from bridle.evaluate.splits import Split, group_names, make_splits, read_split_file, split_by_parts
 from bridle.evaluate.truth import Truth
@@ -92,7 +93,7 @@ class Labelled:
     missing: dict[str, list[str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
-    def sources(self, on_event: Callable[..., None] | None = None, *, read: bool = True) -> Iterator[Source]:
+    def sources(self, *, read: bool = True) -> Iterator[Source]:
         """Those with a label: without one a file cannot be judged, but where a label is one of several.
 
         Raises:
@@ -107,9 +108,8 @@ class Labelled:
                 left_out.append(source.path)
         if not came:
             raise DataError(f"none of the {len(left_out)} files has a label", LABELS_HINT)
-        if left_out and on_event:
-            message = f"{len(left_out)} files without a label left out, such as {left_out[0]}"
-            on_event("warning", message=message)
+        if left_out:
+            progress.warn(f"{len(left_out)} files without a label left out, such as {left_out[0]}")
 
 
 def open_data(

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from bridle import progress
 from bridle.checkpoint import Head, Tested
 from bridle.errors import DataError
 from bridle.evaluate.attentive import ragged
@@ -37,7 +38,6 @@ from bridle.sharding.labels import Labels
 from bridle.storage import Location
 from bridle.tasks import load_task
 
-OnEvent = Callable[..., None]
 OWN_DATA = "folder"  # the task whose data are the user's own
 _SHARE = 0.5  # of the free memory, for features of all patches
 _NAMED = 1000  # of the missing files of a part
@@ -54,7 +54,6 @@ def evaluate(
     labels: Labels = None,
     max_missing: float = 0.5,
     workers: int = 0,
-    on_event: OnEvent | None = None,
     head: Head | None = None,
     keep: Callable[[Tested | Head], None] | None = None,
 ) -> dict[str, Any]:
@@ -66,7 +65,6 @@ def evaluate(
         labels: of the files of a folder, if it is not the folder that holds them: a table, or "sidecar".
         max_missing: largest fraction of a part's listed files that may be missing.
         workers: threads that decode ahead.
-        on_event: told `progress`, `note` and `warning`.
         head: for the protocol of that name: what fine-tuning made.
         keep: given what was said of each tested clip, which the result only sums up; and of fine-tuning on a single
             split what it made with the first seed.
@@ -82,30 +80,30 @@ def evaluate(
         DataError: another modality, a release with gaps, fewer than two classes, a class too small for the folds,
             nothing readable.
     """
-    protocol, division, say = protocol or Protocol(), division or Division(), on_event or _silent
+    protocol, division = protocol or Protocol(), division or Division()
     protocol.check_division(division)
     published = None if task == OWN_DATA else load_task(task)
     found = open_data(data, Modality(model.modality), published, labels=labels, max_missing=max_missing)
     for note in found.notes:
-        say("warning" if note.startswith("leak") else "note", message=note)
+        progress.report("warning" if note.startswith("leak") else "note", message=note)
     for part, gone in found.missing.items():
-        say("warning", message=f"{part}: listed and not there: {len(gone)}, such as {', '.join(gone[:3])}")
+        progress.warn(f"{part}: listed and not there: {len(gone)}, such as {', '.join(gone[:3])}")
     protocol = protocol.settled(published, model)
     common: dict[str, Any] = {"task": task, "protocol": protocol.name, "checkpoint": str(model.source)}
     if protocol.name == "codebook":
-        return common | _codebook(model, found, protocol.seeds[0], workers, say)
+        return common | _codebook(model, found, protocol.seeds[0], workers)
     codes: Codes | None = None
     made = list[Head]()
     trial_of: Callable[[Truth, Groups | None], Trial]
     if protocol.name == "codes":
-        codes = extract_codes(model, found, workers=workers, on_event=say)
+        codes = extract_codes(model, found, workers=workers)
         files, trial_of = codes.files, codes.bag_trial
     elif protocol.name == "finetune":
-        files, trial_of = finetuning(model, found, protocol, workers, say, made)
+        files, trial_of = finetuning(model, found, protocol, workers, made)
     elif head:
-        files, trial_of = of_head(model, found, protocol, head, workers, say)
+        files, trial_of = of_head(model, found, protocol, head, workers)
     else:
-        files, trial_of = _features(model, found, protocol, workers, say)
+        files, trial_of = _features(model, found, protocol, workers)
     truth = truth_of(files, found)
     splits, groups = divide(files.paths, files.parts, truth, division, published, protocol.seeds[0], head is None)
     if head:  # what would be for training is not read
@@ -113,7 +111,7 @@ def evaluate(
     told = *unmatched(files.paths, division), *faults(splits, truth, groups), copies(found, files.paths, splits)
     for message in told:
         if message:
-            say("warning", message=message)
+            progress.warn(message)
     judged = judge(truth, splits, trial_of(truth, groups), protocol.seeds)
     if keep:
         for one in made if len(splits) == 1 else ():
@@ -125,19 +123,19 @@ def evaluate(
 
 
 def _features(
-    model: Bridle, data: Labelled, protocol: Protocol, workers: int, say: OnEvent
+    model: Bridle, data: Labelled, protocol: Protocol, workers: int
 ) -> tuple[Files, Callable[[Truth, Groups | None], Trial]]:
     """The files, and the probe of their features."""
     if protocol.pooled == "attentive":
-        patches = extract_patches(model, data, most_gb=_SHARE * free_gb(), workers=workers, on_event=say)
+        patches = extract_patches(model, data, most_gb=_SHARE * free_gb(), workers=workers)
         if patches:
             held = ragged(patches.rows)
             return patches.files, lambda truth, groups: probe_patches(held, truth)
-        say("note", message="memory does not hold the features of all patches: they are computed again in every epoch")
-        sources, files, failures = listed(data, say)
-        look = look_at_patches(model, sources, failures, workers, say)
+        progress.note("memory does not hold the features of all patches: they are computed again in every epoch")
+        sources, files, failures = listed(data)
+        look = look_at_patches(model, sources, failures, workers)
         return files, lambda truth, groups: probe_patches(look, truth)
-    vectors = extract_vectors(model, data, several=protocol.several, workers=workers, on_event=say)
+    vectors = extract_vectors(model, data, several=protocol.several, workers=workers)
     x_FD, solver = vectors.pooled[protocol.pooled or "mean"], "knn" if protocol.name == "knn" else "linear"
     return vectors.files, lambda truth, groups: probe_vectors(x_FD, truth, groups, solver)
 
@@ -203,17 +201,15 @@ def _told(
     return told
 
 
-def _codebook(model: Bridle, data: Labelled, seed: int, workers: int, say: OnEvent) -> dict[str, Any]:
+def _codebook(model: Bridle, data: Labelled, seed: int, workers: int) -> dict[str, Any]:
     """Codebook health; the value is the share of codes used by the worst level.
 
     That is a count over the whole data set and no estimate, so its interval is the value itself.
     """
     require_codes(model)
     health = CodebookHealth(model.config.quantizer.levels, model.config.quantizer.codes)
-    failures, files = Failures(say), 0
-    for encoded in each_file(
-        model, data, model.tokenize_detailed, failures, labelled=False, workers=workers, on_event=say
-    ):
+    failures, files = Failures(), 0
+    for encoded in each_file(model, data, model.tokenize_detailed, failures, labelled=False, workers=workers):
         health.add(*encoded.outputs)
         files += 1
     levels = health.report()
@@ -234,7 +230,3 @@ def _codebook(model: Bridle, data: Labelled, seed: int, workers: int, say: OnEve
 def free_gb() -> float:
     """Memory that this process may still take."""
     return free_memory(torch.device("cpu")) / 1e9
-
-
-def _silent(kind: str, **fields: Any) -> None:
-    """Progress that nobody watches."""

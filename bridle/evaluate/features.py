@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from bridle import progress
 from bridle.evaluate.attentive import Look, pad
 from bridle.evaluate.dataset import Labelled
 from bridle.infer import Encoded, Failures, Pool, Several, Source, encode, nothing_read, pool_encoded
@@ -29,7 +30,6 @@ from bridle.model import Bridle
 from bridle.schema import PatchBatch
 from bridle.storage.cache import cache_folder
 
-OnEvent = Callable[..., None]
 _POOLS: tuple[Pool, ...] = ("mean", "segments", "class")
 _BATCH = 64  # windows
 _VERSION = 1  # of what a cached file holds; another when features come out differently
@@ -78,7 +78,6 @@ def extract_vectors(
     *,
     several: Several | None = None,
     workers: int = 0,
-    on_event: OnEvent | None = None,
 ) -> Vectors:
     """Features of every labelled file, pooled over all of its windows or `several` views of it; from the cache if they
     are there.
@@ -89,13 +88,13 @@ def extract_vectors(
     key = _key(model, data, several)
     place = cache_folder() / "features" / f"{key}.safetensors" if data.fingerprint else None
     if place and (kept := _read(place)):
-        again = Failures(on_event)
+        again = Failures()
         for path, reason in kept.files.skipped.items():
             again.add(path, reason)
         return kept
     found: list[tuple[Source, list[Tensor]]] = []
-    failures = Failures(on_event)
-    options: dict[str, Any] = {"several": several, "workers": workers, "on_event": on_event}
+    failures = Failures()
+    options: dict[str, Any] = {"several": several, "workers": workers}
     for encoded in each_file(model, data, model.features_and_class, failures, **options):
         found.append((encoded.source, [pool_encoded(encoded, how, model) for how in _POOLS]))
     files, rows = in_order(found, failures)
@@ -105,9 +104,7 @@ def extract_vectors(
     return vectors
 
 
-def extract_patches(
-    model: Bridle, data: Labelled, *, most_gb: float = math.inf, workers: int = 0, on_event: OnEvent | None = None
-) -> Patches | None:
+def extract_patches(model: Bridle, data: Labelled, *, most_gb: float = math.inf, workers: int = 0) -> Patches | None:
     """Features of every patch of every labelled file, not cached; None where they take more memory than `most_gb`.
 
     Raises:
@@ -120,27 +117,25 @@ def extract_patches(
         return (model.features(batch),)
 
     found: list[tuple[Source, tuple[Tensor, Tensor]]] = []
-    failures, taken_gb = Failures(on_event), 0.0
-    for encoded in each_file(model, data, forward, failures, workers=workers, on_event=on_event):
+    failures, taken_gb = Failures(), 0.0
+    for encoded in each_file(model, data, forward, failures, workers=workers):
         found.append((encoded.source, (encoded.outputs[0].half(), encoded.coords_N3.short())))
         if (taken_gb := taken_gb + 1e-9 * sum(part.nbytes for part in found[-1][1])) > most_gb:
             return None
     return Patches(*in_order(found, failures))
 
 
-def listed(data: Labelled, say: OnEvent) -> tuple[list[Source], Files, Failures]:
+def listed(data: Labelled) -> tuple[list[Source], Files, Failures]:
     """All labelled files in the order of their paths, none of them read yet."""
-    failures = Failures(say)
-    sources = sorted(data.sources(say, read=False), key=lambda source: (source.path, source.span_s or ()))
+    failures = Failures()
+    sources = sorted(data.sources(read=False), key=lambda source: (source.path, source.span_s or ()))
     files = Files(skipped=failures.reasons)
     for source in sources:
         files.add(source)
     return sources, files, failures
 
 
-def look_at_patches(
-    model: Bridle, sources: Sequence[Source], failures: Failures, workers: int, on_event: OnEvent
-) -> Look:
+def look_at_patches(model: Bridle, sources: Sequence[Source], failures: Failures, workers: int) -> Look:
     """The patches of some of the files, computed whenever they are asked for: for data that no memory holds."""
     seen = 0
 
@@ -151,7 +146,7 @@ def look_at_patches(
         options: dict[str, Any] = {"failures": failures, "batch_size": _BATCH, "workers": workers}
         found = list(encode(model, wanted, lambda batch: (model.features(batch),), **options))
         seen += len(wanted)
-        on_event("progress", done=seen, total=None, what="looks at clips")
+        progress.report("progress", done=seen, total=None, what="looks at clips")
         if not found:
             nothing = torch.empty(0)
             return rows[:0], (nothing, nothing, nothing)
@@ -170,7 +165,6 @@ def each_file(
     labelled: bool = True,
     several: Several | None = None,
     workers: int = 0,
-    on_event: OnEvent | None = None,
 ) -> Iterator[Encoded]:
     """Every readable file of a data set through `forward`, with progress.
 
@@ -181,13 +175,12 @@ def each_file(
     Raises:
         DataError: nothing could be read, or nothing has a label.
     """
-    chosen = data.sources(on_event) if labelled else data.open(True)
+    chosen = data.sources() if labelled else data.open(True)
     done = 0
     options: dict[str, Any] = {"batch_size": _BATCH, "workers": workers, "several": several}
     for encoded in encode(model, chosen, forward, failures=failures, **options):
         done += 1
-        if on_event:
-            on_event("progress", done=done + len(failures.reasons), total=data.total, what="files")
+        progress.report("progress", done=done + len(failures.reasons), total=data.total, what="files")
         yield encoded
     if not done and failures.reasons:
         raise nothing_read(failures)

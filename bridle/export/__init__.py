@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,6 @@ def export(
     opset: int | None = None,
     data: Location | None = None,
     overwrite: bool = False,
-    tell: Callable[[str], None] = lambda message: None,
 ) -> dict[str, Any]:
     """Write a run, checkpoint or export in another format; see the module of that format.
 
@@ -54,17 +52,15 @@ def export(
     if format == "safetensors":
         if part != "both" or data is not None:
             raise UsageError("--format safetensors has no --part and no --data", "leave them out")
-        return export_safetensors(run, out, dtype=dtype, overwrite=overwrite, tell=tell)
+        return export_safetensors(run, out, dtype=dtype, overwrite=overwrite)
     if format == "huggingface":
         if part == "tokenizer":
             raise UsageError(
                 "--format huggingface has no --part tokenizer",
                 "leave it out: model.tokenize(...) comes with the encoder",
             )
-        return export_huggingface(run, out, part=part, dtype=dtype, data=data, overwrite=overwrite, tell=tell)
-    return export_programs(
-        run, out, format=format, part=part, dtype=dtype, opset=opset, data=data, overwrite=overwrite, tell=tell
-    )
+        return export_huggingface(run, out, part=part, dtype=dtype, data=data, overwrite=overwrite)
+    return export_programs(run, out, format=format, part=part, dtype=dtype, opset=opset, data=data, overwrite=overwrite)
 
 
 __all__ = ["FORMATS", "PARTS", "export"]

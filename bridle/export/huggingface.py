@@ -86,7 +86,6 @@ def export_huggingface(
     dtype: str,
     data: Location | None,
     overwrite: bool,
-    tell: Callable[[str], None],
 ) -> dict[str, Any]:
     """Writes the newest checkpoint of `run` to the folder `out` and checks what it computes.
 
@@ -95,7 +94,6 @@ def export_huggingface(
         dtype: that encoder and head are stored in, and compute in where they are loaded without another; the tokenizer
             stays float32.
         data: clips to check on; None: of the shards of the run, if they are there, else noise.
-        tell: told what the user should know.
 
     Returns:
         `{format, out, files, parity}`, see `parity.check`; `parity` has `patches`, too: by how much the processor's
@@ -109,9 +107,9 @@ def export_huggingface(
     """
     check_output(out, overwrite=overwrite)  # before anything is loaded
     check_extras()
-    subject = open_subject(run, tell)
+    subject = open_subject(run)
     parts = subject.parts(part)
-    compared = material(subject, data, tell)
+    compared = material(subject, data)
     with new_folder(out, overwrite=overwrite) as folder:
         _write(subject, folder, parts, dtype, out.name)
         programs, patches = _loaded_elsewhere(folder, subject, compared, parts)

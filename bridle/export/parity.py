@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bridle import progress
 from bridle.errors import BridleError, DataError, MediaError, NumericalError
 from bridle.export.programs import TokenizerProgram, program_of
 from bridle.export.subject import Subject
@@ -82,7 +83,7 @@ class Material:
     media: list[Medium] = field(default_factory=list)
 
 
-def material(subject: Subject, data: Location | None, tell: Callable[[str], None]) -> Material:
+def material(subject: Subject, data: Location | None) -> Material:
     """What to compare on: clips of `data`, else of the shards that the model was trained on, else noise.
 
     Raises:
@@ -94,7 +95,7 @@ def material(subject: Subject, data: Location | None, tell: Callable[[str], None
     if places := subject.shards():
         with suppress(BridleError, OSError):
             return _clips(model, places)
-    tell("checked on noise: the shards of the run cannot be read here; --data PATH names real clips")
+    progress.warn("checked on noise: the shards of the run cannot be read here; --data PATH names real clips")
     return Material([noise(model)], 2, "noise")
 
 

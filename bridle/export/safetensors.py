@@ -16,7 +16,6 @@ Shapes: B clips, N patches, P values a patch.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +43,11 @@ def export_safetensors(
     *,
     dtype: str = "fp32",
     overwrite: bool = False,
-    tell: Callable[[str], None] = lambda message: None,
 ) -> dict[str, Any]:
     """Write the newest checkpoint of `run` to the folder `out` and check that it loads back equal.
 
     Args:
         dtype: that the encoder's matrices are kept in; the tokenizer stays float32.
-        tell: told what the user should know.
 
     Returns:
         `{format, out, files, parity: {features, codes, logits}}`: the largest absolute difference of features, whether
@@ -63,7 +60,7 @@ def export_safetensors(
         EnvironmentFault: the disk is full or cannot be written.
     """
     check_output(out, overwrite=overwrite)  # before anything is loaded
-    subject = open_subject(run, tell)
+    subject = open_subject(run)
     model = subject.model
     with new_folder(out, overwrite=overwrite) as folder:
         _save(subject, folder, dtype)

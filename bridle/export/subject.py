@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bridle import progress
 from bridle.checkpoint import Head, find_checkpoint, load_model, read_about, read_classifier, read_state, run_of
 from bridle.errors import BridleError
 from bridle.infer.tokenize import require_codes
@@ -74,11 +74,10 @@ class Subject:
         return []
 
 
-def open_subject(run: Path, tell: Callable[[str], None]) -> Subject:
+def open_subject(run: Path) -> Subject:
     """The newest checkpoint of a run, a checkpoint, an export, or what fine-tuning kept.
 
     Args:
-        tell: told if the run has not come to its end.
 
     Raises:
         DataError: there is no model that can be used.
@@ -92,7 +91,9 @@ def open_subject(run: Path, tell: Callable[[str], None]) -> Subject:
         model = load_model(folder)
     subject = Subject(model.eval().requires_grad_(False), head, about, _pretrained_by(folder, about))
     if not head and (unfinished := subject.unfinished()):
-        tell(f"{subject.run} is {unfinished} is what is exported; bridle pretrain --resume {subject.run} goes on")
+        progress.warn(
+            f"{subject.run} is {unfinished} is what is exported; bridle pretrain --resume {subject.run} goes on"
+        )
     return subject
 
 

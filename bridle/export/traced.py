@@ -13,7 +13,6 @@ Every file is run on real clips before the folder takes its place; a failed expo
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +37,6 @@ def export_programs(
     opset: int | None,
     data: Location | None,
     overwrite: bool,
-    tell: Callable[[str], None],
 ) -> dict[str, Any]:
     """Writes the newest checkpoint of `run` to the folder `out` and checks what it computes.
 
@@ -47,7 +45,6 @@ def export_programs(
         dtype: of the encoder; the tokenizer stays float32, for anything less picks other codes.
         opset: of ONNX.
         data: clips to check on; None: of the shards of the run, if they are there, else noise.
-        tell: told what the user should know.
 
     Returns:
         `{format, out, files, parity}`, see `parity.check`.
@@ -62,9 +59,9 @@ def export_programs(
     if format == "onnx":
         onnx.check_opset(opset)
         onnx.check_extras()
-    subject = open_subject(run, tell)
+    subject = open_subject(run)
     model, head, parts = subject.model, subject.head, subject.parts(part)
-    compared = material(subject, data, tell)
+    compared = material(subject, data)
     writer = WRITERS[format]
     with new_folder(out, overwrite=overwrite) as folder:
         files, code = {}, {}

@@ -88,8 +88,8 @@ def write_embeddings(
         EnvironmentFault: the disk is full or cannot be written.
     """
     how, began = how or How(), time.monotonic()
-    listing = Listing(inputs, Modality(model.modality), accounting=True, on_event=how.on_event)
-    failures = Failures(how.on_event)
+    listing = Listing(inputs, Modality(model.modality), accounting=True)
+    failures = Failures()
     size = part_files or listing.part_files()
     about: dict[str, Any] = {"model": model.fingerprint(), "checkpoint": model.source, "modality": model.modality}
     about |= {"per": per, "pool": pool, "inputs": [_whole(place) for place in inputs], "folder": os.getcwd()}
@@ -119,7 +119,6 @@ def write_embeddings(
         size=size,
         resume=resume,
         overwrite=overwrite,
-        on_event=how.on_event,
     )
     if result is None:
         return None

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bridle import progress
 from bridle.errors import MediaError
 from bridle.infer.decoders import Decoders, Opened
 from bridle.infer.listing import Listing
@@ -53,14 +54,13 @@ class Encoded:
 
 @dataclass(slots=True)
 class Failures:
-    """Files that could not be read, with the reason; `on_event("warning", message=...)` tells of each.
+    """Files that could not be read, with the reason; each is reported as a warning.
 
     Attributes:
         reasons: by path.
         numbered: by number in a listing, where several may have one path.
     """
 
-    on_event: Callable[..., None] | None = None
     reasons: dict[str, str] = field(default_factory=dict)
     numbered: dict[int, str] = field(default_factory=dict)
 
@@ -70,8 +70,7 @@ class Failures:
         self.reasons[path] = reason
         if number is not None:
             self.numbered[number] = reason
-        if self.on_event:
-            self.on_event("warning", message=f"skipped {path}: {reason}")
+        progress.warn(f"skipped {path}: {reason}")
 
 
 @dataclass(slots=True)
@@ -167,8 +166,8 @@ def _all_windows(opened: Iterable[Opened], files: deque[_File], failures: Failur
         files.append(file)
         try:
             for number, view in enumerate(windows()):
-                if view.notice and not number and source.info is None and failures.on_event:  # of sets, `notices` tells
-                    failures.on_event("warning", message=f"{source.path}: {view.notice}")
+                if view.notice and not number and source.info is None:  # of sets, `notices` tells
+                    progress.warn(f"{source.path}: {view.notice}")
                 file.waiting += 1
                 yield file, view
             file.complete = True

@@ -15,6 +15,7 @@ from itertools import accumulate
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from bridle import progress
 from bridle.errors import DataError, MediaError, UsageError
 from bridle.infer.parts import ITEMS
 from bridle.infer.sources import Member, Source, check_modality
@@ -42,7 +43,6 @@ class Listing:
         accounting: nothing is passed over in silence and no two files of a folder share a name: names of media that are
             no files, and folders that cannot be read, come along (to fail), and samples of several sets are called
             SET/path.
-        on_event: told as `note` how many files were named twice; each is taken once, where it is named first.
 
     Raises:
         DataError: an input that does not exist, holds nothing, or is of another modality (naming both).
@@ -54,7 +54,6 @@ class Listing:
         modality: Modality,
         *,
         accounting: bool = False,
-        on_event: Callable[..., None] | None = None,
     ) -> None:
         if not inputs:
             raise UsageError("nothing to read", "name a file, a folder or a set of shards")
@@ -65,8 +64,8 @@ class Listing:
         if len(inputs) > 1:
             named = sum(map(len, self._parts))
             self._parts = list(_once(self._parts))
-            if on_event and (twice := named - sum(map(len, self._parts))):
-                on_event("note", message=f"files that are named more than once, and taken once: {twice}")
+            if twice := named - sum(map(len, self._parts)):
+                progress.note(f"files that are named more than once, and taken once: {twice}")
         self._first = list(accumulate((len(part) for part in self._parts), initial=0))
 
     def __len__(self) -> int:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bridle import distributed
+from bridle import distributed, progress
 from bridle.errors import DataError, EnvironmentFault
 from bridle.infer.parts_folder import (
     ABOUT,
@@ -65,7 +65,6 @@ def in_parts(
     size: int = ITEMS,
     resume: bool = False,
     overwrite: bool = False,
-    on_event: Callable[..., None] | None = None,
 ) -> Result | None:
     """Compute what is missing, alone or with the other processes of a group; then rank 0 joins everything.
 
@@ -82,7 +81,6 @@ def in_parts(
         size: items of a part.
         resume: go on where an earlier call ended; without one, begin.
         overwrite: replace `out`; without `resume` what an earlier call left is thrown away.
-        on_event: told `parts` (folder) at the begin and `progress` (done, total, what) after each item.
 
     Returns:
         what `join` returned, on rank 0; None on the others.
@@ -92,11 +90,10 @@ def in_parts(
         DataError: from `join`; of a damaged part it says what to do about it.
         EnvironmentFault: the disk is full or cannot be written, or is not the same for all processes.
     """
-    tell = on_event or (lambda kind, **fields: None)
-    work = _Work(out, parts_folder(out), items, size, tell)
+    work = _Work(out, parts_folder(out), items, size)
     content = {"format": _FORMAT, "version": _VERSION, **said, "part": size}
     with ExitStack() as stack:
-        published = distributed.first_decides(lambda: stack.enter_context(begun(out, content, tell, resume, overwrite)))
+        published = distributed.first_decides(lambda: stack.enter_context(begun(out, content, resume, overwrite)))
         if not published:
             distributed.together(work.check_shared)
             distributed.together(lambda: work.compute(compute, write), hours_apart=True)
@@ -121,7 +118,6 @@ class _Work:
     folder: Path
     items: int
     size: int
-    tell: Callable[..., None]
 
     @property
     def parts(self) -> int:
@@ -168,7 +164,7 @@ class _Work:
         def tell(done: int) -> None:
             nonlocal told
             if done != told:
-                self.tell("progress", done=done, total=self.items, what="files")
+                progress.report("progress", done=done, total=self.items, what="files")
             told = done
 
         def numbers() -> Iterator[int]:

@@ -14,11 +14,12 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from bridle import progress
 from bridle.errors import DataError, EnvironmentFault, UsageError
 from bridle.storage import Location, Remote, cache_folder, check_bucket, hashed, lock_file, read_text, refuse_links
 
@@ -57,9 +58,7 @@ def check_free(out: Location, *, resume: bool, overwrite: bool) -> None:
 
 
 @contextmanager
-def begun(
-    out: Location, said: Mapping[str, Any], tell: Callable[..., None], resume: bool, overwrite: bool
-) -> Iterator[bool]:
+def begun(out: Location, said: Mapping[str, Any], resume: bool, overwrite: bool) -> Iterator[bool]:
     """The folder of the parts, for this command alone; what an earlier one left is kept or removed.
 
     Nothing stays of work that failed before its first part was whole.
@@ -81,7 +80,7 @@ def begun(
                 if not published:
                     _remove(folder / RESULT)
                 _prepare(folder, json.loads(json.dumps(said)), out, resume)
-                tell("parts", folder=str(folder))
+                progress.report("parts", folder=str(folder))
                 try:
                     yield published
                 except BaseException:

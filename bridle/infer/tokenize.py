@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from bridle import distributed
+from bridle import distributed, progress
 from bridle.checkpoint import run_of
 from bridle.cluster import Cluster, Engine
 from bridle.errors import UsageError
@@ -52,15 +52,12 @@ class How:
             the model (see `tokenize_on`).
         engine: "local", or "ray" for a Ray cluster, whose nodes see media files under the same path.
         device: with Ray, what the actors compute on; otherwise the model is there already.
-        on_event: told `progress` (done, total, what) after every file, `warning` (message) for every file that is
-            skipped.
     """
 
     batch_size: int = BATCH_SIZE
     workers: int | None = 0
     engine: Engine = "local"
     device: str = "auto"
-    on_event: Callable[..., None] | None = None
 
 
 def tokenize_inputs(
@@ -72,14 +69,13 @@ def tokenize_inputs(
     workers: int = 0,
     engine: Engine = "local",
     device: str = "auto",
-    on_event: Callable[..., None] | None = None,
 ) -> Iterator[Codes]:
     """Codes of everything that `inputs` name, in order.
 
     Args:
         inputs: media files, folders, sets of shards.
         levels: the first so many.
-        batch_size, workers, engine, device, on_event: see `How`.
+        batch_size, workers, engine, device: see `How`.
 
     Raises:
         UsageError: the model is untrained and has no codes, or has fewer levels.
@@ -88,14 +84,13 @@ def tokenize_inputs(
     """
     require_codes(model)
     kept = check_levels(levels, model.config.quantizer.levels, model.source)
-    failures = Failures(on_event)
-    listing = Listing(inputs, Modality(model.modality), accounting=True, on_event=on_event)
+    failures = Failures()
+    listing = Listing(inputs, Modality(model.modality), accounting=True)
     done = 0
     how = How(batch_size, workers, engine, device)
     for _, found in _tokenized(model, listing, iter(range(len(listing))), failures, how):
         done += 1
-        if on_event:
-            on_event("progress", done=done + len(failures.numbered), total=len(listing), what="files")
+        progress.report("progress", done=done + len(failures.numbered), total=len(listing), what="files")
         yield replace(found, codes_THWQ=found.codes_THWQ[..., :kept])
     if not done:
         raise nothing_read(failures)
@@ -139,8 +134,8 @@ def write_tokens(
     how, began = how or How(), time.monotonic()
     require_codes(model)
     kept = check_levels(levels, model.config.quantizer.levels, model.source)
-    listing = Listing(inputs, Modality(model.modality), accounting=True, on_event=how.on_event)
-    failures, fingerprint = Failures(how.on_event), model.fingerprint()
+    listing = Listing(inputs, Modality(model.modality), accounting=True)
+    failures, fingerprint = Failures(), model.fingerprint()
     size = part_files or listing.part_files()
     header = {
         "checkpoint": model.source,
@@ -167,7 +162,6 @@ def write_tokens(
         size=size,
         resume=resume,
         overwrite=overwrite,
-        on_event=how.on_event,
     )
     if result is None:
         return None

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from bridle import progress
 from bridle.errors import MediaError
 from bridle.evaluate.codebook import CodebookHealth
 from bridle.evaluate.codes import told_of_labels
@@ -28,7 +29,6 @@ from bridle.model import Bridle
 from bridle.schema import Clip, Modality, PatchBatch
 from bridle.storage import Location
 
-OnEvent = Callable[..., None]
 MOST = 1000  # clips that are looked at
 _LONGEST_S = 60.0  # of one clip
 SHEET_SIDE, SHEET_COLUMNS = 40, 32  # of a clip's picture on the sheet
@@ -69,14 +69,14 @@ class Seen:
         return torch.stack(self.vectors)
 
 
-def look(model: Bridle, places: Sequence[Location], *, on_event: OnEvent, most: int = MOST) -> Seen:
+def look(model: Bridle, places: Sequence[Location], *, most: int = MOST) -> Seen:
     """At most that many clips, evenly spread over the data.
 
     Raises:
         DataError: the data do not exist, hold nothing or are of another modality.
     """
     opened, total = spread_sources(places, Modality(model.modality), most)
-    failures, waiting = Failures(on_event), deque[tuple[int, Source, Image.Image]]()
+    failures, waiting = Failures(), deque[tuple[int, Source, Image.Image]]()
     seen = Seen(total=total, spread=2 in model.patcher.axes, skipped=failures.reasons)
     quantizer, pictures = model.config.quantizer, list[Image.Image]()
     if model.ready:
@@ -96,7 +96,7 @@ def look(model: Bridle, places: Sequence[Location], *, on_event: OnEvent, most: 
         pictures.append(picture)
         seen.numbers.append(number)
         _take(seen, encoded, model)
-        on_event("progress", done=len(seen.paths) + len(failures.reasons), total=len(opened), what="clips")
+        progress.report("progress", done=len(seen.paths) + len(failures.reasons), total=len(opened), what="clips")
     seen.sheet = _sheet(pictures)
     if seen.codes and len(set(seen.labels)) > 1 and all(seen.labels):
         truth = Truth.of([(label,) for label in seen.labels], multi=False)

@@ -6,11 +6,12 @@ codes and a map of what the encoder makes of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bridle import progress
 from bridle.checkpoint import load_model, write_atomically
 from bridle.errors import DataError, EnvironmentFault, UsageError
 from bridle.model import Bridle
@@ -20,7 +21,6 @@ from bridle.report.page import render
 from bridle.report.scale import number
 from bridle.storage import Location, recorded
 
-OnEvent = Callable[..., None]
 FILE = "report.html"
 _WARNED = 50  # skipped clips that the page lists
 
@@ -52,7 +52,6 @@ def write_report(
     count: int = 12,
     device: str = "cpu",
     overwrite: bool = False,
-    on_event: OnEvent = lambda kind, **fields: None,
 ) -> dict[str, Any]:
     """Write the report of a run.
 
@@ -60,7 +59,6 @@ def write_report(
         data: a folder of media or shards; None: the run's own shards, and what is missing of them is left out.
         out: the file; None: `report.html` in the run.
         count: clips that are shown with their code maps and neighbours; up to 1000 are on the maps.
-        on_event: told `progress` and `warning`.
 
     Returns:
         `{run, out, bytes, sections, clips, skipped}`: what the page has to show, how many clips were seen, how many
@@ -77,14 +75,14 @@ def write_report(
         raise UsageError(f"{out} exists", "Choose another --out, or add --overwrite.")
     if (there := next(one for one in out.absolute().parents if one.exists())) and not there.is_dir():
         raise UsageError(f"{there} is a file, no folder for {out.name}", "Name another --out.")
-    found, model = Found(), _model(run, device, on_event)
+    found, model = Found(), _model(run, device)
     places, why = _places(known, data)
     if not isinstance(model, Bridle):
         found.notes["clips"] = model
     elif why:
-        _without_clips(found, why, on_event)
+        _without_clips(found, why)
     else:
-        _look(found, model, places, data is not None, count, on_event)
+        _look(found, model, places, data is not None, count)
     _codebooks(found, model, known)
     page = _page(known, found, model, places, device)
     try:
@@ -104,12 +102,12 @@ def write_report(
     }
 
 
-def _model(run: Path, device: str, on_event: OnEvent) -> Bridle | str:
+def _model(run: Path, device: str) -> Bridle | str:
     """The newest checkpoint, or why there is none."""
     try:
         return load_model(run, device=device)
     except DataError as error:
-        on_event("warning", message=f"{error.message} The report is without clips and codes.")
+        progress.warn(f"{error.message} The report is without clips and codes.")
         return f"No model could be loaded: {error.message}"
 
 
@@ -121,19 +119,19 @@ def _places(known: Facts, data: Location | None) -> tuple[list[Location], str]:
         return [], error.message
 
 
-def _without_clips(found: Found, why: str, on_event: OnEvent) -> None:
+def _without_clips(found: Found, why: str) -> None:
     found.notes["clips"] = f"The data of the run cannot be read: {why}. Say where they are with --data."
-    on_event("warning", message=f"{why}: the report is without clips; say where the data are with --data")
+    progress.warn(f"{why}: the report is without clips; say where the data are with --data")
 
 
-def _look(found: Found, model: Bridle, places: Sequence[Location], must: bool, count: int, on_event: OnEvent) -> None:
+def _look(found: Found, model: Bridle, places: Sequence[Location], must: bool, count: int) -> None:
     """Clips through the model; `must`: the user named the data, and wants to know what is wrong with them."""
     try:
-        seen = clips.look(model, places, on_event=on_event)
+        seen = clips.look(model, places)
     except (DataError, OSError) as error:
         if must:
             raise
-        _without_clips(found, error.message if isinstance(error, DataError) else str(error), on_event)
+        _without_clips(found, error.message if isinstance(error, DataError) else str(error))
         return
     found.seen = seen
     if not seen.paths:

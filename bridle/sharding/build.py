@@ -8,7 +8,7 @@ import os
 import shutil
 import zlib
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.lib.recfunctions import repack_fields
 
 import bridle
+from bridle import progress
 from bridle.archive import ROW, Shard, TarWriter, index_name, load_index, save_index
 from bridle.cluster import Cluster
 from bridle.errors import DataError, MediaError
@@ -63,13 +64,12 @@ class Build:
     said: dict[str, Any]
     others: Sequence[Journal]
 
-    def write(self, workers: int | None, cluster: Cluster | None, progress: Callable[[int, int], None]) -> None:
+    def write(self, workers: int | None, cluster: Cluster | None) -> None:
         """Tars of all files still to do, then manifest and index.
 
         Args:
             workers: decoding processes; None: one a core.
             cluster: where they run; None: here.
-            progress: called with (files done, files in all).
 
         Raises:
             NothingDecodes: not one file does. DataError: all are copies.
@@ -85,7 +85,7 @@ class Build:
         counts = self.journal.counts()
         total = sum(counts.values()) - counts["old"]
         done = total - counts["todo"]
-        progress(done, total)
+        progress.report("progress", done=done, total=total, what="files")
         try:
             if counts["todo"]:
                 with _pool(self.modality, workers, counts["todo"], cluster, isinstance(self.raw, Remote)) as pool:
@@ -94,7 +94,7 @@ class Build:
                         if isinstance(self.raw, Remote):
                             path.unlink(missing_ok=True)
                         done += 1
-                        progress(done, total)
+                        progress.report("progress", done=done, total=total, what="files")
             writer.close()
         finally:
             writer.abandon()

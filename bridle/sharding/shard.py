@@ -11,7 +11,7 @@ import math
 import re
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -39,8 +39,6 @@ MAX_SHARD_BYTES = 256 * 10**6
 _TAR_OVERHEAD = 2048  # of a sample: two headers, the description, padding
 
 _ADDED_UP = "samples", "shards", "bytes", "candidates", "unlabelled", "duplicates", "dropped", "added", "absent"
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +95,6 @@ def shard(
     overwrite: bool = False,
     resume: bool = False,
     dry_run: bool = False,
-    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Turn the media below a folder into sets of shards.
 
@@ -116,7 +113,6 @@ def shard(
         resume: go on with a set that was interrupted, or add the files that came since to one that is complete (with
             `overwrite` replace that one).
         dry_run: look for files and report the plan; decode and write nothing.
-        progress: called with (files done, files in all) of each part.
 
     Returns:
         name, modality, samples, shards, bytes, rejected, seconds, out, candidates, ignored, labels, unlabelled,
@@ -153,7 +149,7 @@ def shard(
         cluster = stack.enter_context(Cluster()) if todo and engine == "ray" else None
         try:
             for build in todo:
-                build.write(workers, cluster, progress or (lambda done, total: None))
+                build.write(workers, cluster)
         except NothingDecodes as error:
             error.result = {"name": error.build.name, **_result(error.build, error.manifest)} | _ending(
                 began, out, False

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from bridle import progress
 from bridle.archive import Place, TarReader, damaged, describe_sample, load_index, make_index, rows_of, tar_of
 from bridle.errors import DataError, MediaError
 from bridle.sharding.child import Failure, Task
@@ -61,7 +62,6 @@ def verify(
     *,
     decode: int = 100,
     workers: int = 1,
-    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """Read every byte: sizes, hashes, counts, the index, and decode some samples from beginning to end.
 
@@ -69,7 +69,6 @@ def verify(
         manifest: of the set.
         decode: how many samples, evenly spread.
         workers: decoding processes.
-        progress: called with (tars done, tars in all).
 
     Returns:
         name, folder, samples, shards, bytes, decoded.
@@ -88,7 +87,7 @@ def verify(
             wrong.append(f"{path} cannot be read: {error.strerror}")
         except DataError as error:
             wrong.append(error.message)
-        progress(done, len(manifest.shards))
+        progress.report("progress", done=done, total=len(manifest.shards), what="tars")
     wrong = wrong or list(_index_faults(manifest))
     if decode and not wrong:
         wrong = list(_decode_faults(manifest, decode, workers))

@@ -6,14 +6,14 @@ import itertools
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from bridle import config
+from bridle import config, progress
 from bridle.config.sections import Config
 from bridle.cores import cores
 from bridle.errors import ConfigError, UsageError
@@ -26,7 +26,6 @@ from bridle.train import pretrain
 from bridle.train.cost import step_bytes
 from bridle.train.phases import plan_phases
 
-OnEvent = Callable[..., None]
 PHASES = ("cold", "tokenizer", "encoder")
 _GIGABYTE = 1e9
 _TINY_BELOW, _SMALL_BELOW = 10_000, 200_000  # clips, with a GPU
@@ -75,16 +74,13 @@ class Choice:
         return sum(phase.steps or 0 for phase in plan_phases(self.full.schedule, self.steps_per_epoch))
 
 
-def choose(
-    manifests: Sequence[Manifest], *, preset: str | None, minutes: float | None, device: str, on_event: OnEvent
-) -> Choice:
+def choose(manifests: Sequence[Manifest], *, preset: str | None, minutes: float | None, device: str) -> Choice:
     """Looks at sets and this machine.
 
     Args:
         manifests: sets of one modality.
         preset: instead of the one that the number of clips and the device suggest.
         minutes: how long the run may take: some steps are timed, and the schedule is stretched to it.
-        on_event: told `note` and `progress` of the timing.
 
     Raises:
         ConfigError: no such preset, or one of another modality.
@@ -116,7 +112,7 @@ def choose(
     full = _changed(full, "data", **_data(full, manifests, decoded, where))
     step_s: dict[str, float] = {}
     if minutes is not None:
-        step_s = _time(full, manifests, device, on_event)
+        step_s = _time(full, manifests, device)
         factor = 60 * minutes / _seconds(full, samples / full.optim.batch_size, step_s)
         full = _changed(
             full, "schedule", **{name: float(f"{getattr(full.schedule, name) * factor:.3g}") for name in PHASES}
@@ -154,21 +150,21 @@ def _data(full: Config, manifests: Sequence[Manifest], decoded: int, device: tor
     }
 
 
-def _time(full: Config, manifests: Sequence[Manifest], device: str, on_event: OnEvent) -> dict[str, float]:
+def _time(full: Config, manifests: Sequence[Manifest], device: str) -> dict[str, float]:
     """Seconds a step of each kind of phase takes here: a short run that is thrown away."""
     marks: list[tuple[str, float]] = []
     steps = itertools.count(1)
-    on_event("note", message=f"timing steps: at least one of each phase, and {60 * _TIMED_MINUTES:g} s of them ...")
+    progress.note(f"timing steps: at least one of each phase, and {60 * _TIMED_MINUTES:g} s of them ...")
 
     def mark(kind: str, **fields: Any) -> None:
         if kind in ("phase", "step"):
             marks.append((fields["phase"], time.monotonic()))
         if kind == "step":
-            on_event("progress", done=next(steps), total=None, what="timed steps")
+            progress.report("progress", done=next(steps), total=None, what="timed steps")
 
     timed = _changed(full, "train", log_every=1, checkpoint_every=10**9, probe_every=0, tracker="none")
-    with tempfile.TemporaryDirectory(prefix="bridle-init-") as folder:
-        pretrain(timed, manifests, Path(folder) / "run", max_minutes=_TIMED_MINUTES, device=device, on_event=mark)
+    with tempfile.TemporaryDirectory(prefix="bridle-init-") as folder, progress.listening(mark):
+        pretrain(timed, manifests, Path(folder) / "run", max_minutes=_TIMED_MINUTES, device=device)
     taken: dict[str, list[float]] = {}
     for (before, began), (kind, ended) in itertools.pairwise(marks):
         if before == kind:

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from bridle import progress
 from bridle.checkpoint import read_rows, write_atomically
 from bridle.errors import EnvironmentFault
 
@@ -31,7 +32,6 @@ class MetricsLog:
         tracker: "tensorboard" (event files in `tensorboard/` beside the file) or "wandb" (as its environment says; the
             run has the name of the folder).
         config: of the run, for the tracker.
-        on_warning: told, once, when a row cannot be written: a full disk costs rows, not the run.
 
     Raises:
         EnvironmentFault: the tracker's library is missing, or it cannot start.
@@ -42,9 +42,8 @@ class MetricsLog:
         path: Path,
         tracker: Tracker = "none",
         config: dict[str, Any] | None = None,
-        on_warning: Callable[[str], None] = lambda message: None,
     ) -> None:
-        self.path, self._on_warning, self._told = path, on_warning, False
+        self.path, self._told = path, False  # a full disk costs rows, not the run
         self._sink = _sink(tracker, path.parent, config or {})
 
     def write(self, row: dict[str, Any]) -> None:
@@ -56,7 +55,7 @@ class MetricsLog:
                 self._sink.write(row["step"], dict(_scalars(row)))
         except OSError as error:
             if not self._told:
-                self._on_warning(f"{self.path}: {error.strerror or error}: training goes on, rows are lost")
+                progress.warn(f"{self.path}: {error.strerror or error}: training goes on, rows are lost")
             self._told = True
 
     def truncate(self, step: int) -> None:

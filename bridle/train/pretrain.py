@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from bridle import __version__, distributed
+from bridle import __version__, distributed, progress
 from bridle.checkpoint import (
     NewerVersion,
     RunFolder,
@@ -33,7 +33,7 @@ from bridle.storage import refuse_links
 from bridle.stream import ClipStream
 from bridle.train.phases import plan_phases
 from bridle.train.plan import describe
-from bridle.train.trainer import OnEvent, Trainer
+from bridle.train.trainer import Trainer
 
 # What decides speed, memory and what is kept, and nothing that is learned (`part`: see the configuration).
 _HARMLESS = (
@@ -58,7 +58,6 @@ def pretrain(
     dry_run: bool = False,
     profile: bool = False,
     force: bool = False,
-    on_event: OnEvent = lambda kind, **fields: None,
 ) -> dict[str, Any]:
     """Pretrains one model and leaves a run folder.
 
@@ -70,7 +69,6 @@ def pretrain(
         steps, epochs, max_minutes: stretch or shrink all phases alike.
         force: resume with settings that differ from those of the run, where they change nothing that is learned.
         profile: traces of some steps of each phase in `out/profile/`; their sums with the event "profile".
-        on_event: called with "start", "phase", "step", "warning" and "end" and their fields.
 
     Returns:
         the stable keys of `bridle pretrain --json`; with `dry_run` the plan.
@@ -89,15 +87,15 @@ def pretrain(
     if resume:
         state = distributed.together(run.state)
         if state["status"] == "complete" and not dry_run:
-            on_event("warning", message=f"{out} is complete: there is nothing left to do")
+            progress.warn(f"{out} is complete: there is nothing left to do")
             return dict(state["result"])
         limits = state["limits"]
-    set_up = partial(_set_up, config, manifests, run if resume else None, force, device, on_event)
+    set_up = partial(_set_up, config, manifests, run if resume else None, force, device)
     model, stream, training, damaged = distributed.together(set_up)
     distributed.first_decides(partial(_same_everywhere, distributed.gather_objects(_identity(config, stream, limits))))
     batch = stream.batch_size * distributed.world()
     if batch < config.optim.batch_size:
-        on_event("warning", message=f"a step takes {batch} clips, not {config.optim.batch_size}: there are no more")
+        progress.warn(f"a step takes {batch} clips, not {config.optim.batch_size}: there are no more")
     phases = plan_phases(config.schedule, stream.samples / batch, **limits)
     plan = describe(model, stream, phases, device)
     if dry_run:
@@ -114,22 +112,22 @@ def pretrain(
         run = distributed.first_decides(partial(RunFolder.create, out, dump(config), state, overwrite=overwrite))
     with _sole_use(run):
         distributed.first_decides(partial(_begin, run, damaged, dump(config)))
-        on_event("start", **plan)
-        make = partial(Trainer, model, stream, phases, run, device, on_event, profile)
+        progress.report("start", **plan)
+        make = partial(Trainer, model, stream, phases, run, device, profile)
         return _train(make, run, training, preset, keep=resume)
 
 
 def _set_up(
-    config: Config, manifests: Sequence[Manifest], run: RunFolder | None, force: bool, device: str, on_event: OnEvent
+    config: Config, manifests: Sequence[Manifest], run: RunFolder | None, force: bool, device: str
 ) -> tuple[Bridle, ClipStream, dict[str, Any] | None, list[Path]]:
     """Model and stream, of a run to resume as it left them; its training state, and its damaged checkpoints."""
     torch.manual_seed(config.train.seed)
-    found = _newest_usable(run, on_event) if run else None
+    found = _newest_usable(run) if run else None
     model, training, damaged = found or (Bridle(config, merge_statistics(manifests)), None, [])
     if found:
         _adopt(model, config, force)
     elif run:
-        on_event("warning", message=f"{run.path} has no checkpoint: it is begun again")
+        progress.warn(f"{run.path} has no checkpoint: it is begun again")
     model = model.to(device)
     stream = _open_stream(config, manifests, model.patcher)
     if training:
@@ -255,7 +253,7 @@ def _dealt(batch_size: int, samples: int) -> int:
     return batch_size // world
 
 
-def _newest_usable(run: RunFolder, on_event: OnEvent) -> tuple[Bridle, dict[str, Any], list[Path]] | None:
+def _newest_usable(run: RunFolder) -> tuple[Bridle, dict[str, Any], list[Path]] | None:
     """Model and training state of the newest checkpoint that can be read, and the damaged ones after it; None: the run
     was ended before it had any.
 
@@ -277,7 +275,7 @@ def _newest_usable(run: RunFolder, on_event: OnEvent) -> tuple[Bridle, dict[str,
                 raise
             damaged.append(folder)
             first = first or error
-            on_event("warning", message=f"{error.message}; trying the checkpoint before")
+            progress.warn(f"{error.message}; trying the checkpoint before")
     if first:
         raise first
     return None
@@ -324,5 +322,5 @@ def _finish(trainer: Trainer, preset: str, failures: dict[str, str], started: fl
         "checkpoint": str(find_checkpoint(run.path)),
     }
     run.update(status="complete", result=result)
-    trainer.on_event("end", **result, wall_s=time.monotonic() - started)
+    progress.report("end", **result, wall_s=time.monotonic() - started)
     return result

@@ -7,13 +7,14 @@ Parts of a step carry a name (`part_of_step`), here and in the trace, which chro
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
+
+from bridle import progress
 
 PARTS = (
     "data wait", "patches", "tokenizer", "encoder", "predictor", "backward", "all-reduce", "optimizer"
@@ -34,11 +35,11 @@ class Profiler:
     Args:
         folder: for the traces; made when the first is written.
         device: what computes.
-        on_event: told "profile" with the milliseconds of a step, those of its parts, and the trace.
+        reports "profile" with the milliseconds of a step, those of its parts, and the trace.
     """
 
-    def __init__(self, folder: Path, device: torch.device, on_event: Callable[..., None]) -> None:
-        self._folder, self._cuda, self._on_event = folder, device.type == "cuda", on_event
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        self._folder, self._cuda = folder, device.type == "cuda"
         self._running: profile | None = None
         self._phase, self._step, self._since = "", 0, 0.0
 
@@ -61,7 +62,7 @@ class Profiler:
         """The phase is over, or has been looked at."""
         running, self._running = self._running, None
         if self._step <= _WARM_UP:
-            self._on_event("note", message=f"phase {self._phase} ended before step {_WARM_UP + 1}: not profiled")
+            progress.note(f"phase {self._phase} ended before step {_WARM_UP + 1}: not profiled")
         if running is None:
             return
         if self._step <= _WARM_UP:
@@ -84,4 +85,4 @@ class Profiler:
                 sums[part] += (event.device_time_total if on_gpu else event.cpu_time_total) / 1e3 / max(1, steps)
         parts = {part: round(ms, 3) for part, ms in sums.items() if ms}
         step_ms = round(wall_ms / max(1, steps), 3)
-        self._on_event("profile", phase=self._phase, step_ms=step_ms, ms=parts, trace=str(trace))
+        progress.report("profile", phase=self._phase, step_ms=step_ms, ms=parts, trace=str(trace))

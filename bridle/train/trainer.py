@@ -7,14 +7,14 @@ from its cursor; so a checkpoint needs no generator states.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bridle import distributed
+from bridle import distributed, progress
 from bridle.checkpoint import RunFolder, Saver, optimizer_state, restore_optimizer, snapshot
 from bridle.draws import key_of
 from bridle.errors import DataError, EnvironmentFault, NumericalError, first_line
@@ -33,7 +33,6 @@ from bridle.train.step import REASONS, Outcome, Stepper, autocast_dtype
 from bridle.train.stop import Stop
 from bridle.train.watch import Watch
 
-OnEvent = Callable[..., None]
 _FIT_VECTORS_PER_CODE = 128  # patches that the cold start's whitening and k-means look at
 _FIT_BATCHES = 64
 _SETTLE_EVERY = 10  # steps after which a signal to stop is heard of at the latest
@@ -49,7 +48,6 @@ class Trainer:
         stream: training views.
         phases: see `plan_phases`.
         run: where checkpoints and metrics go.
-        on_event: told "phase", "step", "warning" (see `bridle.train.pretrain`).
         profile: look at where the time of some steps of each phase goes.
     """
 
@@ -60,18 +58,17 @@ class Trainer:
         phases: list[Phase],
         run: RunFolder,
         device: str,
-        on_event: OnEvent,
         profile: bool = False,
     ) -> None:
-        self.model, self.stream, self.phases, self.run, self.on_event = model, stream, phases, run, on_event
+        self.model, self.stream, self.phases, self.run = model, stream, phases, run
         self.config, self.device = model.config, torch.device(device)
         self.first = distributed.rank() == 0  # it alone writes
         self.dealt = self.config.train.shard_weights and distributed.world() > 1
         self.dtype = autocast_dtype(self.config.train.precision, self.device)
-        self.profiler = Profiler(run.path / "profile", self.device, on_event) if profile and self.first else None
-        self.saver = Saver(run, self.config.train.keep, lambda message: on_event("warning", message=message))
+        self.profiler = Profiler(run.path / "profile", self.device) if profile and self.first else None
+        self.saver = Saver(run, self.config.train.keep)
         tracker = self.config.train.tracker if self.first else "none"
-        self.log = MetricsLog(run.metrics, tracker, self.config.model_dump(mode="json"), self.saver.on_warning)
+        self.log = MetricsLog(run.metrics, tracker, self.config.model_dump(mode="json"))
         self.watch = Watch(self.config.quantizer.codes)
         self.probe: OnlineProbe | None = None
         self.phase_index, self.phase_step, self.step, self.clips = 0, 0, 0, 0
@@ -111,7 +108,7 @@ class Trainer:
         stepper = self._stepper(phase)
         if optimizer_tensors:
             restore_optimizer(stepper.optimizer, optimizer_tensors)
-        self.on_event("phase", phase=phase.kind, index=self.phase_index, phases=len(self.phases))
+        progress.report("phase", phase=phase.kind, index=self.phase_index, phases=len(self.phases))
         if self.profiler:
             self.profiler.enter(self.phase_index, phase.kind)
         self.meter, mark, self.learned = Meter(), time.monotonic(), self.phase_step > 0
@@ -159,7 +156,7 @@ class Trainer:
         stepper = Stepper(self.model, phase.kind, clips * distributed.world(), self.dtype)
         if part == "auto":
             found = stepper.fit(clips)
-            self.on_event("note", message=f"{phase.kind}: {found} of {clips} clips at once fit into memory")
+            progress.note(f"{phase.kind}: {found} of {clips} clips at once fit into memory")
         return stepper
 
     def _after_step(self, phase: Phase, stepper: Stepper, rate: float) -> None:
@@ -241,7 +238,7 @@ class Trainer:
             self.bad_steps = self.bad_steps + 1 if verdict else 0
             if verdict:
                 self.why, self.skipped = REASONS[int(verdict)], self.skipped + 1
-                self.on_event("warning", message=f"step {step}: skipped, {self.why}")
+                progress.warn(f"step {step}: skipped, {self.why}")
         self._outcomes.clear()
         if self.bad_steps >= _BAD_STEPS:
             self._save(stepper, must=True)
@@ -258,7 +255,7 @@ class Trainer:
         if self.phase_index == 0 and distributed.rank() == 0:
             channels, codes = self.model.patcher.channels, self.config.quantizer.codes
             for message in material_warnings(self.stream.reader, batches, channels, codes):
-                self.on_event("warning", message=message)
+                progress.warn(message)
         if phase.kind == "cold":
             rows = [distributed.gather_rows(batch.rows(batch.x_BNP)) for batch in batches]
             self.model.cold_tokenizer.fit(torch.cat(rows))
@@ -315,8 +312,8 @@ class Trainer:
             self.log.write({**row, "seconds": round(self.seconds, 2)})
         done = phase.fraction(self.phase_step, self.phase_seconds)
         for message in self.watch.warnings(row, done, self.phase_step):
-            self.on_event("warning", message=f"step {self.step}: {message}")
-        self.on_event("step", **row, done=self._done(), eta_s=self._eta_s(), skipped=self.skipped)
+            progress.warn(f"step {self.step}: {message}")
+        progress.report("step", **row, done=self._done(), eta_s=self._eta_s(), skipped=self.skipped)
 
     def _look(self, phase: Phase) -> None:
         """The online probe, logged beside the losses; the other ranks wait with the next step."""
@@ -329,7 +326,7 @@ class Trainer:
             seen = self.probe.judge(self.model, learning=phase.kind == "tokenizer")
         if self.first:
             self.log.write({"step": self.step, "phase": phase.kind, "phase_index": self.phase_index, "probe": seen})
-        self.on_event("probe", step=self.step, clips=len(self.probe.views), **seen)
+        progress.report("probe", step=self.step, clips=len(self.probe.views), **seen)
 
     def _done(self) -> float:
         """Share of the whole run that is done."""

@@ -25,6 +25,7 @@ from sklearn.multiclass import OneVsRestClassifier
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
+from bridle import progress
 from bridle.checkpoint import add_result, read_results
 from bridle.config.sections import Config
 from bridle.errors import DataError, UsageError
@@ -374,7 +375,8 @@ def test_patches_that_no_memory_holds_are_looked_at_when_they_are_wanted(
     options: dict[str, Any] = {"protocol": Protocol("attentive"), "division": Division(folds=2)}
     for free_gb in (1e9, 0.0):
         monkeypatch.setattr(sys.modules["bridle.evaluate.evaluate"], "free_gb", lambda free_gb=free_gb: free_gb)
-        evaluate(image_model, data, **options, on_event=listen, keep=kept.append)
+        with progress.listening(listen):
+            evaluate(image_model, data, **options, keep=kept.append)
     held, streamed = kept
     assert held.paths == streamed.paths
     assert torch.allclose(held.scores_SML, streamed.scores_SML, atol=0.05)
@@ -441,7 +443,8 @@ def test_evaluate_a_folder(image_model: Bridle, colours: Path, protocol: str, ho
         warnings.extend([fields["message"]] if kind == "warning" else [])
 
     wanted = Protocol(protocol, how, (3,))
-    result = evaluate(image_model, colours, protocol=wanted, division=Division(folds=2), on_event=listen)
+    with progress.listening(listen):
+        result = evaluate(image_model, colours, protocol=wanted, division=Division(folds=2))
     assert {"task", "protocol", "checkpoint", "metric", "value", "ci95", "n_train", "n_test", "seed"} <= set(result)
     assert (result["task"], result["protocol"], result["metric"]) == ("folder", protocol, "accuracy")
     assert (result["n_train"], result["n_test"], result["seed"]) == (10, 20, 3)
@@ -650,14 +653,17 @@ def test_copies_on_both_sides_are_told(image_model: Bridle, colours: Path, tmp_p
     def listen(kind: str, **fields: str) -> None:
         said.extend([fields["message"]] if kind == "warning" else [])
 
-    evaluate(image_model, tmp_path / "data", on_event=listen)
+    with progress.listening(listen):
+        evaluate(image_model, tmp_path / "data")
     assert said == []
     copied = sorted((tmp_path / "data" / "train" / "dark").iterdir())[:2]
     for file in copied:
         shutil.copy(file, tmp_path / "data" / "test" / "dark" / f"again_{file.name}")
-    evaluate(image_model, tmp_path / "data", on_event=listen)
+    with progress.listening(listen):
+        evaluate(image_model, tmp_path / "data")
     shard(tmp_path / "data", out=tmp_path / "set")
-    evaluate(image_model, tmp_path / "set", on_event=listen)
+    with progress.listening(listen):
+        evaluate(image_model, tmp_path / "set")
     assert len(said) == 2 and all("copies: 2 tested files are for training, too" in one for one in said)
 
 

@@ -10,7 +10,7 @@ import pytest
 import release_layouts as layouts
 import standins
 
-from bridle import api
+from bridle import api, progress
 from bridle.errors import DataError, UsageError
 from bridle.evaluate import Protocol, evaluate
 from bridle.evaluate.dataset import open_data
@@ -34,10 +34,11 @@ def test_a_release_is_judged_as_it_lies(task: str, tmp_path: Path) -> None:
         notes.extend([fields["message"]] if event == "note" else [])
 
     model = standins.small(kind)
-    results = [
-        evaluate(model, tmp_path / task, task=task, protocol=Protocol(protocol), on_event=listen)
-        for protocol in ("knn", "linear", "codes")
-    ]
+    with progress.listening(listen):
+        results = [
+            evaluate(model, tmp_path / task, task=task, protocol=Protocol(protocol))
+            for protocol in ("knn", "linear", "codes")
+        ]
     for result in results:
         assert result["task"] == task and 0 <= result["value"] <= 1
         assert result["ci95"][0] <= result["value"] <= result["ci95"][1]

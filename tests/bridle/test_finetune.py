@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from bridle import api
+from bridle import api, progress
 from bridle.checkpoint import Head, read_classifier, save_classifier
 from bridle.config.sections import EncoderSection
 from bridle.errors import ConfigError, DataError, EnvironmentFault, MediaError, NumericalError, UsageError
@@ -421,7 +421,8 @@ def test_what_cannot_be_read_is_left_out_and_listed(photos: Path, tmp_path: Path
         warned.extend([fields["message"]] if kind == "warning" else [])
 
     how = Protocol("finetune", recipe=Finetune(**QUICK))
-    found = evaluate(standins.small("image"), data, protocol=how, on_event=listen)
+    with progress.listening(listen):
+        found = evaluate(standins.small("image"), data, protocol=how)
     assert found["n_test"] == 24 and len(found["skipped"]) == 2 and sum("skipped" in one for one in warned) == 2
     assert found["value"] > 0.9  # the same pictures in train and test
     for file in data.rglob("*.*"):
@@ -655,7 +656,8 @@ def test_an_epoch_is_every_clip_once(photos: Path) -> None:
         seen.extend([fields["total"]] if kind == "progress" else [])
 
     recipe = Finetune(**(QUICK | {"epochs": 3.0, "batch_size": 20}))
-    tune_and_score(model, sources, truth, sources[:2], recipe, failures=Failures(), on_event=listen)
+    with progress.listening(listen):
+        tune_and_score(model, sources, truth, sources[:2], recipe, failures=Failures())
     assert seen == [4] * 4  # 3 * 24 / 20 is 3.6
 
 
@@ -679,7 +681,5 @@ def test_tune_and_score_marks_what_cannot_be_read(photos: Path, tmp_path: Path) 
     broken.write_bytes(b"nothing")
     tested = [sources[0], Source("broken.png", broken), sources[-1]]
     failures = Failures()
-    tuned = tune_and_score(
-        model, sources, truth, tested, Finetune(**QUICK), failures=failures, on_event=lambda kind, **fields: None
-    )
+    tuned = tune_and_score(model, sources, truth, tested, Finetune(**QUICK), failures=failures)
     assert tuned.scores_ML.isnan().any(1).tolist() == [False, True, False] and list(failures.reasons) == ["broken.png"]

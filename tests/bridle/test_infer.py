@@ -15,6 +15,7 @@ from PIL import Image
 from standins import small
 
 import bridle
+from bridle import progress
 from bridle.errors import DataError, MediaError, UsageError
 from bridle.infer import Pretrained, sources, tokenize_inputs
 from bridle.media import decode, probe
@@ -74,15 +75,16 @@ def test_neither_batches_nor_threads_change_codes_or_order(
     audio_model: Bridle, recordings: Path, batch_size: int, workers: int
 ) -> None:
     warnings: list[str] = []
-    progress: list[tuple[int, int]] = []
+    counts: list[tuple[int, int]] = []
 
     def listen(kind: str, **fields: Any) -> None:
         if kind == "warning":
             warnings.append(fields["message"])
         else:
-            progress.append((fields["done"], fields["total"]))
+            counts.append((fields["done"], fields["total"]))
 
-    found = list(tokenize_inputs(audio_model, [recordings], batch_size=batch_size, workers=workers, on_event=listen))
+    with progress.listening(listen):
+        found = list(tokenize_inputs(audio_model, [recordings], batch_size=batch_size, workers=workers))
     assert [codes.file for codes in found] == ["a/größe 1.5.wav", "a/long.wav", "b/long.wav", "b/one window.wav"]
     assert [codes.grid[0] for codes in found] == [1, 12, 4, 4]
     for codes in found:
@@ -90,7 +92,7 @@ def test_neither_batches_nor_threads_change_codes_or_order(
         assert (alone.codes_THWQ == codes.codes_THWQ).all()
     assert len(warnings) == 1
     assert "a/cut.wav" in warnings[0]
-    assert progress[-1] == (5, 5)
+    assert counts[-1] == (5, 5)
 
 
 def test_long_media_are_decoded_piece_by_piece(
@@ -206,8 +208,8 @@ def test_a_sample_that_was_altered_is_skipped_and_told(audio_model: Bridle, reco
     content[1000] ^= 1  # in the first sample's media
     tar.write_bytes(content)
     said: list[str] = []
-    listen = {"on_event": lambda kind, **fields: said.append(str(fields))}
-    found = list(tokenize_inputs(audio_model, [tmp_path / "set"], **listen))
+    with progress.listening(lambda kind, **fields: said.append(str(fields))):
+        found = list(tokenize_inputs(audio_model, [tmp_path / "set"]))
     assert len(found) == samples - 1
     assert any("was altered" in text for text in said)
 

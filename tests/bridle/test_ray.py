@@ -17,8 +17,10 @@ import forks
 import numpy as np
 import pytest
 import soundfile
+import standins
 from standins import content_of, small
 
+from bridle import progress
 from bridle.cluster import Cluster, unseen
 from bridle.errors import EnvironmentFault
 from bridle.infer import tokenize_inputs
@@ -113,7 +115,8 @@ def test_sharding_with_every_worker_killed_on_the_way(
         if done == 3:
             killed.append(nodes.kill_workers())
 
-    result = shard(raw, None, tmp_path / "set", options=OPTIONS, workers=None, engine="ray", progress=kill)
+    with progress.listening(standins.counting(kill)):
+        result = shard(raw, None, tmp_path / "set", options=OPTIONS, workers=None, engine="ray")
     assert killed == [2]
     assert result["samples"] == 48
     assert content_of(tmp_path / "set") == expected
@@ -151,7 +154,8 @@ def test_tokens_are_the_same_and_so_are_warnings(
             if kind == "warning":
                 warnings.append(fields["message"])
 
-        return list(tokenize_inputs(model, inputs, batch_size=5, engine=engine, workers=2, on_event=listen)), warnings
+        with progress.listening(listen):
+            return list(tokenize_inputs(model, inputs, batch_size=5, engine=engine, workers=2)), warnings
 
     local, ray = run("local"), run("ray")
     assert ray[1] == local[1] and len(local[1]) == 2
@@ -167,7 +171,8 @@ def test_sharding_goes_on_without_a_node(nodes: Nodes, raw: Path, expected: dict
         if done == 3:
             nodes.kill_second()
 
-    shard(raw, None, tmp_path / "set", options=OPTIONS, workers=2, engine="ray", progress=kill)
+    with progress.listening(standins.counting(kill)):
+        shard(raw, None, tmp_path / "set", options=OPTIONS, workers=2, engine="ray")
     assert content_of(tmp_path / "set") == expected
 
 

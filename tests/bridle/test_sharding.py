@@ -17,10 +17,11 @@ from pathlib import Path
 import forks
 import numpy as np
 import pytest
+import standins
 from PIL import Image
 from standins import content_of
 
-from bridle import media
+from bridle import media, progress
 from bridle.archive import TarWriter
 from bridle.errors import DataError, EnvironmentFault, UsageError
 from bridle.schema import MediaInfo, Modality
@@ -104,9 +105,8 @@ def metas(folder: Path) -> dict[str, dict]:
 def test_a_messy_folder_gives_every_good_file_once_and_a_reason_for_each_other(messy: Path, tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     out = tmp_path / "sets" / "messy"
-    result = shard(
-        messy, None, out, workers=2, options=Options(max_size_bytes=20_000), progress=lambda *at: seen.append(at)
-    )
+    with progress.listening(standins.counting(lambda *at: seen.append(at))):
+        result = shard(messy, None, out, workers=2, options=Options(max_size_bytes=20_000))
     again = shard(
         messy, Modality.AUDIO, tmp_path / "again", name="messy", workers=1, options=Options(max_size_bytes=20_000)
     )
@@ -258,8 +258,9 @@ def test_a_failure_leaves_everything_as_it_was(
     before = content_of(out)
     if cause == "full disk":
         monkeypatch.setattr(TarWriter, "_write", no_space)
-    with pytest.raises(KeyboardInterrupt if cause == "Ctrl-C" else EnvironmentFault) as caught:
-        shard(few, None, out, overwrite=True, progress=interrupted if cause == "Ctrl-C" else None)
+    listening = progress.listening(standins.counting(interrupted if cause == "Ctrl-C" else None))
+    with pytest.raises(KeyboardInterrupt if cause == "Ctrl-C" else EnvironmentFault) as caught, listening:
+        shard(few, None, out, overwrite=True)
     if cause != "Ctrl-C":
         assert str(out) in caught.value.message and "space" in caught.value.message
     assert content_of(out) == before

@@ -18,10 +18,12 @@ from pathlib import Path
 import forks
 import numpy as np
 import pytest
+import standins
 from numpy.lib.recfunctions import repack_fields
 from PIL import ExifTags, Image
 from standins import content_of, write_sound
 
+from bridle import progress
 from bridle.archive import ROW, load_index, save_index
 from bridle.errors import DataError, EnvironmentFault, UsageError
 from bridle.sharding import Options, Split, build, child, describe, find_sets, journal, read_manifest, shard, verify
@@ -141,8 +143,8 @@ def test_killed_at_each_change_of_the_folder_it_ends_with_the_same_bytes(raw: Pa
             assert now == old or {name: now.get(name) for name in expected} == expected
         if way == "start over":  # the old set comes back before it is replaced once more
             back = dict[str, str]()
-            with pytest.raises(KeyboardInterrupt):
-                shard(raw, None, out, options=options, overwrite=True, progress=stop_and(back, out))
+            with pytest.raises(KeyboardInterrupt), progress.listening(standins.counting(stop_and(back, out))):
+                shard(raw, None, out, options=options, overwrite=True)
             assert back in (old, expected) if number else back == old
             if back:
                 verify(read_manifest(out), decode=0)  # and it is whole still, whatever became of the attempt
@@ -196,12 +198,13 @@ def test_other_options_do_not_go_on_with_a_run(raw: Path, tmp_path: Path) -> Non
             raise KeyboardInterrupt
 
     options = Options(max_size_bytes=12_000)
-    with pytest.raises(KeyboardInterrupt):
-        shard(raw, None, tmp_path / "set", options=options, progress=stop)
+    with pytest.raises(KeyboardInterrupt), progress.listening(standins.counting(stop)):
+        shard(raw, None, tmp_path / "set", options=options)
     with pytest.raises(UsageError, match="max_size_bytes 12000, now it is 13000"):
         shard(raw, None, tmp_path / "set", options=Options(max_size_bytes=13_000), resume=True)
     seen: list[tuple[int, int]] = []
-    shard(raw, None, tmp_path / "set", options=options, resume=True, progress=lambda *at: seen.append(at))
+    with progress.listening(standins.counting(lambda *at: seen.append(at))):
+        shard(raw, None, tmp_path / "set", options=options, resume=True)
     assert 10 <= seen[0][0] <= 20 and seen[-1] == (43, 43)  # what stands in whole tars is not done again
 
 
@@ -299,8 +302,8 @@ def test_what_would_lose_or_double_samples_is_refused(raw: Path, tmp_path: Path)
             raise KeyboardInterrupt
 
     options, out = Options(max_size_bytes=12_000), tmp_path / "set"
-    with pytest.raises(KeyboardInterrupt):
-        shard(raw, None, out, options=options, progress=stop)
+    with pytest.raises(KeyboardInterrupt), progress.listening(standins.counting(stop)):
+        shard(raw, None, out, options=options)
     raw.rename(tmp_path / "away")
     with pytest.raises(DataError, match="does not exist"):  # and not: every file is rejected
         shard(raw, None, out, options=options, resume=True)
@@ -471,8 +474,8 @@ def test_a_damaged_journal_is_named_and_started_over(raw: Path, tmp_path: Path) 
 
     options = Options(max_size_bytes=12_000)
     for damage in (b"no database at all", b""):
-        with pytest.raises(KeyboardInterrupt):
-            shard(raw, None, tmp_path / "set", options=options, progress=stop)
+        with pytest.raises(KeyboardInterrupt), progress.listening(standins.counting(stop)):
+            shard(raw, None, tmp_path / "set", options=options)
         journal = tmp_path / "set" / ".partial" / "journal.sqlite"
         journal.write_bytes(damage * 100 or journal.read_bytes()[: journal.stat().st_size // 2])
         with pytest.raises(EnvironmentFault, match="--overwrite"):
@@ -545,8 +548,9 @@ def test_a_finished_tar_that_somebody_harms_is_named(raw: Path, tmp_path: Path, 
         if done == 30 and when != "while it runs":
             raise KeyboardInterrupt
 
-    with pytest.raises(DataError if when == "while it runs" else KeyboardInterrupt) as caught:
-        shard(raw, None, out, options=options, progress=do)
+    failure = DataError if when == "while it runs" else KeyboardInterrupt
+    with pytest.raises(failure) as caught, progress.listening(standins.counting(do)):
+        shard(raw, None, out, options=options)
     if when != "while it runs":
         with pytest.raises(DataError) as caught:
             shard(raw, None, out, options=options, resume=True)

@@ -19,9 +19,10 @@ from pathlib import Path
 import forks
 import pages
 import pytest
+import standins
 from standins import content_of, free_port, same, small, stream_of, take, told, write_sound
 
-from bridle import api
+from bridle import api, progress
 from bridle.archive import Place, TarReader, load_index, tar_of
 from bridle.checkpoint import save_model, snapshot
 from bridle.errors import DataError, EnvironmentFault, UsageError
@@ -359,8 +360,9 @@ def test_a_set_that_another_machine_writes_meanwhile_is_kept(
             monkeypatch.setenv("BRIDLE_CACHE", str(tmp_path / "cache of the other"))
             shard(raw / "class1", None, bucket / "set", options=options)
 
-    with pytest.raises(UsageError, match="another process has written"):
-        shard(raw, None, bucket / "set", options=options, progress=meanwhile)
+    wanted = pytest.raises(UsageError, match="another process has written")
+    with wanted, progress.listening(standins.counting(meanwhile)):
+        shard(raw, None, bucket / "set", options=options)
     assert find_sets(bucket / "set")[0].samples == 10
 
 

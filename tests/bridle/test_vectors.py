@@ -13,10 +13,10 @@ import torch
 from safetensors.numpy import load_file
 from standins import small
 
-from bridle import api
+from bridle import api, progress
 from bridle.checkpoint import save_model, snapshot
 from bridle.errors import DataError, MediaError, UsageError
-from bridle.infer import How, Index, Pretrained, read_vectors, write_embeddings, write_vectors
+from bridle.infer import Index, Pretrained, read_vectors, write_embeddings, write_vectors
 from bridle.infer.codes import read_codes, write_codes
 from bridle.infer.listing import Listing
 from bridle.infer.vectors_file import PART, SUFFIXES, VectorsFile, join_vectors
@@ -155,8 +155,8 @@ def test_a_table_of_other_types_is_refused(tmp_path: Path) -> None:
 def test_a_file_gets_the_vector_that_it_gets_alone(folder: Path, tmp_path: Path) -> None:
     model = small("audio")
     alone, told = Pretrained(model), list[str]()
-    how = How(on_event=lambda kind, **said: told.append(said.get("message", "")))
-    said = write_embeddings(model, [folder], tmp_path / "v.npz", how, part_files=4)
+    with progress.listening(lambda kind, **said: told.append(said.get("message", ""))):
+        said = write_embeddings(model, [folder], tmp_path / "v.npz", part_files=4)
     assert said is not None
     assert (said["files"], said["vectors"], said["skipped"]) == (6, 6, 1)
     assert [one["file"] for one in said["failures"]] == ["1/cut.wav"] and any("cut.wav" in one for one in told)
@@ -192,8 +192,8 @@ def test_interrupted_and_resumed_is_the_same_to_the_byte(folder: Path, tmp_path:
         if kind == "progress" and said["done"] > 4:
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        write_embeddings(model, [folder], cut, How(on_event=interrupt), part_files=2)
+    with pytest.raises(KeyboardInterrupt), progress.listening(interrupt):
+        write_embeddings(model, [folder], cut, part_files=2)
     assert not cut.exists()
     with pytest.raises(UsageError, match="interrupted"):
         write_embeddings(model, [folder], cut, part_files=2)
@@ -211,8 +211,8 @@ def test_a_damaged_part_says_what_to_do(folder: Path, tmp_path: Path) -> None:
         if kind == "progress" and said["done"] > 4:
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        write_embeddings(model, [folder], out, How(on_event=interrupt), part_files=2)
+    with pytest.raises(KeyboardInterrupt), progress.listening(interrupt):
+        write_embeddings(model, [folder], out, part_files=2)
     whole = (parts / "000000").read_bytes()
     for damaged in (whole[:-30], whole.replace(b"skipped", b"skjpped"), whole[:-1] + bytes([whole[-1] ^ 1])):
         (parts / "000000").write_bytes(damaged)
@@ -228,7 +228,8 @@ def test_a_file_that_is_named_twice_is_taken_once(folder: Path, sample: Path, tm
     api.shard(sample / "audio" / "7", out=tmp_path / "set")
     one, notes = folder / "7" / "7_theo_0.wav", list[str]()
     inputs = [one, folder, tmp_path / "set", one, folder / "1", folder, tmp_path / "set"]
-    listing = Listing(inputs, Modality.AUDIO, on_event=lambda kind, message: notes.append(message))
+    with progress.listening(lambda kind, message: notes.append(message)):
+        listing = Listing(inputs, Modality.AUDIO)
     assert notes == ["files that are named more than once, and taken once: 43"]  # 1 + 1 + 4 + 7 + 30
     names = [listing.source(number).path for number in range(len(listing))]
     assert len({*names}) == len(names) == 37 and names[0] == str(one)

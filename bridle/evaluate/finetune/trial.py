@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
+from bridle import progress
 from bridle.draws import Draws
 from bridle.errors import MediaError, NumericalError
 from bridle.evaluate.finetune.augment import hide_bands, mix
@@ -29,8 +30,6 @@ from bridle.model import Bridle, Classifier, layered_groups, set_drop_path
 from bridle.schema import PatchBatch
 from bridle.train.phases import rate_share
 from bridle.train.step import autocast_dtype
-
-OnEvent = Callable[..., None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +57,6 @@ def tune_and_score(
     several: Several | None = None,
     workers: int = 0,
     failures: Failures,
-    on_event: OnEvent,
 ) -> Tuned:
     """Fine-tune a copy of the model's encoder and score the tested clips.
 
@@ -75,7 +73,7 @@ def tune_and_score(
         torch.manual_seed(seed)
         classifier = Classifier(deepcopy(model.average or model.encoder), len(truth.classes), recipe.pool)
         classifier = classifier.to(model.encoder.class_token_D.device).requires_grad_(True)
-        classifier = _train(model, classifier, train, truth, recipe, seed, workers, failures, on_event)
+        classifier = _train(model, classifier, train, truth, recipe, seed, workers, failures)
     classifier.eval().requires_grad_(False)
     scores_ML = score(model, classifier, test, truth.multi, several=several, workers=workers, failures=failures)
     return Tuned(classifier, scores_ML)
@@ -123,7 +121,6 @@ def _train(
     seed: int,
     workers: int,
     failures: Failures,
-    on_event: OnEvent,
 ) -> Classifier:
     """The classifier after all steps, or the average of its weights."""
     device = model.encoder.class_token_D.device
@@ -164,7 +161,7 @@ def _train(
         optimiser.step()
         if average:
             average.update_parameters(classifier)
-        on_event("progress", done=step + 1, total=steps, what="fine-tuning")
+        progress.report("progress", done=step + 1, total=steps, what="fine-tuning")
     trained: Any = average.module if average else classifier
     set_drop_path(trained.encoder, 0.0)
     return cast(Classifier, trained)
