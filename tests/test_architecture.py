@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Lowest first. A package imports only packages of lower layers; packages of one layer do not import each other.
 LAYERS = (
     ("schema", "errors", "progress", "distributed", "children", "draws", "cores", "cluster", "config", "storage"),
+    ("outputs",),
     ("launch", "archive", "media", "patches", "nn", "quantize", "memory"),
     ("sharding", "stream", "model", "tasks"),
     ("checkpoint",),
@@ -25,7 +26,7 @@ LAYERS = (
     ("api",),
 )
 LEVEL = {package: level for level, packages in enumerate(LAYERS) for package in packages}
-# The nouns, the errors and the reports are used by everybody, `config` included: they may be used inside the lowest layer too.
+# The nouns, the errors and the reports are used by everybody, `config` included: also inside the lowest layer.
 WORDS = ("schema", "errors", "progress")
 CLI_MAY_IMPORT = ("bridle.api", "bridle.errors", "bridle.config", "bridle.__version__")
 

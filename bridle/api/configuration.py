@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from bridle import progress
 from bridle.api.session import pick_device
 from bridle.config.recipe import Recipe
-from bridle.errors import ConfigError, EnvironmentFault, UsageError, nearest
+from bridle.errors import ConfigError, UsageError, nearest
 
 if TYPE_CHECKING:
     from bridle.config import Config
@@ -39,7 +39,7 @@ def init(
     Raises:
         UsageError: `out` exists.
     """
-    from bridle.checkpoint import write_atomically
+    from bridle.outputs import disk_errors, exists, write_text
     from bridle.schema import Modality
     from bridle.sharding import find_sets, notices_together
     from bridle.starter import choose, commented
@@ -47,20 +47,16 @@ def init(
 
     out = Path(out)
     if out.is_dir() or (os.path.lexists(out) and not overwrite):
-        what = "is a folder" if out.is_dir() else "exists already"
-        raise UsageError(f"{out} {what}.", "Choose another --out" + ("." if out.is_dir() else ", or --overwrite."))
+        raise UsageError(f"{out} is a folder.", "Choose another --out.") if out.is_dir() else exists(out)
     manifests = find_sets(locate(shards), Modality(modality) if modality else None)
     choice = choose(manifests, preset=preset, minutes=minutes, device=pick_device(device))
     for message in notices_together(manifests, choice.full):
         progress.warn(message)
     text = commented(choice, manifests, str(shards), minutes)
     target = Path(os.path.realpath(out))  # a link keeps being one
-    try:
+    with disk_errors(out):
         target.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(target, text)
-    except OSError as error:
-        why = f"{out.parent} is no folder" if isinstance(error, FileExistsError) else error.strerror
-        raise EnvironmentFault(f"{out} cannot be written: {why}.", "Choose another --out.") from error
+        write_text(target, text)
     return {
         "config": str(out),
         "modality": str(manifests[0].modality),

@@ -13,6 +13,7 @@ from bridle import progress
 from bridle.api.session import RUNS, open_model, pick_device
 from bridle.config.recipe import Recipe
 from bridle.errors import DataError, EnvironmentFault, UsageError
+from bridle.outputs import disk_errors, exists
 from bridle.storage import Location, locate
 
 if TYPE_CHECKING:
@@ -160,19 +161,16 @@ def _check_out(out: Path, classifier: bool, overwrite: bool, checkpoint: str | P
     """
     if (out / "state.json").exists() or (out / "checkpoints").exists():
         if classifier:
-            raise UsageError(f"{out} is a run: a classifier there would take its place", "Name another --out.")
+            raise UsageError(f"{out} is a run: a classifier there would take its place", "Choose another --out.")
         own = Path(checkpoint).resolve() if checkpoint else None
         if own is None or out.resolve() not in (own, *own.parents):
-            raise UsageError(f"{out} is another run: the result would pass for its own", "Name another --out.")
+            raise UsageError(f"{out} is another run: the result would pass for its own", "Choose another --out.")
     if classifier and not overwrite and (out / "model.json").exists():
-        raise UsageError(f"{out} holds a model already", "Name another --out, or add --overwrite.")
-    try:
+        raise exists(out, "a model")
+    with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=out):
             pass
-    except OSError as error:
-        why = error.strerror or error
-        raise EnvironmentFault(f"{out} cannot be written: {why}", "Name another --out.") from error
 
 
 def _classifier(checkpoint: str | Path | None, device: str) -> tuple[Bridle, Head]:

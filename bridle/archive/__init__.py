@@ -14,7 +14,7 @@ from bridle.archive.index import (
     tar_of,
 )
 from bridle.archive.read import Place, TarReader
-from bridle.archive.write import ROW, Shard, TarWriter, write_durably
+from bridle.archive.write import ROW, Shard, TarWriter
 
 __all__ = [
     "ROW",
@@ -34,5 +34,4 @@ __all__ = [
     "rows_of",
     "save_index",
     "tar_of",
-    "write_durably",
 ]

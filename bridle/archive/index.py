@@ -25,8 +25,9 @@ import numpy as np
 from bridle.archive.description import parse_description
 from bridle.archive.headers import open_tar, read_npy
 from bridle.archive.read import Place, TarReader
-from bridle.archive.write import ROW, Shard, write_durably
+from bridle.archive.write import ROW, Shard
 from bridle.errors import DataError, MediaError
+from bridle.outputs import written
 from bridle.storage import Cache, Location, Remote, opened, read_small, sizes_in
 
 _DIGEST_BYTES, _NPY_HEADER_BYTES = 32, 1 << 16  # the latter at most
@@ -44,7 +45,7 @@ def save_index(folder: Path, shards: Sequence[Shard], rows_N: np.ndarray) -> Non
     """Write the index beside the tars, whole or not at all."""
     content = io.BytesIO()
     np.save(content, rows_N, allow_pickle=False)
-    with write_durably(folder / index_name(shards)) as file:
+    with written(folder / index_name(shards)) as file:
         file.write(content.getbuffer())
         file.write(hashlib.sha256(content.getbuffer()).digest())  # readers of .npy do not look behind the array
 

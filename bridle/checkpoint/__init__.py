@@ -17,7 +17,6 @@ from bridle.checkpoint.run_folder import (
     newest_run,
     read_rows,
     run_of_launch,
-    write_atomically,
 )
 from bridle.checkpoint.saver import Saver
 from bridle.checkpoint.training_file import load_training, optimizer_state, restore_optimizer
@@ -88,5 +87,4 @@ __all__ = [
     "save_classifier",
     "save_model",
     "snapshot",
-    "write_atomically",
 ]

@@ -17,8 +17,9 @@ from safetensors.torch import load_file
 
 from bridle.checkpoint.files import check_digest, check_finite, write_tensors
 from bridle.checkpoint.model_file import read_about, read_model, save_model, snapshot
-from bridle.errors import DataError, EnvironmentFault
+from bridle.errors import DataError
 from bridle.model import Bridle, Classifier
+from bridle.outputs import disk_errors
 from bridle.storage import hashed
 
 HEAD = "head.safetensors"
@@ -65,14 +66,11 @@ def save_classifier(model: Bridle, head: Head, folder: Path, about: dict[str, An
         if not name.startswith("encoder.")
     }
     weights[_TRAINED_ON] = torch.tensor(sorted(head.trained_on), dtype=torch.int64)
-    try:
+    with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         write_tensors(weights, folder / HEAD)
         said = {"classes": head.classes, "multi_label": head.multi_label, "pool": head.classifier.pool}
         save_model(snapshot(tuned), folder, {**about, "classifier": {**said, "sha256": hashed(folder / HEAD)}})
-    except OSError as error:
-        why = error.strerror or error
-        raise EnvironmentFault(f"{folder} cannot be written: {why}", "Name another --out.") from error
 
 
 def read_classifier(folder: Path, device: str = "cpu") -> tuple[Bridle, Head]:

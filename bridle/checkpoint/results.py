@@ -22,8 +22,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from bridle.checkpoint.files import write_tensors
-from bridle.checkpoint.run_folder import CHECKPOINTS, STATE, write_atomically
+from bridle.checkpoint.run_folder import CHECKPOINTS, STATE
 from bridle.errors import DataError
+from bridle.outputs import write_text
 from bridle.storage import is_plain, read_text, refuse_links
 
 FILE, CLIPS = "results.json", "results"
@@ -147,7 +148,7 @@ def add_result(folder: Path, result: dict[str, Any], tested: Tested | None = Non
         write_tensors(content, folder / result["clips"])
     kept = [one for one in older if any(one.get(key) != result.get(key) for key in _SAME)]
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / FILE, json.dumps(_plain([*kept, result]), indent=1, allow_nan=False) + "\n")
+    write_text(folder / FILE, json.dumps(_plain([*kept, result]), indent=1, allow_nan=False) + "\n")
     return aside
 
 

@@ -13,7 +13,6 @@ A checkpoint is written under a temporary name and renamed when it is whole: wha
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
@@ -28,12 +27,8 @@ from pydantic import BaseModel, ValidationError, model_validator
 from bridle.checkpoint.model_file import ABOUT, Snapshot, save_model
 from bridle.checkpoint.training_file import mistakes, save_training
 from bridle.errors import DataError, UsageError
-from bridle.storage import lock_file, read_text, refuse_links
-
-try:
-    import fcntl
-except ImportError:  # Windows: nothing keeps two processes apart there
-    fcntl = None  # type: ignore[assignment]
+from bridle.outputs import alone, exists, put_in_place, write_text
+from bridle.storage import read_text, refuse_links
 
 STATE, CONFIG, METRICS, CHECKPOINTS, LOCK = "state.json", "config.yaml", "metrics.jsonl", "checkpoints", ".lock"
 
@@ -76,9 +71,7 @@ class RunFolder:
         """
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             if not overwrite:
-                raise UsageError(
-                    f"{path} exists already.", f"Continue it with --resume {path}, replace it with --overwrite."
-                )
+                raise exists(path, hint=f"Continue it with --resume {path}.")
             if not (path / STATE).exists() and not _is_stillborn(path):
                 raise UsageError(f"{path} is not a run: it will not be overwritten.", "Choose another --out.")
             with cls(path).lock():  # not while another process trains it
@@ -102,15 +95,7 @@ class RunFolder:
             UsageError: another process holds it.
         """
         refuse_links(self.path / LOCK)
-        with lock_file(self.path / LOCK) as file:  # who only asks leaves no mark of the time
-            try:
-                if fcntl:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise UsageError(
-                    f"{self.path} is being trained by another process.",
-                    "Wait for it, stop it, or choose another --out.",
-                ) from error
+        with alone(self.path / LOCK, self.path):  # who only asks leaves no mark of the time
             yield
 
     @property
@@ -184,7 +169,7 @@ class RunFolder:
     def update(self, **changes: Any) -> None:
         """Changes keys of `state.json`, all at once or not at all."""
         state = self.state() if (self.path / STATE).exists() else {}
-        write_atomically(self.path / STATE, json.dumps({**state, **changes}, indent=1) + "\n")
+        write_text(self.path / STATE, json.dumps({**state, **changes}, indent=1) + "\n")
 
     def checkpoints(self, *, whole: bool = True) -> list[Path]:
         """Complete checkpoints, oldest first; or also those that lack their description."""
@@ -203,12 +188,7 @@ class RunFolder:
             for file in temporary.iterdir():
                 with open(file, "rb") as handle:
                     os.fsync(handle.fileno())
-            replaced = temporary.with_name(f"{temporary.name}.old")
-            if final.exists():
-                final.rename(replaced)
-            temporary.rename(final)
-            _flush(final.parent)
-            shutil.rmtree(replaced, ignore_errors=True)
+            put_in_place(temporary, final)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         if step:
@@ -229,37 +209,6 @@ def read_rows(metrics: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             row = json.loads(line)
             if isinstance(row, dict) and isinstance(row.get("step"), int):
                 yield line, row
-
-
-def _flush(folder: Path) -> None:
-    """The names in a folder reach the disk, where the system can be asked for that."""
-    with suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """The old content or the new, never half of it.
-
-    Raises:
-        OSError: it cannot be written, or what is there is no file: a device would be replaced by one.
-    """
-    if path.exists() and not path.is_file():
-        raise OSError(errno.EINVAL, "what is there is no file")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.unlink(missing_ok=True)
-        with open(temporary, "x", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        _flush(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def find_checkpoint(where: Path) -> Path:

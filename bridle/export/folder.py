@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import secrets
 import shutil
@@ -10,7 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bridle.errors import EnvironmentFault, UsageError
+from bridle.errors import UsageError
+from bridle.outputs import disk_errors, exists, put_in_place
 
 MARK = "preprocessing.json"  # what tells an export from a checkpoint
 _NAMES = {"model.safetensors", "model.json", "head.safetensors", "config.yaml", MARK, "preprocess.py", "README.md"}
@@ -30,18 +30,14 @@ def new_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
     """
     check_output(out, overwrite=overwrite)
     out = Path(os.path.realpath(out))  # a link stays one
-    partial = _beside(out, "partial")
+    # A name that no other process has, not even one of the same number in another container.
+    partial = out.with_name(f".{out.name}.{secrets.token_hex(4)}.partial")
     try:
-        partial.mkdir(parents=True)
-        yield partial
-        check_output(out, overwrite=overwrite)  # somebody may have put something there in the meantime
-        _replace(partial, out)
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        raise EnvironmentFault(
-            f"{out} cannot be written: {error.strerror or error}",
-            "Free some space, or name another --out." if full else "Name another --out.",
-        ) from error
+        with disk_errors(out):
+            partial.mkdir(parents=True)
+            yield partial
+            check_output(out, overwrite=overwrite)  # somebody may have put something there in the meantime
+            put_in_place(partial, out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -51,37 +47,15 @@ def check_output(out: Path, *, overwrite: bool) -> None:
     if not os.path.lexists(out):
         return
     if not overwrite:
-        raise UsageError(f"{out} exists", "choose another --out, or add --overwrite")
+        raise exists(out)
     if not out.is_dir():
-        raise UsageError(f"{out} is no folder: it will not be replaced", "choose another --out")
+        raise UsageError(f"{out} is not a folder: it will not be replaced", "Choose another --out.")
     found = {path.name for path in out.iterdir()} - {"__pycache__"}
     if found and not (MARK in found and found <= _NAMES | _PROGRAMS):
         more = ", ".join(sorted(found - _NAMES - _PROGRAMS)[:3]) or f"no {MARK}"
-        raise UsageError(
-            f"{out} is no export, or holds more than that ({more}): it will not be replaced", "choose another --out"
-        )
+        raise UsageError(f"{out} holds more than an export ({more}): it will not be replaced", "Choose another --out.")
 
 
 def names_of(out: Path) -> list[str]:
     """The files of a finished export."""
     return sorted(path.name for path in out.iterdir())
-
-
-def _replace(partial: Path, out: Path) -> None:
-    """Put the finished folder in place; the one that was there goes last."""
-    if not out.exists():
-        partial.rename(out)
-        return
-    old = _beside(out, "old")
-    out.rename(old)
-    try:
-        partial.rename(out)
-    except BaseException:
-        old.rename(out)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _beside(out: Path, what: str) -> Path:
-    """A name that no other process has, not even one of the same number in another container."""
-    return out.absolute().with_name(f".{out.name}.{secrets.token_hex(4)}.{what}")

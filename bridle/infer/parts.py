@@ -29,14 +29,13 @@ from bridle.infer.parts_folder import (
     JOINED,
     RESULT,
     begun,
-    blamed,
     end,
     finished,
     parts_folder,
     publish,
-    settle,
     write_json,
 )
+from bridle.outputs import disk_errors, settle
 from bridle.storage import Location, read_text
 
 ITEMS = 512  # a part of files: minutes of work, thousands of parts for a million
@@ -173,7 +172,7 @@ class _Work:
                 yield from self.span(part)
 
         try:
-            with blamed(self.out), closing(compute(numbers())) as found:
+            with disk_errors(self.out, resumable=True), closing(compute(numbers())) as found:
                 pending, done = next(found, None), 0
 
                 def results(span: range) -> Iterator[tuple[int, Item]]:

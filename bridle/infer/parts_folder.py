@@ -8,11 +8,8 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from bridle import progress
-from bridle.errors import DataError, EnvironmentFault, UsageError
-from bridle.storage import Location, Remote, cache_folder, check_bucket, hashed, lock_file, read_text, refuse_links
+from bridle.errors import DataError, UsageError
+from bridle.outputs import alone, disk_errors, exists, put_in_place, same_settings, settle, sync, write_text
+from bridle.storage import Location, Remote, cache_folder, check_bucket, hashed, read_text, refuse_links
 
 ABOUT, CLAIMS, JOINED, RESULT = "work.json", "claims", "joined", "result.json"
 _LOCK = "lock"
@@ -48,7 +46,7 @@ def check_free(out: Location, *, resume: bool, overwrite: bool) -> None:
     if out.suffix and out.is_dir():
         raise UsageError(f"{out} is a folder", "Choose another --out.")
     if out.exists() and not overwrite and not (resume and _is_published(out, folder)):
-        raise UsageError(f"{out} exists", "choose another --out, or add --overwrite")
+        raise exists(out)
     if (folder / ABOUT).exists() and not (resume or overwrite):
         done = sum(1 for _ in finished(folder))
         raise UsageError(
@@ -70,12 +68,12 @@ def begun(out: Location, said: Mapping[str, Any], resume: bool, overwrite: bool)
     folder = parts_folder(out)
     made = [parent for parent in folder.parents if not parent.exists()]
     try:
-        with blamed(out):
+        with disk_errors(out, resumable=True):
             refuse_links(folder)
             folder.mkdir(parents=True, exist_ok=True)
             refuse_links(*folder.iterdir())
-            _sync(folder.parent)
-            with _only_one(folder, out):
+            sync(folder.parent)
+            with alone(folder / _LOCK, out):
                 published = resume and out.exists() and _is_published(out, folder)
                 if not published:
                     _remove(folder / RESULT)
@@ -106,28 +104,10 @@ def _prepare(folder: Path, said: dict[str, Any], out: Location, resume: bool) ->
 
 def _compare(about: Path, said: dict[str, Any], out: Location) -> None:
     try:
-        before = json.loads(read_text(about))
-        wrong = next(name for name in {**before, **said} if before.get(name) != said.get(name))
-    except StopIteration:
-        return
+        before = dict(json.loads(read_text(about)))
     except (ValueError, TypeError) as error:
         raise DataError(f"{about} is damaged: {error}", "Start again: --overwrite.") from error
-    raise UsageError(
-        f"{out} was begun with {wrong} {before.get(wrong)!r}, now it is {said.get(wrong)!r}",
-        "Go on with the same inputs, checkpoint and options, or start again with --overwrite.",
-    )
-
-
-@contextmanager
-def _only_one(folder: Path, out: Location) -> Iterator[None]:
-    """Held by the kernel, so that a killed process leaves no lock behind, nor its decoding processes: unlike `flock`'s
-    it is not theirs, too."""
-    with lock_file(folder / _LOCK) as lock:
-        try:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            raise UsageError(f"another process is writing {out}", "Wait for it, or choose another --out.") from None
-        yield
+    same_settings(before, said, out)
 
 
 def finished(folder: Path) -> Iterable[Path]:
@@ -153,22 +133,10 @@ def publish(joined: Path, out: Location) -> None:
         out.upload(joined)
         joined.unlink()
         return
-    if not joined.is_dir():
-        settle(joined, out)
-        return
-    for folder in (joined, *filter(Path.is_dir, joined.rglob("*"))):
-        _sync(folder)
-    if out.exists():
-        replaced = joined.with_name("replaced")
-        os.rename(out, replaced)
-        try:
-            os.rename(joined, out)
-        except BaseException:
-            os.rename(replaced, out)
-            raise
+    if joined.is_dir():
+        put_in_place(joined, out)
     else:
-        os.rename(joined, out)
-    _sync(out.parent)
+        settle(joined, out)
 
 
 def end(folder: Path) -> None:
@@ -184,27 +152,7 @@ def end(folder: Path) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text(json.dumps(content, indent=1) + "\n")
-    settle(temporary, path)
-
-
-def settle(temporary: Path, path: Path) -> None:
-    """Under its name when it is on the disk."""
-    with open(temporary, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    _sync(path.parent)
-
-
-def _sync(folder: Path) -> None:
-    """Names in it outlive a power cut."""
-    with contextlib.suppress(OSError):  # not every system can be asked for that
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+    write_text(path, json.dumps(content, indent=1) + "\n")
 
 
 def _remove(path: Path) -> None:
@@ -212,16 +160,3 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-@contextmanager
-def blamed(out: Location) -> Iterator[None]:
-    """What the disk refuses, in our words."""
-    try:
-        yield
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        raise EnvironmentFault(
-            f"{out} cannot be written: {'the disk is full' if full else error.strerror or error}",
-            f"{'Free some space' if full else 'Mend that'} and {_GO_ON}",
-        ) from error

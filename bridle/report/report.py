@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from bridle import progress
-from bridle.checkpoint import load_model, write_atomically
-from bridle.errors import DataError, EnvironmentFault, UsageError
+from bridle.checkpoint import load_model
+from bridle.errors import DataError, UsageError
 from bridle.model import Bridle
+from bridle.outputs import disk_errors, exists, write_text
 from bridle.report import cards, clips, codebooks, curves, facts, maps, results
 from bridle.report.facts import Facts
 from bridle.report.page import render
@@ -72,9 +73,9 @@ def write_report(
     known = facts.read_facts(run)
     out = out or run / FILE
     if out.is_dir() or (out.exists() and not overwrite):
-        raise UsageError(f"{out} exists", "Choose another --out, or add --overwrite.")
+        raise exists(out)
     if (there := next(one for one in out.absolute().parents if one.exists())) and not there.is_dir():
-        raise UsageError(f"{there} is a file, no folder for {out.name}", "Name another --out.")
+        raise UsageError(f"{there} is a file, no folder for {out.name}", "Choose another --out.")
     found, model = Found(), _model(run, device)
     places, why = _places(known, data)
     if not isinstance(model, Bridle):
@@ -85,13 +86,9 @@ def write_report(
         _look(found, model, places, data is not None, count)
     _codebooks(found, model, known)
     page = _page(known, found, model, places, device)
-    try:
+    with disk_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(out, page)
-    except OSError as error:
-        raise EnvironmentFault(
-            f"{out} cannot be written: {error.strerror or error}", "Free some space, or name another --out."
-        ) from error
+        write_text(out, page)
     return {
         "run": str(run),
         "out": str(out),

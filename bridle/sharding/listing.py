@@ -108,21 +108,6 @@ def place_of(path: str, seed: int) -> bytes:
     return hashlib.sha256(f"{seed}:".encode() + os.fsencode(path)).digest()
 
 
-def compare(before: object, now: object, out: Location) -> None:
-    """Refuse to go on with other options.
-
-    Raises:
-        UsageError: naming the first that differs.
-    """
-    assert isinstance(before, dict) and isinstance(now, dict)
-    for name, value in before.items():
-        if now.get(name) != value:
-            raise UsageError(
-                f"{out} was begun with {name} {value!r}, now it is {now.get(name)!r}",
-                "Go on with the same options, or start again with --overwrite.",
-            )
-
-
 def _note_old(journal: Journal, old: Manifest, seed: int) -> None:
     reader = TarReader()
     for row in load_index(old.folder, old.shards):

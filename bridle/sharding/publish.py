@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -21,8 +20,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bridle.archive import write_durably
 from bridle.errors import DataError, EnvironmentFault, UsageError
+from bridle.outputs import alone, disk_errors, exists, written
 from bridle.sharding.journal import FILE as JOURNAL
 from bridle.sharding.journal import Journal
 from bridle.sharding.manifest import FILE, Manifest, is_index
@@ -31,7 +30,6 @@ from bridle.storage import (
     Remote,
     cache_folder,
     check_bucket,
-    lock_file,
     names_in,
     read_small,
     read_text,
@@ -66,16 +64,13 @@ def check_output(out: Location, *, overwrite: bool, resume: bool) -> None:
     if (resume or overwrite) and (unfinished or whole):
         return
     if unfinished:
-        with contextlib.suppress(OSError), _only_one(partial, out):
+        with contextlib.suppress(OSError), alone(partial / _LOCK, out):
             pass  # or it says that the other process is still at work
         raise UsageError(
             f"{out} holds a set that was interrupted", "Go on with it: --resume. Or start again: --overwrite."
         )
     if whole:
-        raise UsageError(
-            f"{out} already holds a set of shards",
-            "Add files that came since with --resume, replace it with --overwrite, or choose --out.",
-        )
+        raise exists(out, "a set of shards", "Add files that came since with --resume.")
     check_bucket(out, "Make it first, or choose another --out.")
     others = [name for name in names_in(out) if not name.startswith((PARTIAL, _REPLACED))]
     if others:
@@ -104,19 +99,18 @@ def building(out: Location, *, resume: bool) -> Iterator[Path]:
     made = [folder for folder in (place, *place.parents) if not folder.exists()]
     partial = place / PARTIAL
     try:
-        refuse_links(partial, place / _REPLACED)
-        partial.mkdir(parents=True, exist_ok=True)
-        refuse_links(*partial.iterdir())
-        with _only_one(partial, out):
-            if not resume or _is_published(partial):
-                _start_over(partial)
-            try:
-                yield partial
-            finally:
-                if not _worth_keeping(partial):
-                    shutil.rmtree(partial, ignore_errors=True)
-    except OSError as error:
-        raise _fault(out, error) from error
+        with disk_errors(out, resumable=True):
+            refuse_links(partial, place / _REPLACED)
+            partial.mkdir(parents=True, exist_ok=True)
+            refuse_links(*partial.iterdir())
+            with alone(partial / _LOCK, out):
+                if not resume or _is_published(partial):
+                    _start_over(partial)
+                try:
+                    yield partial
+                finally:
+                    if not _worth_keeping(partial):
+                        shutil.rmtree(partial, ignore_errors=True)
     except sqlite3.DatabaseError as error:  # a full disk, or a journal that is damaged
         raise EnvironmentFault(
             f"the journal in {partial} cannot be written or read: {error}",
@@ -149,7 +143,7 @@ def publish(partial: Path, out: Location, journal: Journal) -> None:
         for path in [*sorted(partial.glob("*.tar")), partial / index]:
             if path.exists():
                 _move(path, out / path.name, moved)
-        with write_durably(partial / FILE) as file:
+        with written(partial / FILE) as file:
             file.write(manifest.encode())
         os.replace(partial / FILE, out / FILE)
     except BaseException:
@@ -192,7 +186,7 @@ def check_alone(out: Remote, journal: Journal, manifest: str = "") -> None:
         return
     with contextlib.suppress(FileNotFoundError):
         if (out / FILE).read_bytes() != manifest.encode():
-            raise UsageError(f"another process has written a set to {out} meanwhile", "Choose another --out.")
+            raise UsageError(f"another process has written a set to {out} in the meantime", "Choose another --out.")
 
 
 def _publish_remote(partial: Path, out: Remote, journal: Journal, manifest: str, index: str) -> None:
@@ -232,17 +226,6 @@ def next_number(manifest: Manifest) -> int:
     """Of the first tar that is added to a set."""
     numbers = [re.search(r"-(\d+)\.tar$", shard.file) for shard in manifest.shards]
     return 1 + max((int(found[1]) for found in numbers if found), default=-1)
-
-
-@contextmanager
-def _only_one(partial: Path, out: Location) -> Iterator[None]:
-    """Held by the kernel, so that a killed process leaves no lock behind."""
-    with lock_file(partial / _LOCK) as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UsageError(f"another process is writing to {out}", "Wait for it, or choose another --out.") from None
-        yield
 
 
 def _move(source: Path, target: Path, moved: list[tuple[Path, Path]]) -> None:
@@ -309,11 +292,3 @@ def _worth_keeping(partial: Path) -> bool:
 def indexes_of(out: Location) -> list[str]:
     """Names of the indexes at `out`."""
     return [name for name in names_in(out) if is_index(name)]
-
-
-def _fault(out: Location, error: OSError) -> EnvironmentFault:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return EnvironmentFault(
-            f"no space left while writing shards to {out}", "Free some space and go on with --resume, or choose --out."
-        )
-    return EnvironmentFault(f"cannot write shards to {out}: {error.strerror or error}", "Choose another --out.")

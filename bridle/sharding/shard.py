@@ -20,13 +20,14 @@ from typing import Any, Literal
 from bridle.archive import Shard
 from bridle.cluster import Cluster, Engine
 from bridle.errors import UsageError
+from bridle.outputs import same_settings
 from bridle.schema import Modality
 from bridle.sharding.build import Build, NothingDecodes
 from bridle.sharding.discover import check_raw
 from bridle.sharding.journal import FILE as JOURNAL
 from bridle.sharding.journal import Journal
 from bridle.sharding.labels import Labels
-from bridle.sharding.listing import Named, compare, list_files
+from bridle.sharding.listing import Named, list_files
 from bridle.sharding.manifest import FILE as MANIFEST
 from bridle.sharding.manifest import Manifest, parse_manifest, read_manifest
 from bridle.sharding.notices import notices
@@ -203,14 +204,14 @@ def _open(
         adds = resume and not overwrite and (out / MANIFEST).exists()
         old = read_manifest(out) if adds else None
         if old and old.options:
-            compare(_kept(defaults) | old.options, _kept(said), out)
+            same_settings(_kept(defaults) | old.options, _kept(said), out)
         journal.note("modality", list_files(journal, raw, modality, options, part, old, named))
         journal.note("adds", adds)
         journal.note("replaces", files_of(out, name) if old is None else indexes_of(out))
         journal.note("options", said)
         journal.commit()
     else:
-        compare(defaults | before, said, out)
+        same_settings(defaults | before, said, out)
         old = read_manifest(out) if journal.noted("adds") else None
     kind = Modality(journal.noted("modality"))
     return Build(journal, folder, raw, out, old.name if old else name, kind, options, old, _kept(said), ())

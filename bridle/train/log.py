@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from bridle import progress
-from bridle.checkpoint import read_rows, write_atomically
+from bridle.checkpoint import read_rows
 from bridle.errors import EnvironmentFault
+from bridle.outputs import write_text
 
 Tracker = Literal["none", "tensorboard", "wandb"]
 
@@ -65,7 +66,7 @@ class MetricsLog:
         if not self.path.is_file():
             return
         kept = [line for line, row in read_rows(self.path) if row["step"] <= step]
-        write_atomically(self.path, "".join(line + "\n" for line in kept))
+        write_text(self.path, "".join(line + "\n" for line in kept))
 
     def close(self) -> None:
         """The tracker writes what it still has."""

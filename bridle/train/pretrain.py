@@ -20,13 +20,13 @@ from bridle.checkpoint import (
     load_training,
     read_about,
     read_model,
-    write_atomically,
 )
 from bridle.checkpoint.run_folder import CONFIG
 from bridle.config import differences, dump
 from bridle.config.sections import Config
 from bridle.errors import ConfigError, DataError, Interrupted
 from bridle.model import Bridle
+from bridle.outputs import write_text
 from bridle.patches import Patcher
 from bridle.sharding import Manifest, merge_statistics
 from bridle.storage import refuse_links
@@ -150,7 +150,7 @@ def _sole_use(run: RunFolder) -> Iterator[None]:
 def _begin(run: RunFolder, damaged: Sequence[Path], config_yaml: str) -> None:
     refuse_links(*run.path.iterdir())
     run.sweep()
-    write_atomically(run.path / CONFIG, config_yaml)
+    write_text(run.path / CONFIG, config_yaml)
     for checkpoint in damaged:
         run.discard(checkpoint)
     run.update(status="running")

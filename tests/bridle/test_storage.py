@@ -142,7 +142,7 @@ def test_sharding_there_gives_the_bytes_of_sharding_here(raw: Path, tmp_path: Pa
     assert not list((tmp_path / "cache" / "building").glob("*/.partial"))
     assert shard(bucket / "raw", None, tmp_path / "mixed" / "set", options=options)["samples"] == 30
     assert content_of(tmp_path / "mixed" / "set") == expected
-    with pytest.raises(UsageError, match="already holds"):
+    with pytest.raises(UsageError, match="already exists and holds"):
         shard(raw, None, bucket / "set", options=options)
 
 

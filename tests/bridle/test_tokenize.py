@@ -294,7 +294,7 @@ def test_two_commands_do_not_write_one_output(checkpoint: Path, raw: Path, tmp_p
                     try:
                         api.write_codes([raw], out, checkpoint=checkpoint, workers=0, **options)
                     except UsageError as error:
-                        os._exit(2 if error.message == f"another process is writing {out}" else 3)
+                        os._exit(2 if error.message == f"{out} is being written by another process." else 3)
                     os._exit(0)
                 tried.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 

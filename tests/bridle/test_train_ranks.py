@@ -222,7 +222,7 @@ def test_a_restart_goes_on_with_no_run_but_its_own(shards: Path, tmp_path: Path)
     before = (run / "state.json").read_bytes()
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
     _, err = finish(start([sys.executable, *launcher, *command(shards, run)[1:]]), 1)
-    assert err.count("exists already") == 2 and (run / "state.json").read_bytes() == before
+    assert err.count("already exists") == 2 and (run / "state.json").read_bytes() == before
 
 
 def test_a_clip_that_cannot_be_decoded_holds_nobody_up(tmp_path: Path) -> None:

@@ -30,7 +30,6 @@ from safetensors.torch import save_file
 from standins import small, small_recipe, write_sound
 
 from bridle import api, media
-from bridle.archive import write_durably
 from bridle.checkpoint import read_model, read_tested, save_model, snapshot
 from bridle.checkpoint.files import write_tensors
 from bridle.children import python
@@ -38,6 +37,7 @@ from bridle.cluster import Cluster
 from bridle.errors import DataError, MediaError, UsageError, redacted
 from bridle.infer import read_codes, read_vectors
 from bridle.infer.parts_folder import begun
+from bridle.outputs import written
 from bridle.schema import MediaInfo, Modality
 from bridle.sharding import find_all_sets
 from bridle.sharding.journal import Journal
@@ -267,7 +267,7 @@ def test_files_that_are_written_anew_take_the_place_of_links(tmp_path: Path, vic
     (tmp_path / "a").symlink_to(victim)
     write_tensors({"x": torch.zeros(2)}, tmp_path / "a")
     (tmp_path / f".b.{os.getpid()}").symlink_to(victim)
-    with write_durably(tmp_path / "b") as file:
+    with written(tmp_path / "b") as file:
         file.write(b"theirs")
     assert victim.read_text() == "mine" and not (tmp_path / "a").is_symlink() and not (tmp_path / "b").is_symlink()
 

@@ -158,7 +158,7 @@ def test_init_fits_the_schedule_to_a_time_and_the_file_trains(sets: Path, tmp_pa
 
     before = Path("bridle.yaml").read_bytes()
     assert main(begin) == 2
-    assert "bridle.yaml exists already" in capsys.readouterr().err
+    assert "bridle.yaml already exists" in capsys.readouterr().err
     assert Path("bridle.yaml").read_bytes() == before
     assert main(["pretrain", "--config", "bridle.yaml", "--shards", str(sets / "image"), "--steps", "2", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["steps"] == 2
@@ -196,7 +196,7 @@ def test_init_keeps_links_and_says_whose_modality_and_what_is_no_folder(
     link, target = Path("link.yaml"), Path("there.yaml")
     link.symlink_to(target)
     assert main([*begin, "--out", "link.yaml"]) == 2 and not target.exists()
-    assert "link.yaml exists already" in capsys.readouterr().err
+    assert "link.yaml already exists" in capsys.readouterr().err
     assert main([*begin, "--out", "link.yaml", "--overwrite"]) == 0
     assert link.is_symlink() and "extends: audio-tiny" in target.read_text()
     assert main([*begin, "--out", "there.yaml/more.yaml"]) == 5

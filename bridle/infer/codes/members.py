@@ -35,12 +35,12 @@ from bridle.archive import (
     parse_description,
     read_npy,
     save_index,
-    write_durably,
 )
 from bridle.errors import DataError, UsageError
 from bridle.infer.codes.arrays import as_codes, check_levels, sizes_of
 from bridle.infer.codes.compact import Record
 from bridle.infer.listing import set_below
+from bridle.outputs import written
 from bridle.schema import Codes, Modality
 from bridle.sharding import Manifest, find_sets
 from bridle.sharding.manifest import FILE, find_all_sets, is_sharded, parse_manifest
@@ -151,7 +151,7 @@ def write(
             created_by=f"bridle {bridle.__version__}",
         )
         save_index(folder, shards, rows_N)
-        with write_durably(folder / FILE) as file:
+        with written(folder / FILE) as file:
             file.write(copy.to_json().encode())
 
 

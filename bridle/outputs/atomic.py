@@ -1,0 +1,75 @@
+"""Files and folders that take their place whole and on the disk, or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+
+@contextmanager
+def written(path: Path) -> Iterator[IO[bytes]]:
+    """A file that appears at `path` when the block ends well; until then what was there stays."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        partial.unlink(missing_ok=True)
+        with open(partial, "xb") as file:
+            yield file
+        settle(partial, path)
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+
+
+def write_text(path: Path, text: str) -> None:
+    """The old content or the new, never half of it.
+
+    Raises:
+        OSError: it cannot be written, or what is there is no file: a device would be replaced by one.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "what is there is not a file")
+    with written(path) as file:
+        file.write(text.encode())
+
+
+def settle(partial: Path, path: Path) -> None:
+    """A finished file gets its name when its content is on the disk."""
+    with open(partial, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+    sync(path.parent)
+
+
+def put_in_place(new: Path, out: Path) -> None:
+    """A finished folder becomes `out`; the one that was there goes last, and comes back on failure."""
+    for folder in (new, *filter(Path.is_dir, new.rglob("*"))):
+        sync(folder)
+    old = new.with_name(f".{out.name}.{secrets.token_hex(4)}.old")  # no process has it, in no container
+    replaces = os.path.lexists(out)
+    if replaces:
+        os.rename(out, old)
+    try:
+        os.rename(new, out)
+    except BaseException:
+        if replaces:
+            os.rename(old, out)
+        raise
+    sync(out.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def sync(folder: Path) -> None:
+    """The names in a folder outlive a power cut, where the system can be asked for that."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,0 +1,95 @@
+"""Who may write an output: what is there already, who else is at it, what it was begun with, what the disk says."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import functools
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from bridle.errors import EnvironmentFault, UsageError
+from bridle.storage import Location, lock_file
+
+_held: set[IO[bytes]] = set()  # locks of this process
+
+
+def exists(out: Location, what: str = "", hint: str = "") -> UsageError:
+    """The refusal of an output that is there.
+
+    Args:
+        what: it holds.
+        hint: what else can be done about it.
+    """
+    return UsageError(
+        f"{out} already exists{what and f' and holds {what}'}.",
+        f"{hint and f'{hint} '}Choose another --out, or replace it with --overwrite.",
+    )
+
+
+@contextmanager
+def alone(lock: Path, out: Location) -> Iterator[None]:
+    """Only this process writes `out` while the block lasts.
+
+    The kernel holds the lock, so that a killed process leaves none behind; nor do processes that were forked from it
+    and outlive it: they let go of it as they begin.
+
+    Raises:
+        UsageError: another process is writing it.
+    """
+    with lock_file(lock) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(
+                f"{out} is being written by another process.", "Wait for it, stop it, or choose another --out."
+            ) from None
+        _let_go_in_children()
+        _held.add(file)
+        try:
+            yield
+        finally:
+            _held.discard(file)
+
+
+@functools.cache
+def _let_go_in_children() -> None:
+    os.register_at_fork(after_in_child=lambda: [file.close() for file in _held])
+
+
+def same_settings(before: Mapping[str, Any], now: Mapping[str, Any], out: Location) -> None:
+    """Refuse to continue an output with other settings than it was begun with.
+
+    Raises:
+        UsageError: naming the first that differs.
+    """
+    for name in {**before, **now}:
+        if before.get(name) != now.get(name):
+            raise UsageError(
+                f"{out} was begun with {name} {before.get(name)!r}, now it is {now.get(name)!r}.",
+                "Continue with the same inputs, checkpoint and options, or start again with --overwrite.",
+            )
+
+
+@contextmanager
+def disk_errors(out: Location, *, resumable: bool = False) -> Iterator[None]:
+    """What the disk refuses, in our words.
+
+    Args:
+        resumable: what is done is kept.
+
+    Raises:
+        EnvironmentFault: the disk is full, or `out` cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        again = "continue with --resume" if resumable else "run the command again"
+        raise EnvironmentFault(
+            f"{out} cannot be written: {'the disk is full' if full else error.strerror or error}.",
+            f"Free some space and {again}, or choose another --out." if full else "Choose another --out.",
+        ) from error
