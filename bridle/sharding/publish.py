@@ -114,7 +114,7 @@ def building(out: Location, *, resume: bool) -> Iterator[Path]:
     except sqlite3.DatabaseError as error:  # a full disk, or a journal that is damaged
         raise EnvironmentFault(
             f"the journal in {partial} cannot be written or read: {error}",
-            "If the disk is full, free some space and go on with --resume; else start again with --overwrite.",
+            "Free some space and continue with --resume; if it is damaged, start again with --overwrite.",
         ) from error
     finally:
         with contextlib.suppress(OSError):
