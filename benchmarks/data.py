@@ -151,7 +151,7 @@ def shard_row(case: str, raw: Path, head: Path, check: str, workers: int, folder
 
 def shard_all(raw: Path, out: Path, check: str, workers: int) -> None:
     from bridle.sharding import shard
-    from bridle.sharding.shard import Options
+    from bridle.sharding.options import Options
 
     shard(raw, out=out, options=Options(check=check), workers=workers, overwrite=True)  # type: ignore[arg-type]
 
@@ -210,7 +210,7 @@ def measure_decode(arguments: argparse.Namespace, folder: Path) -> Iterator[Row]
 
 def decode_row(case: str, files: list[Path], bare: Callable[[bytes], Any], folder: Path, rounds: int) -> Row:
     """One epoch of each side a turn."""
-    from bridle.sharding import find_sets
+    from bridle.inputs import find_sets
     from bridle.stream import ClipStream
 
     raw = folder / "raw"
@@ -348,8 +348,8 @@ def simulate(folder: Path) -> None:
     import soundfile
 
     from bridle.archive import TarWriter, save_index
+    from bridle.archive.manifest import FILE, Manifest
     from bridle.schema import Modality
-    from bridle.sharding.manifest import FILE, Manifest
 
     folder.mkdir(parents=True)
     file = io.BytesIO()
@@ -380,7 +380,7 @@ def first_batch(folder: str, position: str, workers: str) -> dict[str, float]:
     """What a training process does before its first step, as far as data goes."""
     start = time.perf_counter()
     from bridle.config.sections import DataSection
-    from bridle.sharding import find_sets
+    from bridle.inputs import find_sets
     from bridle.stream import ClipStream
 
     imported = time.perf_counter()

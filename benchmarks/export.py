@@ -22,13 +22,14 @@ import torch
 
 from bridle import config as configs
 from bridle.checkpoint import load_model
+from bridle.evaluate.labels import Truth
 from bridle.evaluate.probe import judge, probe_vectors
 from bridle.evaluate.splits import group_names, make_splits
-from bridle.evaluate.truth import Truth
 from bridle.export import huggingface, onnx
 from bridle.export.programs import STORED, example_of, program_of
 from bridle.export.subject import Subject
-from bridle.infer import Failures, encode, find_sources, pool_encoded
+from bridle.infer import Failures, encode, pool_encoded
+from bridle.inputs import find_sources
 from bridle.model import Bridle
 from bridle.patches.cut import coordinates
 from bridle.schema import Modality, PatchBatch

@@ -22,7 +22,7 @@ import torch
 from bridle import config as configs
 from bridle.evaluate.dataset import Labelled
 from bridle.evaluate.features import extract_vectors
-from bridle.infer import Source
+from bridle.inputs import Source
 from bridle.media import decode, probe
 from bridle.model import Bridle
 from bridle.schema import PatchBatch

@@ -30,10 +30,11 @@ from matplotlib.figure import Figure
 
 from bridle import media
 from bridle.checkpoint import load_model, read_rows
-from bridle.draws import Draws
-from bridle.infer import Failures, encode, find_sources
+from bridle.infer import Failures, encode
+from bridle.inputs import find_sources
 from bridle.model import Bridle, draw_mask
 from bridle.report.code_maps import code_map, code_ranks, palette
+from bridle.rng import Draws
 from bridle.schema import Modality, PatchBatch
 
 SAMPLE = Path(__file__).parent.parent / "tests" / "media"

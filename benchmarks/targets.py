@@ -19,8 +19,9 @@ import torch
 
 from bridle import api
 from bridle import config as configs
+from bridle.archive import merge_extent, merge_statistics
+from bridle.inputs import find_sets
 from bridle.model import Bridle
-from bridle.sharding import find_sets, merge_extent, merge_statistics
 from bridle.stream import ClipStream
 from bridle.train.step import Stepper, autocast_dtype
 

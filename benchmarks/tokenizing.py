@@ -30,9 +30,10 @@ from PIL import Image
 from bridle import api
 from bridle import config as configs
 from bridle.checkpoint import save_model, snapshot
-from bridle.infer import Failures, How, Listing, encode, encode_listed, modality_of, write_tokens
+from bridle.infer import Failures, How, encode, encode_listed, modality_of, write_tokens
 from bridle.infer.encode import BATCH_SIZE
-from bridle.infer.sources import Source, windows_of
+from bridle.inputs import Listing
+from bridle.inputs.sources import Source, windows_of
 from bridle.media import decode, probe
 from bridle.model import Bridle
 from bridle.schema import PatchBatch

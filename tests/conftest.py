@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from bridle import api
+from bridle.decoding import pool, server
+from bridle.decoding.server import Failure, Report, Task
 from bridle.schema import Modality
-from bridle.sharding import child, workers
-from bridle.sharding.child import Failure, Report, Task
 
 # What takes longest: first, so that two processes end together.
 _LONGEST = (
@@ -53,7 +53,7 @@ def end_what_is_left(before: set[int]) -> None:
 def no_process_is_left_by_the_session() -> Iterator[None]:
     forks.adopt_orphans()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(workers, "subprocess", forks)
+        patch.setattr(pool, "subprocess", forks)
         yield
     forks.close()
     end_what_is_left(set())
@@ -77,7 +77,7 @@ class Inline:
     def __exit__(self, *error: object) -> None: ...
 
     def map(self, tasks: Iterator[Task]) -> Iterator[Report | Failure]:
-        return map(child.work, tasks)
+        return map(server.work, tasks)
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 _MESSAGE, _FDS = 1 << 20, 64  # bytes and descriptors, at most
 _IMPORTED = (
     "torch.distributed.launcher.api", "torch.distributed.run", "torchaudio.functional", "sklearn.cluster", "webdataset",
-    "torchvision.transforms.v2.functional", "bridle.api", "bridle.sharding.child", "bridle.train", "bridle.infer",
+    "torchvision.transforms.v2.functional", "bridle.api", "bridle.decoding.server", "bridle.train", "bridle.infer",
     "bridle_cli.main",
 )  # fmt: skip
 _server: list[Any] = []  # the process, the socket to it, and who owns them

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+
+_TESTS = Path(__file__).parent / "bridle"
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,7 +16,7 @@ class Planted:
         name: what is wrong then.
         file: below bridle/.
         old, new: text that stands there once, and what stands there instead.
-        tests: `file::test` below tests/bridle/, without `test_` and `.py`; several are separated by spaces.
+        tests: `file::test`, the file without folder, `test_` and `.py`; several are separated by spaces.
     """
 
     name: str
@@ -36,7 +39,8 @@ class Planted:
 
 def node(short: str) -> str:
     file, _, name = short.partition("::")
-    return f"tests/bridle/test_{file}.py" + (f"::test_{name}" if name else "")
+    (path,) = _TESTS.rglob(f"test_{file}.py")
+    return f"tests/bridle/{path.relative_to(_TESTS).as_posix()}" + (f"::test_{name}" if name else "")
 
 
 _POSITIONS = "method_networks::positions_follow_the_coordinates"
@@ -189,14 +193,14 @@ PLANTED = (
     ),
     # --- quantize
     Planted(
-        "the farthest code is taken", "quantize/codebook.py", "distance_NK.min(-1)", "distance_NK.max(-1)", _BY_HAND,
+        "the farthest code is taken", "quantize/kmeans.py", "distance_NK.min(-1)", "distance_NK.max(-1)", _BY_HAND,
     ),
     Planted(
-        "the length of a code counts twice", "quantize/codebook.py",
+        "the length of a code counts twice", "quantize/kmeans.py",
         "0.5 * codebook_KC.square()", "1.0 * codebook_KC.square()", f"{_BY_HAND} quantize::nearest_code_is_the_nearest",
     ),
     Planted(
-        "k-means divides by the largest cluster", "quantize/codebook.py",
+        "k-means divides by the largest cluster", "quantize/kmeans.py",
         "sum_KC / count_K.clamp(min=1)[:, None]", "sum_KC / count_K.amax()",
         "quantize::kmeans_finds_clusters_that_are_there",
     ),
@@ -326,15 +330,15 @@ PLANTED = (
         ".gather(2, index).flatten(0, 1)", ".gather(2, index).transpose(0, 1).flatten(0, 1)", _TARGETS,
     ),
     Planted(
-        "draws ignore the seed", "draws.py",
+        "draws ignore the seed", "rng.py",
         "key_of(self._seed, self._step, purpose)", "key_of(self._step, purpose)", _DRAWN,
     ),
     Planted(
-        "each step draws the same", "draws.py",
+        "each step draws the same", "rng.py",
         "key_of(self._seed, self._step, purpose)", "key_of(self._seed, purpose)", _DRAWN,
     ),
     Planted(
-        "numbers of one draw follow from each other", "draws.py",
+        "numbers of one draw follow from each other", "rng.py",
         "_mixed(_mixed(key)[..., None] + column_N)", "(_mixed(key)[..., None] + column_N)",
         "masking::single_patches_are_hidden_alike",
     ),

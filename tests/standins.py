@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from bridle import api, progress
+from bridle.archive import Manifest
 from bridle.config.sections import Config
 from bridle.model import Bridle
 from bridle.schema import Clip, MediaInfo
-from bridle.sharding import Manifest
 from bridle.stream import Batch, ClipStream
 
 SMALL: dict[str, Any] = {

@@ -15,14 +15,17 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Lowest first. A package imports only packages of lower layers; packages of one layer do not import each other.
 LAYERS = (
-    ("schema", "errors", "progress", "distributed", "children", "draws", "cores", "cluster", "config", "storage"),
+    ("schema", "errors", "progress", "distributed", "children", "rng", "cores", "cluster", "config", "storage"),
     ("outputs",),
-    ("launch", "archive", "media", "patches", "nn", "quantize", "memory"),
-    ("sharding", "stream", "model", "tasks"),
-    ("checkpoint",),
-    ("train", "infer"),
+    ("launch", "media", "patches", "nn", "quantize", "memory"),
+    ("archive", "model", "tasks"),
+    ("stream", "checkpoint"),
+    ("inputs",),
+    ("decoding",),
+    ("sharding", "formats", "train"),
+    ("infer",),
     ("evaluate", "export"),
-    ("report", "doctor", "starter"),
+    ("report", "doctor", "init_config"),
     ("api",),
 )
 LEVEL = {package: level for level, packages in enumerate(LAYERS) for package in packages}
@@ -39,9 +42,9 @@ MODALITY_PLACES = {
     "bridle/config/loading.py": "picks the patches section by its tag",
     "bridle/config/adapt.py": "which of the sizes in a patches section follow from the corpus",
     "bridle/sharding/notices.py": "what the measurements of each kind say of training",
-    "bridle/sharding/transcode.py": "each kind is written in a format of its own",
+    "bridle/decoding/transcode.py": "each kind is written in a format of its own",
     "bridle/doctor.py": "a clip of each kind is made to try its decoder",
-    "bridle/starter/patches.py": "what a comment says of each kind's sizes",
+    "bridle/init_config/patches.py": "what a comment says of each kind's sizes",
     "bridle/export/describe.py": "how each kind is opened in the read-me of an export",
     "bridle/export/huggingface.py": "which Auto class and processor go with each kind",
     "bridle/export/standalone/preprocess.py": "patches again, for programs without this library",

@@ -54,15 +54,15 @@ OWN |= {"DIR": "exported", "FILE": "bridle.yaml", "A B": "audio-tiny bridle.yaml
 # Whole pages, or blocks by their beginning.
 NOT_RUN = {
     "CONTRIBUTING.md": "what make does is what CI does",
-    "docs/export.md": "tests/bridle/test_export_onnx.py runs its code",
-    "docs/howto/cluster.md": "several machines; tests/bridle/test_ray.py has a cluster on one",
-    "docs/howto/object-storage.md": "a bucket; tests/bridle/test_storage.py has one and runs it",
+    "docs/export.md": "tests/bridle/export/test_export_onnx.py runs its code",
+    "docs/howto/cluster.md": "several machines; tests/bridle/decoding/test_ray.py has a cluster on one",
+    "docs/howto/object-storage.md": "a bucket; tests/bridle/storage/test_storage.py has one and runs it",
     "docs/install.md": "it would install into this environment",
     "docs/performance.md": "benchmarks",
     "docs/results.md": "benchmarks",
-    "docs/scaling.md": "several devices; tests/bridle/test_train_ranks.py has two processes",
+    "docs/scaling.md": "several devices; tests/bridle/train/test_train_ranks.py has two processes",
     "README.md: git clone": "CI begins with it",
-    "docs/codes.md: from compact": "a file that is copied; tests/bridle/test_codes_file.py runs it alone",
+    "docs/codes.md: from compact": "a file that is copied; tests/bridle/formats/test_codes_file.py runs it alone",
     "docs/howto/fine-tuning.md: bridle eval --task esc50": "needs the release of ESC-50",
 }
 

@@ -25,12 +25,13 @@ import yaml
 from torch import Tensor, nn
 
 from bridle import config as configs
+from bridle.archive import Manifest, merge_extent, merge_statistics
 from bridle.config.sections import Config
-from bridle.draws import Draws
 from bridle.evaluate import Division, Protocol, evaluate
+from bridle.inputs import find_sets
 from bridle.model import Bridle
+from bridle.rng import Draws
 from bridle.schema import PatchBatch
-from bridle.sharding import Manifest, find_sets, merge_extent, merge_statistics
 from bridle.stream import ClipStream
 from bridle.train.phases import rate_share
 from bridle.train.step import autocast_dtype

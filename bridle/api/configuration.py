@@ -28,7 +28,7 @@ def init(
     overwrite: bool = False,
     on_event: progress.Listener | None = None,
 ) -> dict[str, Any]:
-    """Write a commented configuration for the sets below `shards`; see `bridle.starter`.
+    """Write a commented configuration for the sets below `shards`; see `bridle.init_config`.
 
     Args:
         minutes: how long a run may take; some steps are timed for it.
@@ -39,10 +39,11 @@ def init(
     Raises:
         UsageError: `out` exists.
     """
+    from bridle.init_config import choose, commented
+    from bridle.inputs import find_sets
     from bridle.outputs import disk_errors, exists, write_text
     from bridle.schema import Modality
-    from bridle.sharding import find_sets, notices_together
-    from bridle.starter import choose, commented
+    from bridle.sharding import notices_together
     from bridle.storage import locate
 
     out = Path(out)
@@ -130,8 +131,8 @@ def _parameters(config: Config) -> int:
 def _compare_with(recipe: Recipe, shards: str | Path, warn: Any) -> None:
     """Says where sizes set by hand are larger than the clips: a preset alone would have shrunk."""
     from bridle.api.training import prepare
+    from bridle.archive import merge_extent
     from bridle.config.adapt import adapt_patches
-    from bridle.sharding import merge_extent
     from bridle.storage import locate
 
     config, _, manifests = prepare(locate(shards), recipe)

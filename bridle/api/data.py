@@ -138,7 +138,8 @@ def _release(task: str, raw: Location, max_missing: float) -> tuple[dict[str, tu
 
 def shard_info(shards: str | Path) -> list[dict[str, Any]]:
     """What each set at or below a folder holds; see `bridle.sharding.describe`."""
-    from bridle.sharding import describe, find_all_sets
+    from bridle.inputs import find_all_sets
+    from bridle.sharding import describe
 
     return [describe(manifest) for manifest in find_all_sets(locate(shards))]
 
@@ -148,7 +149,8 @@ def shard_verify(
     shards: str | Path, *, decode: int = 100, workers: int | None = None, on_event: progress.Listener | None = None
 ) -> list[dict[str, Any]]:
     """Compare each set at or below a folder with its manifest; see `bridle.sharding.verify`."""
-    from bridle.sharding import find_all_sets, verify
+    from bridle.inputs import find_all_sets
+    from bridle.sharding import verify
 
     found, wrong = [], list[str]()
     for manifest in find_all_sets(locate(shards)):

@@ -134,7 +134,7 @@ def read_codes(path: str | Path, *, levels: int | None = None) -> list[Codes]:
     Args:
         levels: the first so many of each: the codes are residual, so they are a coarser tokenization of their own.
     """
-    from bridle.infer import read_codes as read
+    from bridle.formats import read_codes as read
 
     if "://" in str(path):
         raise UsageError(f"{path} is not on this machine", "Copy it here first.")

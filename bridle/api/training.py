@@ -13,8 +13,8 @@ from bridle.errors import ConfigError, DataError
 from bridle.storage import Location, locate, recorded
 
 if TYPE_CHECKING:
+    from bridle.archive import Manifest
     from bridle.config import Config
-    from bridle.sharding import Manifest
 
 
 @progress.heard
@@ -149,9 +149,10 @@ def runs(root: str | Path = RUNS) -> list[dict[str, Any]]:
 
 def prepare(shards: Location, recipe: Recipe | Config) -> tuple[Config, str, list[Manifest]]:
     """Configuration, its preset and the sets of its modality; a recipe adapts to them, a configuration stays."""
+    from bridle.archive import merge_extent
     from bridle.config import ground
+    from bridle.inputs import find_sets
     from bridle.schema import Modality
-    from bridle.sharding import find_sets, merge_extent
 
     if not isinstance(recipe, Recipe):
         return recipe, "", find_sets(shards, Modality(recipe.patches.modality))
@@ -184,8 +185,8 @@ def _found(folder: Path, shards: str | Path | None, sets: Sequence[str]) -> tupl
     """
     from bridle import config
     from bridle.checkpoint import read_state
+    from bridle.inputs import find_sets
     from bridle.schema import Modality
-    from bridle.sharding import find_sets
 
     state = read_state(folder)
     if (file := folder / "config.yaml").exists() and not file.is_file():

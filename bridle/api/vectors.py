@@ -32,7 +32,7 @@ def embed(
     overwrite: bool = False,
     on_event: progress.Listener | None = None,
 ) -> dict[str, Any]:
-    """Vectors of files, folders and sets of shards in one file; its layout is in `bridle.infer.vectors_file`.
+    """Vectors of files, folders and sets of shards in one file; its layout is in `bridle.formats.vectors`.
 
     The work is done in parts that are kept beside `out`; processes that `torchrun` started share them.
 
@@ -84,8 +84,9 @@ def search(
         EnvironmentFault: faiss is not installed.
     """
     from bridle import infer
+    from bridle.formats import read_vectors
 
-    vectors = infer.read_vectors(Path(index))
+    vectors = read_vectors(Path(index))
     ready = infer.Index(vectors)
     model = infer.Pretrained(open_model(_model_of(vectors.about, Path(index), checkpoint), device))
     if model.model.fingerprint() != vectors.about.get("model"):

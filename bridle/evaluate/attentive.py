@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from bridle.errors import DataError
-from bridle.evaluate.truth import Truth
+from bridle.evaluate.labels import Truth
 
 Patches = tuple[Tensor, Tensor, Tensor]  # x, valid_NP, coords_NP3: all patches of N clips
 Look = Callable[

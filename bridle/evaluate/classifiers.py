@@ -14,11 +14,11 @@ from bridle.errors import DataError
 from bridle.evaluate.dataset import Labelled
 from bridle.evaluate.features import Files, listed
 from bridle.evaluate.finetune import score, tune_and_score
+from bridle.evaluate.labels import Truth
 from bridle.evaluate.probe import Trial
 from bridle.evaluate.protocol import Protocol
 from bridle.evaluate.splits import Groups, Split
-from bridle.evaluate.truth import Truth
-from bridle.infer import Source
+from bridle.inputs import Source
 from bridle.model import Bridle
 
 TrialOf = Callable[[Truth, Groups | None], Trial]

@@ -16,9 +16,9 @@ from bridle.evaluate.attentive import ragged
 from bridle.evaluate.codebook import CodebookHealth
 from bridle.evaluate.dataset import Labelled
 from bridle.evaluate.features import Files, each_file, in_order
+from bridle.evaluate.labels import Truth
 from bridle.evaluate.probe import Trial, judge, probe_patches, probe_vectors
 from bridle.evaluate.splits import Groups, Split
-from bridle.evaluate.truth import Truth
 from bridle.infer import Failures, require_codes
 from bridle.model import Bridle
 from bridle.quantize import count_codes, mutual_information

@@ -20,13 +20,12 @@ import numpy as np
 
 from bridle import progress
 from bridle.errors import DataError, UsageError
+from bridle.evaluate.labels import Truth
 from bridle.evaluate.splits import Split, group_names, make_splits, read_split_file, split_by_parts
-from bridle.evaluate.truth import Truth
-from bridle.infer import Source, find_sources
+from bridle.inputs import Source, find_sets, find_sources
+from bridle.inputs.sets import is_sharded
 from bridle.schema import Modality
-from bridle.sharding import find_sets
 from bridle.sharding.labels import Labels, labeller, read_labels
-from bridle.sharding.manifest import is_sharded
 from bridle.storage import Location
 from bridle.tasks import Task, read_task
 

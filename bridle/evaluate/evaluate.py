@@ -16,7 +16,6 @@ from bridle.evaluate.classifiers import finetuning, of_head
 from bridle.evaluate.codebook import CodebookHealth
 from bridle.evaluate.codes import Codes, extract_codes
 from bridle.evaluate.dataset import LABELS_HINT, Division, Labelled, divide, open_data
-from bridle.evaluate.doubts import copies, faults, unmatched
 from bridle.evaluate.features import (
     Files,
     each_file,
@@ -25,11 +24,12 @@ from bridle.evaluate.features import (
     listed,
     look_at_patches,
 )
+from bridle.evaluate.labels import Truth
 from bridle.evaluate.metrics import confusion
 from bridle.evaluate.probe import Judgement, Trial, judge, probe_patches, probe_vectors
 from bridle.evaluate.protocol import Protocol
+from bridle.evaluate.split_warnings import copies, faults, unmatched
 from bridle.evaluate.splits import Groups, Split
-from bridle.evaluate.truth import Truth
 from bridle.infer import Failures, require_codes
 from bridle.memory import free_memory
 from bridle.model import Bridle

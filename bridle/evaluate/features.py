@@ -24,8 +24,9 @@ from torch import Tensor
 from bridle import progress
 from bridle.evaluate.attentive import Look, pad
 from bridle.evaluate.dataset import Labelled
-from bridle.infer import Encoded, Failures, Pool, Several, Source, encode, nothing_read, pool_encoded
+from bridle.infer import Encoded, Failures, Pool, encode, nothing_read, pool_encoded
 from bridle.infer.encode import Forward
+from bridle.inputs import Several, Source
 from bridle.model import Bridle
 from bridle.schema import PatchBatch
 from bridle.storage.cache import cache_folder

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from bridle.evaluate.labels import Truth
 from bridle.evaluate.metrics import metrics
-from bridle.evaluate.truth import Truth
 from bridle.infer.standardise import standardiser
 
 TEMPERATURE = 0.07

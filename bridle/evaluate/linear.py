@@ -21,9 +21,9 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from bridle.errors import DataError
+from bridle.evaluate.labels import Truth
 from bridle.evaluate.metrics import metrics
 from bridle.evaluate.splits import Split, make_splits
-from bridle.evaluate.truth import Truth
 from bridle.infer.standardise import standardiser
 
 PENALTIES = (0.001, 0.01, 0.1, 1.0)  # scikit-learn's C: inverse strength of the L2 penalty

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from bridle.evaluate.attentive import AttentiveRecipe, Look, Patches, attentive, held
 from bridle.evaluate.knn import knn
+from bridle.evaluate.labels import Truth
 from bridle.evaluate.linear import linear
 from bridle.evaluate.metrics import interval, metrics
 from bridle.evaluate.splits import Groups, Split
-from bridle.evaluate.truth import Truth
 
 Trial = Callable[
     [Split, int], tuple[Tensor, dict[str, Any]]

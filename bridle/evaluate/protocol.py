@@ -9,7 +9,8 @@ from typing import get_args
 from bridle.errors import UsageError, nearest
 from bridle.evaluate.dataset import Division
 from bridle.evaluate.finetune import Finetune, load_recipe
-from bridle.infer import Pool, Several
+from bridle.infer import Pool
+from bridle.inputs import Several
 from bridle.model import Bridle
 from bridle.tasks import Task
 

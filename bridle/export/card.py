@@ -9,11 +9,12 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from bridle.archive import Manifest
 from bridle.checkpoint import read_results
 from bridle.errors import BridleError
 from bridle.export.describe import MEDIA, METHOD, PIPELINES, class_names, titled
 from bridle.export.subject import Subject
-from bridle.sharding import Manifest, find_sets
+from bridle.inputs import find_sets
 
 _COLUMNS = ("task", "data", "protocol", "metric", "value", "95 % interval", "chance", "clips tested")
 _NO_RESULTS = "None were measured of this model: `bridle eval` does that."

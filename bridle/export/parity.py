@@ -20,8 +20,9 @@ from bridle import progress
 from bridle.errors import BridleError, DataError, MediaError, NumericalError
 from bridle.export.programs import TokenizerProgram, program_of
 from bridle.export.subject import Subject
-from bridle.infer import modality_of, pool, spread_sources
-from bridle.infer.sources import Member, Source, fetched, info_of
+from bridle.infer import modality_of, pool
+from bridle.inputs import spread_sources
+from bridle.inputs.sources import Member, Source, fetched, info_of
 from bridle.media import decode, decoded_bytes, read_bytes
 from bridle.model import Bridle
 from bridle.patches.cut import coordinates

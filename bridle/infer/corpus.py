@@ -12,18 +12,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bridle.archive import merge_extent, merge_statistics
+from bridle.decoding.server import moments_of
 from bridle.errors import DataError, MediaError
 from bridle.infer.encode import modality_of
-from bridle.infer.listing import spread_sources
-from bridle.infer.sources import windows_of
+from bridle.inputs import find_sets
+from bridle.inputs.discover import media_below
+from bridle.inputs.listing import spread_sources
+from bridle.inputs.sets import is_sharded
+from bridle.inputs.sources import windows_of
 from bridle.media import probe
 from bridle.model import Bridle
 from bridle.patches.statistics import Moments, summarise
 from bridle.schema import MediaInfo, Modality
-from bridle.sharding import find_sets, merge_extent, merge_statistics
-from bridle.sharding.child import moments_of
-from bridle.sharding.discover import media_below
-from bridle.sharding.manifest import is_sharded
 from bridle.storage import Location, Remote
 
 _MEASURED = 200  # files of a folder, evenly spread

@@ -14,15 +14,15 @@ from typing import Any, Literal
 
 import torch
 
-from bridle.infer.array_file import read_arrays
+from bridle.formats.array_file import read_arrays
+from bridle.formats.vectors import PART, check_ending, join_vectors, write_vectors
 from bridle.infer.encode import Encoded, Failures, encode_listed
-from bridle.infer.listing import Listing
 from bridle.infer.parts import in_parts
 from bridle.infer.parts_folder import check_free
 from bridle.infer.pooling import Pool
 from bridle.infer.pretrained import pool_encoded
 from bridle.infer.tokenize import How, default_workers, left_out, nothing_read, size_of
-from bridle.infer.vectors_file import PART, check_ending, join_vectors, write_vectors
+from bridle.inputs.listing import Listing
 from bridle.model import Bridle
 from bridle.schema import Embedded, Modality
 from bridle.storage import Location

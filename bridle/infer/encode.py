@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 
 from bridle import progress
+from bridle.decoding.ahead import Decoders, Opened
 from bridle.errors import MediaError
-from bridle.infer.decoders import Decoders, Opened
-from bridle.infer.listing import Listing
-from bridle.infer.sources import Several, Source, View, windows_of
+from bridle.inputs.listing import Listing
+from bridle.inputs.sources import Several, Source, View, windows_of
 from bridle.model import Bridle
 from bridle.schema import Modality, PatchBatch
 

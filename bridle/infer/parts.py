@@ -35,10 +35,10 @@ from bridle.infer.parts_folder import (
     publish,
     write_json,
 )
+from bridle.inputs.listing import ITEMS
 from bridle.outputs import disk_errors, settle
 from bridle.storage import Location, read_text
 
-ITEMS = 512  # a part of files: minutes of work, thousands of parts for a million
 _STOP = "stop"
 _FORMAT, _VERSION = "bridle-parts", 1
 

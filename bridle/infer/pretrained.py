@@ -23,8 +23,8 @@ from torch import Tensor
 from bridle.errors import BridleError, MediaError, UsageError
 from bridle.infer.encode import BATCH_SIZE, Encoded, Failures, Forward, encode
 from bridle.infer.pooling import SEGMENTS, Pool, check_pool, pool
-from bridle.infer.sources import Source, check_modality
 from bridle.infer.tokenize import as_codes, require_codes
+from bridle.inputs.sources import Source, check_modality
 from bridle.media import clip_of
 from bridle.model import Bridle
 from bridle.schema import Clip, Codes, Modality, PatchBatch

@@ -20,10 +20,10 @@ import numpy as np
 import torch
 
 from bridle.cluster import Cluster, node, unseen
+from bridle.decoding.ahead import Opened, Piece, decode_piece
 from bridle.errors import EnvironmentFault, MediaError
-from bridle.infer.decoders import Opened, Piece, decode_piece
 from bridle.infer.encode import BATCH_SIZE, Encoded, Failures, Outputs, join, modality_of, run_batch
-from bridle.infer.sources import Source, View
+from bridle.inputs.sources import Source, View
 from bridle.model import Bridle
 from bridle.patches.patcher import Patcher
 from bridle.schema import Modality

@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bridle.errors import DataError, EnvironmentFault
+from bridle.formats.vectors import VectorsFile
 from bridle.infer.standardise import standardiser
-from bridle.infer.vectors_file import VectorsFile
 
 _CHUNK = 65536  # rows
 _AGAIN = "Write it again: bridle embed FILES --out vectors.npz"

@@ -22,17 +22,17 @@ from bridle import distributed, progress
 from bridle.checkpoint import run_of
 from bridle.cluster import Cluster, Engine
 from bridle.errors import UsageError
-from bridle.infer import codes as forms
-from bridle.infer.codes.arrays import as_codes as from_record
-from bridle.infer.codes.arrays import check_levels
-from bridle.infer.codes.compact import CodesFile, CodesWriter, Record
-from bridle.infer.codes.members import check_places, check_replaced
-from bridle.infer.codes.members import write as write_members
+from bridle.formats import codes as forms
+from bridle.formats.codes.arrays import as_codes as from_record
+from bridle.formats.codes.arrays import check_levels
+from bridle.formats.codes.compact import CodesFile, CodesWriter, Record
+from bridle.formats.codes.members import check_places, check_replaced
+from bridle.formats.codes.members import write as write_members
 from bridle.infer.encode import BATCH_SIZE, Encoded, Failures, encode_listed
-from bridle.infer.listing import Listing
 from bridle.infer.parts import NothingRead, in_parts
 from bridle.infer.parts_folder import check_free
 from bridle.infer.ray_encode import tokenize_on
+from bridle.inputs.listing import Listing
 from bridle.model import Bridle
 from bridle.schema import Codes, Modality
 from bridle.storage import Location
@@ -124,7 +124,7 @@ def write_tokens(
     """As `tokenize_inputs`, into `out`; interrupted anywhere, it goes on with `resume` and ends with the same bytes.
 
     Args:
-        out: its ending says the form, see `bridle.infer.codes`.
+        out: its ending says the form, see `bridle.formats.codes`.
         part_files: files of a part, None: as the listing says; batches are put together within one, since sums round
             differently in other company.
 

@@ -2,7 +2,7 @@
 
 `probe` reads headers. Headers lie (a truncated AVI announces every frame it once had, an MPEG-1 stream 0.04 s for
 79 frames), so `check` decodes everything and measures. Decoders can crash or hang on damaged files: a caller
-that meets unknown files runs `check` in a process that it can lose (`bridle.sharding.workers`).
+that meets unknown files runs `check` in a process that it can lose (`bridle.decoding.pool`).
 """
 
 from __future__ import annotations

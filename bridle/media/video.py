@@ -45,7 +45,7 @@ _FAMILIES = {  # FFmpeg's demuxer -> suffixes that are true for it, the default 
 }  # fmt: skip
 _BATCH, _BATCH_BYTES = 32, 64_000_000  # frames decoded at once, fewer when they are large
 _HEAD = 65536  # bytes in which a container says what it is
-# What decord 0.6 reads right in windows (tests/bridle/test_media_video.py); AVI, MPEG-TS and palettes it does not.
+# What decord 0.6 reads right in windows (test_media_video.py); AVI, MPEG-TS and palettes it does not.
 _DECORD = {
     (container, *kind.split("/"))
     for container, kinds in {

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from bridle.draws import Draws
+from bridle.rng import Draws
 from bridle.schema import PatchBatch
 
 _CHUNK = 64  # clips whose blocks are drawn at once: each takes blocks x N numbers

@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from bridle.config.sections import AudioPatches
-from bridle.draws import Draws
 from bridle.patches.cut import spread
 from bridle.patches.patcher import Patcher
 from bridle.patches.spectrogram import LOG_FLOOR, MelFilterbank
+from bridle.rng import Draws
 from bridle.schema import Clip, MediaInfo, PatchBatch
 
 _INT16 = 32767.0

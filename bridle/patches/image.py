@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from bridle.config.sections import ImagePatches
-from bridle.draws import Draws
 from bridle.patches.cut import spread
 from bridle.patches.patcher import Patcher
+from bridle.rng import Draws
 from bridle.schema import Clip, MediaInfo, PatchBatch
 
 

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bridle.draws import Draws
 from bridle.errors import UsageError
 from bridle.patches.cut import Grid, coordinates, cut
+from bridle.rng import Draws
 from bridle.schema import AUDIO_HZ, Clip, MediaInfo, PatchBatch
 
 

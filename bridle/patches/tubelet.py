@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from bridle.config.sections import VideoPatches
-from bridle.draws import Draws
 from bridle.patches.cut import spread
 from bridle.patches.image import crop_and_resize, flip_some, normalise_pixels, squares
 from bridle.patches.patcher import Patcher
+from bridle.rng import Draws
 from bridle.schema import Clip, MediaInfo, PatchBatch
 
 

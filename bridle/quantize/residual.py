@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bridle import distributed
-from bridle.draws import key_of, uniform
-from bridle.quantize.codebook import kmeans, nearest_code
+from bridle.quantize.kmeans import kmeans, nearest_code
+from bridle.rng import key_of, uniform
 
 Learn = Literal["ema", "gradient"]
 _KMEANS_ROWS = 128  # vectors a code that k-means looks at, at most

@@ -20,10 +20,11 @@ from bridle import progress
 from bridle.errors import MediaError
 from bridle.evaluate.codebook import CodebookHealth
 from bridle.evaluate.codes import told_of_labels
-from bridle.evaluate.truth import Truth
-from bridle.infer import Encoded, Failures, Source, encode, pool_encoded, spread_sources
+from bridle.evaluate.labels import Truth
+from bridle.infer import Encoded, Failures, encode, pool_encoded
 from bridle.infer.encode import modality_of
-from bridle.infer.sources import fetched, info_of
+from bridle.inputs import Source, spread_sources
+from bridle.inputs.sources import fetched, info_of
 from bridle.media import Preview, decode, preview, thumbnail
 from bridle.model import Bridle
 from bridle.schema import Clip, Modality, PatchBatch

@@ -20,10 +20,10 @@ from bridle.checkpoint import list_runs, read_results, read_rows, read_state
 from bridle.checkpoint.run_folder import CONFIG, METRICS
 from bridle.cores import cores
 from bridle.errors import BridleError, DataError
+from bridle.inputs import find_sets
 from bridle.model import Bridle
 from bridle.report.curves import last
 from bridle.report.scale import number, size
-from bridle.sharding import find_sets
 from bridle.storage import Location, read_text
 
 Table = list[tuple[str, str]]

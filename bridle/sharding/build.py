@@ -11,7 +11,7 @@ from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.lib.recfunctions import repack_fields
@@ -19,21 +19,19 @@ from numpy.lib.recfunctions import repack_fields
 import bridle
 from bridle import progress
 from bridle.archive import ROW, Shard, TarWriter, index_name, load_index, save_index
+from bridle.archive.manifest import FILE, Manifest
 from bridle.cluster import Cluster
+from bridle.decoding.pool import Workers
+from bridle.decoding.ray_pool import RayWorkers
+from bridle.decoding.server import Failure, Report, Task
 from bridle.errors import DataError, MediaError
 from bridle.media import MAX_BYTES, read_bytes
 from bridle.patches.statistics import summarise
 from bridle.schema import MediaInfo, Modality
-from bridle.sharding.child import Failure, Report, Task
 from bridle.sharding.journal import Entry, Journal
-from bridle.sharding.manifest import FILE, Manifest
+from bridle.sharding.options import Options
 from bridle.sharding.publish import BEGUN, check_alone, check_tars, next_number
-from bridle.sharding.ray_workers import RayWorkers
-from bridle.sharding.workers import Workers
 from bridle.storage import Location, Remote, copies
-
-if TYPE_CHECKING:
-    from bridle.sharding.shard import Options
 
 _MEASURED = 1000  # clips that the corpus statistics are taken from
 _FETCHED = "raw"  # folder of copies of remote files

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bridle.archive import Shard
+from bridle.archive.corpus import QUANTILES
 from bridle.errors import DataError
 from bridle.media import decoded_bytes
 from bridle.patches.statistics import Moments
@@ -26,7 +27,6 @@ from bridle.storage import Location, is_plain
 
 FILE = "journal.sqlite"
 _PAGE = 1000
-QUANTILES = (0.05, 0.5, 0.95)
 _SPREAD = 100  # values that stand for all samples of a set where it is merged with others
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS note (name TEXT PRIMARY KEY, value TEXT);

@@ -11,10 +11,10 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
+from bridle.archive.corpus import merge_statistics
+from bridle.archive.manifest import Manifest
 from bridle.config.sections import AudioPatches, Config
 from bridle.schema import Modality
-from bridle.sharding.corpus import merge_statistics
-from bridle.sharding.manifest import Manifest
 
 _MOST_ABOVE = 0.05  # share of the energy above the model's band; speech recorded at 44.1 kHz has .02 above 8 kHz
 _MOST_CANCELLED = 0.05  # share of the energy that cancels; stereo recordings have .01

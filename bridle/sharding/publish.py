@@ -20,11 +20,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from bridle.archive.manifest import FILE, Manifest, is_index
 from bridle.errors import DataError, EnvironmentFault, UsageError
 from bridle.outputs import alone, disk_errors, exists, written
 from bridle.sharding.journal import FILE as JOURNAL
 from bridle.sharding.journal import Journal
-from bridle.sharding.manifest import FILE, Manifest, is_index
 from bridle.storage import (
     Location,
     Remote,

@@ -13,74 +13,30 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from bridle.archive import Shard
+from bridle.archive.manifest import FILE as MANIFEST
+from bridle.archive.manifest import Manifest, parse_manifest, read_manifest
 from bridle.cluster import Cluster, Engine
 from bridle.errors import UsageError
+from bridle.inputs.discover import check_raw
 from bridle.outputs import same_settings
 from bridle.schema import Modality
 from bridle.sharding.build import Build, NothingDecodes
-from bridle.sharding.discover import check_raw
 from bridle.sharding.journal import FILE as JOURNAL
 from bridle.sharding.journal import Journal
-from bridle.sharding.labels import Labels
-from bridle.sharding.listing import Named, list_files
-from bridle.sharding.manifest import FILE as MANIFEST
-from bridle.sharding.manifest import Manifest, parse_manifest, read_manifest
 from bridle.sharding.notices import notices
+from bridle.sharding.options import Options
+from bridle.sharding.plan import Named, list_files
 from bridle.sharding.publish import building, check_no_set, check_output, files_of, indexes_of, publish
-from bridle.sharding.split import Split
-from bridle.sharding.tables import Columns
 from bridle.storage import Location, Remote
 
-MAX_SHARD_BYTES = 256 * 10**6
 _TAR_OVERHEAD = 2048  # of a sample: two headers, the description, padding
 
 _ADDED_UP = "samples", "shards", "bytes", "candidates", "unlabelled", "duplicates", "dropped", "added", "absent"
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What decides the bytes of a set.
-
-    Attributes:
-        labels: "folder" (the name of the folder that holds a file), "sidecar" (a JSON beside it), a table (CSV, TSV,
-            JSONL), or None.
-        path_column, label_column, group_column: of that table; None: the usual names of the first two, and no groups.
-            Files of one group are on one side of a split, and say so in their descriptions.
-        max_size_bytes: of one tar.
-        transcode: store small FLAC, JPEG or H.264 instead of the bytes as they came (see `transcode.py`).
-        check: "full" decodes every file as training will, "header" believes what it says of itself.
-        dedup: leave out files with the same bytes as another.
-        sound_tracks: videos are files of sound.
-        channel: of audio with several, from 1; None: their mean.
-        pixel_range: values that become black and white in images with more than 8 bits a channel; None: measured.
-        seed: of the order of samples in the shards.
-        split: parts, each a set of its own; None: one set.
-        task: name of the benchmark whose lists say which files count, their parts and labels (see `shard`).
-    """
-
-    labels: Labels = "folder"
-    max_size_bytes: int = MAX_SHARD_BYTES
-    transcode: bool = False
-    check: Literal["full", "header"] = "full"
-    dedup: bool = False
-    sound_tracks: bool = False
-    channel: int | None = None
-    pixel_range: tuple[float, float] | None = None
-    seed: int = 0
-    split: Split | None = None
-    task: str = ""
-    path_column: str | None = None
-    label_column: str | None = None
-    group_column: str | None = None
-
-    @property
-    def columns(self) -> Columns:
-        return Columns(self.path_column, self.label_column, self.group_column)
 
 
 def shard(

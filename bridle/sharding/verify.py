@@ -12,11 +12,11 @@ import numpy as np
 
 from bridle import progress
 from bridle.archive import Place, TarReader, damaged, describe_sample, load_index, make_index, rows_of, tar_of
+from bridle.archive.manifest import Manifest
+from bridle.decoding.pool import Workers
+from bridle.decoding.server import Failure, Task
 from bridle.errors import DataError, MediaError
-from bridle.sharding.child import Failure, Task
-from bridle.sharding.manifest import Manifest
 from bridle.sharding.notices import notices
-from bridle.sharding.workers import Workers
 from bridle.storage import hashed
 
 

@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bridle.draws import Draws
 from bridle.model import Bridle, Mask, draw_mask, pick
 from bridle.quantize import count_codes
+from bridle.rng import Draws
 from bridle.schema import PatchBatch
 from bridle.train.profiler import part_of_step
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from bridle import __version__, distributed, progress
+from bridle.archive import Manifest, merge_statistics
 from bridle.checkpoint import (
     NewerVersion,
     RunFolder,
@@ -28,7 +29,6 @@ from bridle.errors import ConfigError, DataError, Interrupted
 from bridle.model import Bridle
 from bridle.outputs import write_text
 from bridle.patches import Patcher
-from bridle.sharding import Manifest, merge_statistics
 from bridle.storage import refuse_links
 from bridle.stream import ClipStream
 from bridle.train.phases import plan_phases

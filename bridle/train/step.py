@@ -22,11 +22,11 @@ from torch import Tensor, nn
 
 from bridle import distributed
 from bridle.config.sections import OptimSection
-from bridle.draws import Draws
 from bridle.errors import EnvironmentFault
 from bridle.memory import free_memory
 from bridle.model import Bridle
 from bridle.nn import Block, Blocks
+from bridle.rng import Draws
 from bridle.schema import PatchBatch
 from bridle.train.cost import step_bytes
 from bridle.train.objectives import Losses, Objective, Targets, level_weights, make_targets

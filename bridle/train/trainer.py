@@ -16,22 +16,22 @@ from torch import Tensor
 
 from bridle import distributed, progress
 from bridle.checkpoint import RunFolder, Saver, optimizer_state, restore_optimizer, snapshot
-from bridle.draws import key_of
 from bridle.errors import DataError, EnvironmentFault, NumericalError, first_line
 from bridle.memory import is_out_of_memory, memory_mb
 from bridle.model import Bridle
+from bridle.rng import key_of
 from bridle.schema import PatchBatch
 from bridle.stream import Batch, ClipStream
 from bridle.train.cost import clip_flops, peak_flops
+from bridle.train.data_checks import material_warnings
 from bridle.train.log import MetricsLog
-from bridle.train.material import material_warnings
 from bridle.train.meter import Meter
 from bridle.train.online_probe import OnlineProbe
 from bridle.train.phases import Phase, rate_share
 from bridle.train.profiler import Profiler, part_of_step
 from bridle.train.step import REASONS, Outcome, Stepper, autocast_dtype
 from bridle.train.stop import Stop
-from bridle.train.watch import Watch
+from bridle.train.training_warnings import Watch
 
 _FIT_VECTORS_PER_CODE = 128  # patches that the cold start's whitening and k-means look at
 _FIT_BATCHES = 64

@@ -23,8 +23,9 @@ import soundfile
 from PIL import Image
 
 import bridle
+from bridle.archive import read_manifest
 from bridle.schema import Modality
-from bridle.sharding import read_manifest, shard
+from bridle.sharding import shard
 from bridle.stream import SampleReader
 
 FILES = 510  # of each modality
@@ -186,7 +187,7 @@ def test_damaged_files_are_read_or_rejected(
     raw, out = tmp_path / "raw", tmp_path / "set"
     raw.mkdir()
     names = damage(sample, modality, raw)
-    monkeypatch.setattr(importlib.import_module("bridle.sharding.child"), "_TIMEOUT_S", HANG_S)
+    monkeypatch.setattr(importlib.import_module("bridle.decoding.server"), "_TIMEOUT_S", HANG_S)
     result = shard(raw, modality, out, workers=1)
 
     rejected = {reject["file"]: reject["reason"] for reject in result["rejects"]}

@@ -35,11 +35,11 @@ from bridle.checkpoint.files import write_tensors
 from bridle.children import python
 from bridle.cluster import Cluster
 from bridle.errors import DataError, MediaError, UsageError, redacted
-from bridle.infer import read_codes, read_vectors
+from bridle.formats import read_codes, read_vectors
 from bridle.infer.parts_folder import begun
+from bridle.inputs import find_all_sets
 from bridle.outputs import written
 from bridle.schema import MediaInfo, Modality
-from bridle.sharding import find_all_sets
 from bridle.sharding.journal import Journal
 from bridle.storage import Remote, locate
 from bridle_cli.main import main

@@ -12,8 +12,9 @@ import pytest
 from conftest import Inline
 
 from bridle import api, config
-from bridle.sharding import find_sets, merge_extent
-from bridle.starter import choice
+from bridle.archive import merge_extent
+from bridle.init_config import choice
+from bridle.inputs import find_sets
 from bridle_cli.main import main
 
 

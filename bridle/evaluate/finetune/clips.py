@@ -14,11 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bridle.draws import key_of
 from bridle.errors import MediaError
-from bridle.evaluate.truth import Truth
-from bridle.infer import Source, modality_of, training_view
+from bridle.evaluate.labels import Truth
+from bridle.infer import modality_of
+from bridle.inputs import Source, training_view
 from bridle.model import Bridle
+from bridle.rng import key_of
 
 View = tuple[int, Tensor | MediaError]  # which clip, and its view, or why there is none
 _AHEAD = 4  # batches

@@ -19,14 +19,15 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
 from bridle import progress
-from bridle.draws import Draws
 from bridle.errors import MediaError, NumericalError
 from bridle.evaluate.finetune.augment import hide_bands, mix
 from bridle.evaluate.finetune.clips import rows_of_steps, views_of
 from bridle.evaluate.finetune.recipe import Finetune
-from bridle.evaluate.truth import Truth
-from bridle.infer import Failures, Several, Source, encode, nothing_read
+from bridle.evaluate.labels import Truth
+from bridle.infer import Failures, encode, nothing_read
+from bridle.inputs import Several, Source
 from bridle.model import Bridle, Classifier, layered_groups, set_drop_path
+from bridle.rng import Draws
 from bridle.schema import PatchBatch
 from bridle.train.phases import rate_share
 from bridle.train.step import autocast_dtype

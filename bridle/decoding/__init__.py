@@ -1,0 +1,1 @@
+"""Processes that decode media: unknown files (`pool`, `server`), or ahead of a model (`ahead`)."""

@@ -1,0 +1,114 @@
+"""What every output has in common: whole or not at all, one process at a time, one wording for what hinders."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from bridle.errors import EnvironmentFault, UsageError
+from bridle.outputs import alone, disk_errors, exists, put_in_place, same_settings, write_text, written
+
+SOURCE = Path(__file__).parents[3]
+# What is said in one place alone: a pattern of the sentence, and where it stands.
+WORDINGS = {
+    r"already exists|exists already|\{\w+\} exists\b": ["bridle/outputs/claim.py"],
+    r"being written by another|another process is": ["bridle/outputs/claim.py"],
+    r"was begun with \{": ["bridle/outputs/claim.py"],
+    r"the disk is full|no space left": ["bridle/outputs/claim.py", "bridle_cli/main.py"],  # the latter: wherever else
+}
+
+
+def test_a_file_that_could_not_be_finished_leaves_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+    with pytest.raises(ZeroDivisionError), written(path) as file:
+        file.write(b"half")
+        raise ZeroDivisionError
+    assert path.read_text() == "old" and [one.name for one in tmp_path.iterdir()] == ["a.txt"]
+    write_text(path, "new")
+    assert path.read_text() == "new"
+
+
+def test_a_folder_that_cannot_take_its_place_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (new := tmp_path / ".new").mkdir()
+    (out := tmp_path / "out").mkdir()
+    (out / "old").touch()
+    (new / "new").touch()
+    rename = os.rename
+
+    def refused(source: Path, target: Path) -> None:
+        if source == new:
+            raise OSError(errno.EACCES, "denied")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", refused)
+    with pytest.raises(OSError):
+        put_in_place(new, out)
+    assert (out / "old").exists() and sorted(one.name for one in tmp_path.iterdir()) == [".new", "out"]
+    monkeypatch.undo()
+    put_in_place(new, out)
+    assert [one.name for one in out.iterdir()] == ["new"] and [one.name for one in tmp_path.iterdir()] == ["out"]
+
+
+def test_the_lock_goes_with_its_process_though_a_child_outlives_it(tmp_path: Path) -> None:
+    lock, out = tmp_path / "lock", tmp_path / "out"
+    read, write = os.pipe()
+    if not (owner := os.fork()):
+        with alone(lock, out):
+            if not (child := os.fork()):
+                time.sleep(60)
+            os.write(write, child.to_bytes(4, "big"))
+            time.sleep(60)
+        os._exit(0)
+    child = int.from_bytes(os.read(read, 4), "big")
+    try:
+        with pytest.raises(UsageError, match="written by another process"), alone(lock, out):
+            pass
+        os.kill(owner, signal.SIGKILL)
+        os.waitpid(owner, 0)
+        with alone(lock, out):
+            os.kill(child, 0)  # it is there
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
+def test_another_lock_of_this_process_is_refused_too(tmp_path: Path) -> None:
+    with alone(tmp_path / "lock", tmp_path), pytest.raises(UsageError), alone(tmp_path / "lock", tmp_path):
+        pass
+
+
+def test_other_settings_are_named() -> None:
+    same_settings({"levels": 4}, {"levels": 4}, Path("x"))
+    with pytest.raises(UsageError, match=r"x was begun with levels 4, now it is None\."):
+        same_settings({"levels": 4}, {}, Path("x"))
+
+
+@pytest.mark.parametrize(
+    ("number", "said"), [(errno.ENOSPC, "the disk is full"), (errno.EDQUOT, "the disk is full"), (errno.EACCES, "no")]
+)
+def test_what_the_disk_refuses_is_said_in_our_words(number: int, said: str) -> None:
+    with pytest.raises(EnvironmentFault, match=rf"x cannot be written: {said}\.") as caught, disk_errors(Path("x")):
+        raise OSError(number, "no")
+    assert ("Free some space" in caught.value.hint) == (number != errno.EACCES)
+
+
+def test_each_sentence_has_one_place() -> None:
+    assert "already exists." in exists(Path("x")).message
+    for pattern, places in WORDINGS.items():
+        strings = re.compile(rf"f?\"[^\"\n]*(?:{pattern})[^\"\n]*\"")
+        found = {
+            path.relative_to(SOURCE).as_posix()
+            for package in ("bridle", "bridle_cli")
+            for path in (SOURCE / package).rglob("*.py")
+            for line in path.read_text("utf-8").splitlines()
+            if strings.search(line) and '"""' not in line
+        }
+        assert sorted(found) == places, pattern
