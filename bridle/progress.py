@@ -19,14 +19,22 @@ from typing import Any, TypeVar
 Listener = Callable[..., None]  # listener(kind, **fields)
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _Item = TypeVar("_Item")
-_LISTENER: ContextVar[Listener | None] = ContextVar("listener", default=None)
 _LEVELS = {"warning": logging.WARNING, "note": logging.INFO, "detail": logging.DEBUG}
 
 
+def _log(kind: str, **fields: Any) -> None:
+    """Where nobody listens: messages go to the logger `bridle`, which prints warnings unless told otherwise."""
+    if kind in _LEVELS:
+        logging.getLogger("bridle").log(_LEVELS[kind], "%s", fields["message"])
+
+
+_LISTENER: ContextVar[Listener] = ContextVar("listener", default=_log)
+
+
 @contextmanager
-def listening(listener: Listener | None) -> Iterator[None]:
-    """Everything reported inside goes to `listener`; None: as it was outside."""
-    before = _LISTENER.set(listener or _LISTENER.get())
+def listening(new: Listener | None) -> Iterator[None]:
+    """Everything reported inside goes to `new`; None: as outside."""
+    before = _LISTENER.set(new or listener())
     try:
         yield
     finally:
@@ -44,10 +52,10 @@ def heard(function: _Function) -> _Function:
     return call  # type: ignore[return-value]
 
 
-def each(items: Iterator[_Item], listener: Listener | None) -> Iterator[_Item]:
-    """The same items; `listener` listens while they are made, and not while they are used."""
+def each(items: Iterator[_Item], new: Listener | None) -> Iterator[_Item]:
+    """The same items; `new` listens while they are made, and not while they are used."""
     while True:
-        with listening(listener):
+        with listening(new):
             try:
                 item = next(items)
             except StopIteration:
@@ -59,12 +67,14 @@ def silent(kind: str, **fields: Any) -> None:
     """Listens to nothing."""
 
 
+def listener() -> Listener:
+    """Who listens now."""
+    return _LISTENER.get()
+
+
 def report(kind: str, **fields: Any) -> None:
-    """One event; without a listener messages go to the logger `bridle`, which prints warnings unless told otherwise."""
-    if listener := _LISTENER.get():
-        listener(kind, **fields)
-    elif kind in _LEVELS:
-        logging.getLogger("bridle").log(_LEVELS[kind], "%s", fields["message"])
+    """One event."""
+    listener()(kind, **fields)
 
 
 def warn(message: str) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import math
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
 
+from bridle.api.options import MODALITIES
 from bridle.config import MOST_SEED
 from bridle.errors import nearest
 from bridle_cli.console import Console
@@ -59,17 +61,6 @@ class Between(click.FloatRange):
 
 PATH = _Place(remote=False)
 LOCATION = _Place(remote=True)
-MODALITIES = ("audio", "image", "video")
-_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-
-
-def _size(context: click.Context, parameter: click.Parameter, value: str) -> int:
-    """`256MB`, `1GiB` or plain bytes -> bytes."""
-    match = re.fullmatch(r"([0-9]{1,18}(?:\.[0-9]+)?)\s*([KMG]i?B|)", value.strip(), re.IGNORECASE)
-    size = int(float(match[1]) * _UNITS[match[2].upper()]) if match else 0
-    if size <= 0:
-        raise click.BadParameter(f"'{value}' is not a size; wanted something like 256MB or 1GiB.", context, parameter)
-    return size
 
 
 def _presets(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
@@ -100,14 +91,93 @@ def _folders(context: click.Context, parameter: click.Parameter, incomplete: str
     return [CompletionItem(incomplete, type="dir")]
 
 
-max_size = click.option(
-    "--max-size",
-    metavar="SIZE",
-    default="256MB",
-    show_default=True,
-    callback=_size,
-    help="Maximum shard size.",
-)
+class Option(click.Option):
+    """An option that stands under a heading of its command's help."""
+
+    def __init__(self, names: Sequence[str], heading: str = "", **settings: Any) -> None:
+        super().__init__(names, **settings)
+        self.heading = heading
+
+
+class Command(click.Command):
+    """Its help shows the common options first, the others under their headings."""
+
+    def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        by_heading: dict[str, list[tuple[str, str]]] = {"": []}
+        for parameter in self.get_params(context):
+            row = parameter.get_help_record(context)
+            if row and isinstance(parameter, click.Option):
+                by_heading.setdefault(getattr(parameter, "heading", "Every command"), []).append(row)
+        by_heading["Every command"] = by_heading.pop("Every command", [])  # last
+        for heading, rows in by_heading.items():
+            if rows:
+                with formatter.section(heading or "Options"):
+                    formatter.write_dl(rows)
+
+
+def takes(kind: type[Any]) -> Callable[[_Command], _Command]:
+    """The options of a command, made of the fields of a class of `bridle.api.options`; the command gets them as one."""
+
+    def wrap(command: _Command) -> _Command:
+        own = [one for one in dataclasses.fields(kind) if one.metadata]
+
+        @functools.wraps(command)
+        def call(*arguments: Any, **given: Any) -> Any:
+            return command(*arguments, kind(**{one.name: given.pop(one.name) for one in own}), **given)
+
+        decorated: Any = call
+        for one in reversed(own):
+            decorated = _option(one)(decorated)
+        return decorated  # type: ignore[no-any-return]
+
+    return wrap
+
+
+def _option(one: dataclasses.Field[Any]) -> Callable[[_Command], _Command]:
+    about, settings = one.metadata, dict[str, Any]()
+    flag = about["flag"] or "--" + one.name.replace("_", "-")
+    default = None if one.default is dataclasses.MISSING else about["typed"] or one.default
+    if one.default is False and not about["parse"]:
+        settings = {"is_flag": True}
+    elif about["choices"]:
+        settings = {"type": click.Choice(about["choices"])}
+    elif place := about.get("place"):
+        settings = {"type": LOCATION if place == "location" else PATH}
+    elif "int" in str(one.type) and not about["parse"]:
+        settings = {"type": click.IntRange(about.get("low"), about.get("high"))}
+    elif "float" in str(one.type) and not about["parse"]:
+        bounds = about.get("low", about.get("above")), about.get("high", about.get("below"))
+        settings = {"type": Between(*bounds, min_open="above" in about, max_open="below" in about)}
+    if parse := about["parse"]:
+        settings["callback"] = functools.partial(_parsed, parse)
+    if about.get("complete"):
+        settings["shell_complete"] = _COMPLETE[about["complete"]]
+    required = one.default is dataclasses.MISSING or about.get("required", False)
+    return click.option(
+        flag,
+        one.name,
+        cls=Option,
+        heading=about["heading"],
+        default=None if required else default,
+        required=required,
+        show_default=default not in (None, False) and not required,
+        metavar=about.get("metavar"),
+        hidden=about.get("hidden", False),
+        help=about["help"],
+        **settings,
+    )
+
+
+def _parsed(parse: Callable[[str], Any], context: click.Context, parameter: click.Parameter, value: str | None) -> Any:
+    try:
+        return None if value is None else parse(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error), context, parameter) from None
+
+
+def option(*names: str, heading: str = "", **settings: Any) -> Callable[[_Command], _Command]:
+    """As `click.option`, for what the command line has beside the options of the interface."""
+    return click.option(*names, cls=Option, heading=heading, **settings)
 
 
 def _switch(name: str, help_text: str) -> Callable[[_Command], _Command]:
@@ -135,70 +205,34 @@ def shared(command: _Command) -> _Command:
     return command
 
 
-seed = click.option("--seed", type=click.IntRange(0, MOST_SEED), default=None, help="Seed of every random choice.")
-device = click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
-    default="auto",
-    show_default=True,
-    help="auto: GPU if available.",
+seed = option(
+    "--seed", type=click.IntRange(0, MOST_SEED), heading="Execution", default=None, help="Seed of every random choice."
 )
-overwrite = click.option("--overwrite", is_flag=True, help="Replace an output that exists.")
-dry_run = click.option("--dry-run", is_flag=True, help="Show what would run, then exit.")
-modality = click.option(
-    "--modality", type=click.Choice(MODALITIES), default=None, help="Media type (default: detected)."
-)
-workers = click.option("--workers", type=click.IntRange(min=0), default=None, help="Processes that decode.")
-engine = click.option(
-    "--engine",
-    type=click.Choice(["local", "ray"]),
-    default="local",
-    show_default=True,
-    help="Processes of this machine, or a Ray cluster: of RAY_ADDRESS, the running one, or a new one here.",
-)
-max_missing = click.option(
-    "--max-missing",
-    type=Between(0, 1),
-    default=0.5,
-    show_default=True,
-    help="Largest fraction of listed files that may be missing.",
-)
-checkpoint = click.option(
-    "--checkpoint",
-    metavar="RUN|FILE|random",
-    default=None,
-    shell_complete=_checkpoints,
-    help="A run, checkpoint or export; default: the newest run. random: an untrained encoder, with --preset.",
-)
-trained = click.option(
-    "--checkpoint",
-    metavar="RUN|FILE",
-    default=None,
-    shell_complete=_folders,
-    help="A run, checkpoint or export; default: the newest run.",
-)
-preset = click.option(
-    "--preset", metavar="NAME", default=None, shell_complete=_presets, help="A recipe, such as audio-tiny."
-)
-task = click.option(
-    "--task",
-    metavar="NAME",
-    default="folder",
-    shell_complete=_tasks,
-    help="A published benchmark (--list), or folder: data of your own.",
-)
-config_file = click.option(
+modality = option("--modality", type=click.Choice(MODALITIES), default=None, help="Media type (default: detected).")
+preset = option("--preset", metavar="NAME", default=None, shell_complete=_presets, help="A recipe, such as audio-tiny.")
+config_file = option(
     "--config",
     "config_file",
     type=PATH,
     default=None,
+    heading="Configuration",
     help="YAML file that overrides the preset, or sets it with extends: audio-tiny.",
 )
-sets = click.option(
-    "--set", "sets", metavar="KEY=VALUE", multiple=True, help="Override one setting, e.g. optim.lr=1e-3; repeatable."
+sets = option(
+    "--set",
+    "sets",
+    metavar="KEY=VALUE",
+    multiple=True,
+    heading="Configuration",
+    help="Override one setting, e.g. optim.lr=1e-3; repeatable.",
 )
-
-
-def out(help_text: str, *, required: bool = False, kind: _Place = PATH) -> Callable[[_Command], _Command]:
-    """`--out PATH`, with what lands there."""
-    return click.option("--out", type=kind, default=None, required=required, help=help_text)
+devices = option(
+    "--devices",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    heading="Execution",
+    help="Number of GPUs of this machine to use (without any: of processes). Several machines: torchrun.",
+)
+restarted = option("--restarted", is_flag=True, hidden=True)  # said by whoever started the processes, to the next ones
+_COMPLETE = {"presets": _presets, "tasks": _tasks, "checkpoints": _checkpoints, "folders": _folders}

@@ -5,19 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 from bridle import api
 from bridle.errors import Interrupted
-from bridle_cli import options
 from bridle_cli.console import Console
 from bridle_cli.progress import Progress
 
 _INTERRUPTED = 130, 143
 _GO_ON = "what is done is kept; go on with the same command and --resume"
-_Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
 class _Progress(Progress):
@@ -27,28 +25,6 @@ class _Progress(Progress):
 
     def _parts(self, folder: str) -> None:
         self.parts = folder
-
-
-def shared(command: _Command) -> _Command:
-    """`--workers`, `--device`, `--devices`, `--resume` and `--overwrite`."""
-    for option in (
-        options.overwrite,
-        click.option("--resume", is_flag=True, help="Go on with what an interrupted command has left."),
-        # Said by whoever started the processes, to the next ones.
-        click.option("--restarted", is_flag=True, hidden=True),
-        click.option(
-            "--devices",
-            type=click.IntRange(min=1),
-            default=1,
-            show_default=True,
-            help="Share the work among that many GPUs of this machine (without any: processes). More machines: "
-            "torchrun.",
-        ),
-        options.device,
-        options.workers,
-    ):
-        command = option(command)
-    return command
 
 
 def several(devices: int) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bridle import progress
+from bridle.api.options import Init, Validate, takes
 from bridle.api.session import pick_device
 from bridle.config.recipe import Recipe
 from bridle.errors import ConfigError, UsageError, nearest
@@ -16,22 +17,9 @@ if TYPE_CHECKING:
     from bridle.config import Config
 
 
-@progress.heard
-def init(
-    shards: str | Path = "shards",
-    *,
-    out: str | Path = "bridle.yaml",
-    modality: str | None = None,
-    preset: str | None = None,
-    minutes: float | None = None,
-    device: str = "auto",
-    overwrite: bool = False,
-    on_event: progress.Listener | None = None,
-) -> dict[str, Any]:
+@takes(Init)
+def init(shards: str | Path = "shards", *, chosen: Init) -> dict[str, Any]:
     """Write a commented configuration for the sets below `shards`; see `bridle.init_config`.
-
-    Args:
-        minutes: how long a run may take; some steps are timed for it.
 
     Returns:
         `{config, modality, preset, samples, steps, memory_mb, step_ms}`.
@@ -46,11 +34,11 @@ def init(
     from bridle.sharding import notices_together
     from bridle.storage import locate
 
-    out = Path(out)
-    if out.is_dir() or (os.path.lexists(out) and not overwrite):
+    out, modality, minutes = Path(chosen.out), chosen.modality, chosen.minutes
+    if out.is_dir() or (os.path.lexists(out) and not chosen.overwrite):
         raise UsageError(f"{out} is a folder.", "Choose another --out.") if out.is_dir() else exists(out)
     manifests = find_sets(locate(shards), Modality(modality) if modality else None)
-    choice = choose(manifests, preset=preset, minutes=minutes, device=pick_device(device))
+    choice = choose(manifests, preset=chosen.preset, minutes=minutes, device=pick_device(chosen.device))
     for message in notices_together(manifests, choice.full):
         progress.warn(message)
     text = commented(choice, manifests, str(shards), minutes)
@@ -69,15 +57,8 @@ def init(
     }
 
 
-@progress.heard
-def config_validate(
-    files: Sequence[str | Path],
-    *,
-    preset: str | None = None,
-    sets: Sequence[str] = (),
-    shards: str | Path | None = None,
-    on_event: progress.Listener | None = None,
-) -> list[dict[str, Any]]:
+@takes(Validate)
+def config_validate(files: Sequence[str | Path], chosen: Validate) -> list[dict[str, Any]]:
     """Load configurations as `pretrain` would, with shards as its `dry_run` does.
 
     Returns:
@@ -91,7 +72,7 @@ def config_validate(
     found, failed = [], list[tuple[str | Path, ConfigError]]()
     for file in files:
         try:
-            found.append(_validate(Path(file), preset, sets, shards))
+            found.append(_validate(Path(file), chosen.preset, chosen.sets, chosen.shards))
         except ConfigError as error:
             failed.append((file, error))
     if failed:

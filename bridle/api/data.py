@@ -3,69 +3,29 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from bridle import progress
+from bridle.api.options import Shard, Verify, takes
 from bridle.errors import DataError, UsageError
 from bridle.storage import Location, locate
 
 if TYPE_CHECKING:
-    from bridle.cluster import Engine
+    pass
 
 
-@progress.heard
-def shard(
-    raw: str | Path,
-    *,
-    modality: str | None = None,
-    out: str | Path | None = None,
-    name: str | None = None,
-    labels: str | Path | None = "folder",
-    path_column: str | None = None,
-    label_column: str | None = None,
-    group_column: str | None = None,
-    workers: int | None = None,
-    engine: Engine = "local",
-    max_size_bytes: int = 256_000_000,
-    transcode: bool = False,
-    check: Literal["full", "header"] = "full",
-    dedup: bool = False,
-    sound_tracks: bool = False,
-    channel: int | None = None,
-    pixel_range: tuple[float, float] | None = None,
-    split: Mapping[str, float] | None = None,
-    group_by: str | None = None,
-    task: str | None = None,
-    max_missing: float = 0.5,
-    seed: int = 0,
-    dry_run: bool = False,
-    overwrite: bool = False,
-    resume: bool = False,
-    on_event: progress.Listener | None = None,
-) -> dict[str, Any]:
-    """Turn the media below a folder into tars and a manifest; see `bridle.sharding.shard`.
-
-    Args:
-        labels: "folder", "sidecar", the path of a CSV, TSV or JSONL, or None.
-        path_column, label_column, group_column: of that table; see `bridle.sharding.Options`.
-        workers: decoding processes; default: one a core, of the cluster if there is one.
-        engine: "local", or "ray": the processes run all over a Ray cluster.
-        channel: of audio with several, from 1; default: their mean.
-        pixel_range: values that become black and white in images of more than 8 bits; default: measured.
-        split, group_by: parts and their shares, and what stays together (see `bridle.sharding.Split`);
-            `column:NAME` is the same as `group_column`.
-        task: a published benchmark whose release `raw` is: its lists say what is taken, with parts and labels.
-        max_missing: largest fraction of a part's listed files that may be missing.
-    """
+@takes(Shard)
+def shard(raw: str | Path, chosen: Shard) -> dict[str, Any]:
+    """Turn the media below a folder into tars and a manifest; see `bridle.sharding.shard` for what is returned."""
     from bridle.schema import Modality
     from bridle.sharding import Options, Split
     from bridle.sharding import shard as run
 
+    labels, group_column, group_by, split = chosen.labels, chosen.group_column, chosen.group_by, chosen.split
     if group_by and group_by.startswith("column:"):
         group_column, group_by = group_by.removeprefix("column:"), None
-    for option, column in (("path", path_column), ("label", label_column), ("group", group_column)):
+    for option, column in (("path", chosen.path_column), ("label", chosen.label_column), ("group", group_column)):
         if column and labels in ("folder", "sidecar", None):
             raise UsageError(
                 f"--{option}-column {column!r} is a column of a table", "Name the table: --labels TABLE.csv"
@@ -74,28 +34,20 @@ def shard(
         raise UsageError("--group-by and --group-column both say what belongs together", "Use only one of them.")
     if group_by and not split:
         raise UsageError("--group-by says what a --split keeps together; there is no --split.")
-    named, kind, sounds = None, modality, sound_tracks
-    if task:
+    named, kind, sounds, name, out = None, chosen.modality, chosen.sound_tracks, chosen.name, chosen.out
+    if chosen.task:
         if split or labels != "folder":
             raise UsageError("--task brings labels and parts along", "Leave out --labels, --split and --group-by.")
-        named, kind, sounds = _release(task, locate(raw), max_missing)
-        name = name or task
-        out = out or Path("shards") / task
+        named, kind, sounds = _release(chosen.task, locate(raw), chosen.max_missing)
+        name, out = name or chosen.task, out or Path("shards") / chosen.task
+    same = "max_size_bytes transcode check dedup channel pixel_range path_column label_column seed".split()
     options = Options(
         labels=labels if labels in ("folder", "sidecar") else locate(labels) if labels else None,  # type: ignore[arg-type]
-        max_size_bytes=max_size_bytes,
-        transcode=transcode,
-        check=check,
-        dedup=dedup,
         sound_tracks=sounds,
-        channel=channel,
-        pixel_range=pixel_range,
-        seed=seed,
         split=Split(split, group_by) if split else None,
-        task=task or "",
-        path_column=path_column,
-        label_column=label_column,
+        task=chosen.task or "",
         group_column=group_column,
+        **{name: getattr(chosen, name) for name in same},
     )
     return run(
         locate(raw),
@@ -104,11 +56,11 @@ def shard(
         name=name,
         options=options,
         named=named,
-        workers=workers,
-        engine=engine,
-        overwrite=overwrite,
-        resume=resume,
-        dry_run=dry_run,
+        workers=chosen.workers,
+        engine=chosen.engine,
+        overwrite=chosen.overwrite,
+        resume=chosen.resume,
+        dry_run=chosen.dry_run,
     )
 
 
@@ -144,10 +96,8 @@ def shard_info(shards: str | Path) -> list[dict[str, Any]]:
     return [describe(manifest) for manifest in find_all_sets(locate(shards))]
 
 
-@progress.heard
-def shard_verify(
-    shards: str | Path, *, decode: int = 100, workers: int | None = None, on_event: progress.Listener | None = None
-) -> list[dict[str, Any]]:
+@takes(Verify)
+def shard_verify(shards: str | Path, chosen: Verify) -> list[dict[str, Any]]:
     """Compare each set at or below a folder with its manifest; see `bridle.sharding.verify`."""
     from bridle.inputs import find_all_sets
     from bridle.sharding import verify
@@ -155,13 +105,7 @@ def shard_verify(
     found, wrong = [], list[str]()
     for manifest in find_all_sets(locate(shards)):
         try:
-            found.append(
-                verify(
-                    manifest,
-                    decode=decode,
-                    workers=workers or os.cpu_count() or 1,
-                )
-            )
+            found.append(verify(manifest, decode=chosen.decode, workers=chosen.workers or os.cpu_count() or 1))
         except DataError as error:  # the other sets are looked at too
             wrong.append(error.message)
             hint = error.hint

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bridle import progress
+from bridle.api.options import Compare, Evaluate, takes
 from bridle.api.session import RUNS, open_model, pick_device
 from bridle.config.recipe import Recipe
 from bridle.errors import DataError, EnvironmentFault, UsageError
@@ -23,82 +24,53 @@ if TYPE_CHECKING:
     from bridle.tasks import Task
 
 
-@progress.heard
-def evaluate(
-    data: str | Path | None = None,
-    *,
-    task: str = "folder",
-    labels: str | Path | None = None,
-    protocol: str = "knn",
-    pool: str | None = None,
-    folds: int | None = None,
-    test_share: float | None = None,
-    split_file: str | Path | None = None,
-    views: tuple[int, int] | None = None,
-    finetune: str | Path | None = None,
-    group_by: str | None = None,
-    checkpoint: str | Path | None = None,
-    recipe: Recipe | None = None,
-    seed: int = 0,
-    seeds: int = 1,
-    max_missing: float = 0.5,
-    workers: int = 0,
-    device: str = "auto",
-    out: str | Path | None = None,
-    overwrite: bool = False,
-    on_event: progress.Listener | None = None,
-) -> dict[str, Any]:
+@takes(Evaluate)
+def evaluate(data: str | Path | None = None, *, chosen: Evaluate) -> dict[str, Any]:
     """Judge a frozen encoder, its codes (`protocol="codes"`) or its codebooks (`"codebook"`), or fine-tune it
     (`"finetune"`) and judge what came out again elsewhere (`"head"`); see `bridle.evaluate.evaluate`.
 
     Args:
         data: media in class folders, or shards; of a published task its release, by default what lies in
             `$BRIDLE_DATA/TASK` or `data/TASK`.
-        labels: of media in a folder: `"folder"` (the one that holds a file), `"sidecar"` (a JSON beside each), or a
-            table as `shard` reads it; several labels a file are judged by mAP.
-        views: clips in time and crops of each that are averaged at test, such as `(5, 3)`.
-        finetune: name or file of a fine-tuning recipe; `recipe.sets` may hold `finetune.key=value`.
-        folds, test_share, split_file, group_by: see `bridle.evaluate.Division`.
-        checkpoint: as for `load`; `"random"`: an untrained model of the recipe's shape, the baseline that everything
-            is compared with.
-        seed: of splits and probes, and of the untrained model's weights.
-        out: a folder that keeps the result, as the run of the checkpoint does; an untrained model has no other. With
-            fine-tuning on a single split also the classifier of the first seed.
-        overwrite: `out` may hold one already.
-        seeds: how many probes are trained, with this seed and the next ones; figures are means.
     """
     from bridle.evaluate import OWN_DATA, Division, Protocol, load_recipe
     from bridle.evaluate import evaluate as run
     from bridle.tasks import load_task
 
+    task, protocol, checkpoint = chosen.task, chosen.protocol, chosen.checkpoint
+    out, device, seed = Path(chosen.out) if chosen.out else None, chosen.device, chosen.seed
     published = None if task == OWN_DATA else load_task(task)  # a name that is none is told first
     untrained = str(checkpoint) == "random"
-    recipe, tuning = _divided(recipe or Recipe())
+    recipe, tuning = _divided(chosen.recipe or Recipe())
     if not untrained and any((recipe.modality, recipe.preset, recipe.file, recipe.sets)):
         raise UsageError(
             "A trained checkpoint brings its own configuration.",
             "Leave out --preset, --config, --set and --modality, or use --checkpoint random.",
         )
-    how = Protocol(protocol, pool, range(seed, seed + seeds), views)  # a wrong one is told before the model is loaded
-    if protocol != "finetune" and (finetune or tuning):
-        raise UsageError(f"--protocol {protocol} is not fine-tuning: its recipe would be without effect")
+    seeds = range(seed, seed + chosen.seeds)
+    how = Protocol(protocol, chosen.pool, seeds, chosen.views)  # a wrong one is told before the model is loaded
+    if protocol != "finetune" and (chosen.finetune or tuning):
+        raise UsageError(f"--protocol {protocol} is not fine-tuning: its recipe has no effect.")
     if protocol == "head" and untrained:
         raise UsageError(
             "An untrained model has no head.", "--checkpoint: a folder that --protocol finetune --out made."
         )
-    division = Division(folds, test_share, Path(split_file) if split_file else None, group_by)
+    split_file = Path(chosen.split_file) if chosen.split_file else None
+    division = Division(chosen.folds, chosen.test_share, split_file, chosen.group_by)
     place = locate(data) if data else _data_of(task)
     if out:
-        _check_out(Path(out), protocol == "finetune", overwrite, checkpoint)
-    elif overwrite:
-        raise UsageError("--overwrite without --out would be without effect")
+        _check_out(out, protocol == "finetune", chosen.overwrite, checkpoint)
+    elif chosen.overwrite:
+        raise UsageError("--overwrite has no effect without --out.")
     kept = list[Any]()
     model, head = _classifier(checkpoint, device) if protocol == "head" else (None, None)
     if model is None and untrained:
         model = _untrained(recipe, place, seed, device, task=published, codes=protocol in ("codes", "codebook"))
     model = model or open_model(checkpoint, device)
     if protocol == "finetune":
-        how = replace(how, recipe=load_recipe(str(finetune) if finetune else None, task, model.modality, tuning))
+        name = str(chosen.finetune) if chosen.finetune else None
+        how = replace(how, recipe=load_recipe(name, task, model.modality, tuning))
+    labels = chosen.labels
     result = run(
         model,
         place,
@@ -106,29 +78,20 @@ def evaluate(
         protocol=how,
         division=division,
         labels=_labels(labels),
-        max_missing=max_missing,
-        workers=workers,
+        max_missing=chosen.max_missing,
+        workers=chosen.workers,
         head=head,
         keep=kept.append,
     )
     result |= {"data": str(place), "labels": str(labels) if labels and labels != "folder" else None}
-    _keep(model, head, Path(out) if out else None, result, kept)
+    _keep(model, head, out, result, kept)
     return result
 
 
-@progress.heard
-def compare(
-    runs: Sequence[str | Path],
-    *,
-    protocol: str | None = None,
-    task: str | None = None,
-    on_event: progress.Listener | None = None,
-) -> list[dict[str, Any]]:
+@takes(Compare)
+def compare(runs: Sequence[str | Path], chosen: Compare) -> list[dict[str, Any]]:
     """The kept results of several runs, or of other folders that `evaluate(out=...)` wrote, each against the first; see
     `bridle.evaluate.compare` for what is returned.
-
-    Args:
-        protocol, task: only results of these.
 
     Raises:
         UsageError: fewer than two runs, or one twice.
@@ -136,8 +99,7 @@ def compare(
     """
     from bridle.evaluate import compare as run
 
-    folders = [Path(one) for one in runs]
-    return run(folders, protocol=protocol, task=task)
+    return run([Path(one) for one in runs], protocol=chosen.protocol, task=chosen.task)
 
 
 def _divided(recipe: Recipe) -> tuple[Recipe, list[str]]:

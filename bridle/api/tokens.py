@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from bridle import progress
+from bridle.api.options import Export, Tokenize, WriteCodes, takes
 from bridle.api.session import open_model, pick_device
 from bridle.errors import UsageError
 from bridle.storage import locate
 
 if TYPE_CHECKING:
-    from bridle.cluster import Engine
     from bridle.infer import Pretrained
     from bridle.schema import Codes
 
@@ -56,14 +56,7 @@ def load(
 
 
 def tokenize(
-    inputs: Sequence[str | Path],
-    *,
-    checkpoint: str | Path | None = None,
-    levels: int | None = None,
-    workers: int = 0,
-    engine: Engine = "local",
-    device: str = "auto",
-    on_event: progress.Listener | None = None,
+    inputs: Sequence[str | Path], *, on_event: progress.Listener | None = None, **options: Any
 ) -> Iterator[dict[str, Any]]:
     """Codes of files, folders and sets of shards, one object a file: `{file, levels, grid, codes, times}`.
 
@@ -71,14 +64,15 @@ def tokenize(
     seconds.
 
     Args:
-        levels: the first so many; default: all.
-        workers: processes that decode ahead; with `engine="ray"` (a Ray cluster), processes with the model.
+        options: see `bridle.api.options.Tokenize`.
     """
     from bridle.infer import tokenize_inputs
 
-    model = open_model(checkpoint, device if engine == "local" else "cpu")
+    chosen = Tokenize(**options)
+    model = open_model(chosen.checkpoint, chosen.device if chosen.engine == "local" else "cpu")
     places = [locate(item) for item in inputs]
-    found = tokenize_inputs(model, places, levels=levels, workers=workers, engine=engine, device=device)
+    how: dict[str, Any] = {"levels": chosen.levels, "engine": chosen.engine, "device": chosen.device}
+    found = tokenize_inputs(model, places, workers=chosen.workers or 0, **how)
     for codes in progress.each(found, on_event):
         yield {
             "file": codes.file,
@@ -89,28 +83,12 @@ def tokenize(
         }
 
 
-@progress.heard
-def write_codes(
-    inputs: Sequence[str | Path],
-    out: str | Path,
-    *,
-    checkpoint: str | Path | None = None,
-    levels: int | None = None,
-    workers: int | None = None,
-    engine: Engine = "local",
-    device: str = "auto",
-    resume: bool = False,
-    overwrite: bool = False,
-    on_event: progress.Listener | None = None,
-) -> dict[str, Any]:
+@takes(WriteCodes)
+def write_codes(inputs: Sequence[str | Path], out: str | Path, chosen: WriteCodes) -> dict[str, Any]:
     """As `tokenize`, into `out`: `.codes`, `.parquet`, `.npz` or `.safetensors`, or (without an ending) a copy of the
     shards with their codes beside the media. The forms are described in docs/codes.md, `read_codes` reads them all.
 
     The work is done in parts that are kept beside `out`; processes that `torchrun` started share them.
-
-    Args:
-        workers: None: as many as the machine has cores to spare.
-        resume: go on with what an earlier call with the same inputs, checkpoint and options left.
 
     Returns:
         `{out, files, levels, patches, bytes, skipped, seconds, failures}`; `{}` from processes but the first.
@@ -118,14 +96,14 @@ def write_codes(
     from bridle import distributed
     from bridle.infer.tokenize import How, check_output, write_tokens
 
-    places, target, local = [locate(item) for item in inputs], locate(out), engine == "local"
-    with distributed.group(picked := pick_device(device if local else "cpu")):
+    places, target, local = [locate(item) for item in inputs], locate(out), chosen.engine == "local"
+    rules = {"resume": chosen.resume, "overwrite": chosen.overwrite}
+    with distributed.group(picked := pick_device(chosen.device if local else "cpu")):
         # Before anything is loaded.
-        distributed.first_decides(lambda: check_output(target, places, resume=resume, overwrite=overwrite))
-        model = open_model(checkpoint, picked if local else "cpu")
-        how = How(workers=workers, engine=engine, device=device)
-        result = write_tokens(model, places, target, how, levels=levels, resume=resume, overwrite=overwrite)
-        return result or {}
+        distributed.first_decides(lambda: check_output(target, places, **rules))
+        model = open_model(chosen.checkpoint, picked if local else "cpu")
+        how = How(workers=chosen.workers, engine=chosen.engine, device=chosen.device)
+        return write_tokens(model, places, target, how, levels=chosen.levels, **rules) or {}
 
 
 def read_codes(path: str | Path, *, levels: int | None = None) -> list[Codes]:
@@ -141,41 +119,14 @@ def read_codes(path: str | Path, *, levels: int | None = None) -> list[Codes]:
     return read(Path(path), levels)
 
 
-@progress.heard
-def export(
-    run: str | Path,
-    *,
-    format: str = "safetensors",
-    out: str | Path,
-    part: str = "both",
-    dtype: str = "fp32",
-    opset: int | None = None,
-    data: str | Path | None = None,
-    overwrite: bool = False,
-    on_event: progress.Listener | None = None,
-) -> dict[str, Any]:
+@takes(Export)
+def export(run: str | Path, chosen: Export) -> dict[str, Any]:
     """Write a run for others to load, and check that what was written computes the same.
-
-    Args:
-        format: "safetensors" loads with `load`, "huggingface" with the Auto classes of transformers; "onnx" and
-            "torch-export" need nothing of BRIDLE either.
-        part: "encoder", "tokenizer" or "both".
-        dtype: of the encoder's weights, "fp32", "fp16", "bf16" or "int8"; the tokenizer's stay as they are.
-        opset: of ONNX; the default is 20.
-        data: clips to check on; None: some of the run's own shards if they are there, else noise.
 
     Returns:
         `{format, out, files, parity}`; see `bridle.export`.
     """
     from bridle.export import export as write
 
-    return write(
-        Path(run),
-        format=format,
-        out=Path(out),
-        part=part,
-        dtype=dtype,
-        opset=opset,
-        data=None if data is None else locate(data),
-        overwrite=overwrite,
-    )
+    given = {**vars(chosen), "out": Path(chosen.out), "data": None if chosen.data is None else locate(chosen.data)}
+    return write(Path(run), **given)

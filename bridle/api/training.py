@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bridle import progress
+from bridle.api.options import Pretrain, takes
 from bridle.api.session import RUNS, pick_device
 from bridle.config.recipe import Recipe
 from bridle.errors import ConfigError, DataError
@@ -17,22 +18,8 @@ if TYPE_CHECKING:
     from bridle.config import Config
 
 
-@progress.heard
-def pretrain(
-    shards: str | Path = "shards",
-    *,
-    recipe: Recipe | Config | None = None,
-    out: str | Path | None = None,
-    steps: int | None = None,
-    epochs: float | None = None,
-    max_minutes: float | None = None,
-    device: str = "auto",
-    overwrite: bool = False,
-    dry_run: bool = False,
-    profile: bool = False,
-    restarted: bool = False,
-    on_event: progress.Listener | None = None,
-) -> dict[str, Any]:
+@takes(Pretrain)
+def pretrain(shards: str | Path = "shards", *, chosen: Pretrain) -> dict[str, Any]:
     """Pretrain an encoder and its codebooks on every set below `shards`; see `bridle.train.pretrain`.
 
     Processes that `torchrun` started train together.
@@ -40,27 +27,24 @@ def pretrain(
     Args:
         shards: a set, or a folder of sets.
         recipe: where the configuration comes from, or the configuration itself; default: MODALITY-tiny.
-        out: run folder; default: `runs/SET-PRESET`, numbered when that exists.
-        steps, epochs, max_minutes: length of the run; at most one of them.
-        profile: where the time of a step goes: traces in `out/profile/`.
-        restarted: another process began with the same call and was lost: go on with its run, if it left one.
+        restarted: another process began with the same call and was lost: its run is continued, if it left one.
     """
     from bridle import distributed
     from bridle.checkpoint import run_of_launch
     from bridle.sharding import notices_together
     from bridle.train import pretrain as run
 
-    with distributed.group(picked := pick_device(device)):
-        config, preset, manifests = distributed.together(lambda: prepare(locate(shards), recipe or Recipe()))
+    with distributed.group(picked := pick_device(chosen.device)):
+        config, preset, manifests = distributed.together(lambda: prepare(locate(shards), chosen.recipe or Recipe()))
         name = f"{_set_name(manifests, locate(shards))}-{preset or 'custom'}"
-        root = Path(out) if out else RUNS
+        root = Path(chosen.out) if chosen.out else RUNS
         begun = distributed.first_decides(
-            lambda: run_of_launch(root, distributed.launch_id()) if restarted else None  # nobody else's
+            lambda: run_of_launch(root, distributed.launch_id()) if chosen.restarted else None  # nobody else's
         )
         if begun:
             own = [f"train.tracker={config.train.tracker}"]  # the user has named it just now
-            return resume(begun, shards=shards, sets=own, device=device, profile=profile)
-        folder = distributed.first_decides(lambda: Path(out) if out else _free_run(name))
+            return resume(begun, shards=shards, sets=own, device=chosen.device, profile=chosen.profile)
+        folder = distributed.first_decides(lambda: Path(chosen.out) if chosen.out else _free_run(name))
         progress.report("run", path=str(folder))
         for message in _read(config, preset, manifests):
             progress.detail(message)
@@ -71,13 +55,13 @@ def pretrain(
             manifests,
             folder,
             preset=preset,
-            steps=steps,
-            epochs=epochs,
-            max_minutes=max_minutes,
+            steps=chosen.steps,
+            epochs=chosen.epochs,
+            max_minutes=chosen.max_minutes,
             device=picked,
-            overwrite=overwrite,
-            dry_run=dry_run,
-            profile=profile,
+            overwrite=chosen.overwrite,
+            dry_run=chosen.dry_run,
+            profile=chosen.profile,
         )
 
 

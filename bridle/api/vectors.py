@@ -8,67 +8,43 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bridle import progress
+from bridle.api.options import Embed, Search, takes
 from bridle.api.session import open_model, pick_device
 from bridle.errors import DataError, MediaError, UsageError
 from bridle.storage import locate
 
 if TYPE_CHECKING:
-    from bridle.infer import Per, Pool
+    pass
 
 
-@progress.heard
-def embed(
-    inputs: Sequence[str | Path],
-    out: str | Path,
-    *,
-    checkpoint: str | Path | None = None,
-    per: Per = "file",
-    pool: Pool = "mean",
-    half: bool = False,
-    workers: int | None = None,
-    device: str = "auto",
-    resume: bool = False,
-    overwrite: bool = False,
-    on_event: progress.Listener | None = None,
-) -> dict[str, Any]:
+@takes(Embed)
+def embed(inputs: Sequence[str | Path], out: str | Path, chosen: Embed) -> dict[str, Any]:
     """Vectors of files, folders and sets of shards in one file; its layout is in `bridle.formats.vectors`.
 
     The work is done in parts that are kept beside `out`; processes that `torchrun` started share them.
 
     Args:
         out: `.npz`, `.safetensors` or `.parquet`.
-        per: one vector a "file", a "step" of time or a "patch".
-        pool: how a file becomes one vector: "mean", "segments" or "class".
-        half: as float16.
-        workers: processes that decode ahead; None: as many as the machine has cores to spare.
-        resume: go on with what an earlier call with the same inputs, checkpoint and options left.
 
     Returns:
         `{out, files, vectors, width, bytes, skipped, seconds, failures}`; `{}` from processes but the first.
     """
     from bridle import distributed, infer
 
-    if per != "file" and pool != "mean":
-        raise UsageError(f"--pool {pool} makes one vector a file", f"Leave it out, or leave out --per {per}.")
+    if chosen.per != "file" and chosen.pool != "mean":
+        raise UsageError(f"--pool {chosen.pool} makes one vector a file.", f"Leave out --per {chosen.per}, or --pool.")
     places, target = [locate(item) for item in inputs], locate(out)
-    with distributed.group(picked := pick_device(device)):
+    rules: dict[str, Any] = {"resume": chosen.resume, "overwrite": chosen.overwrite}
+    with distributed.group(picked := pick_device(chosen.device)):
         # Before anything is loaded.
-        distributed.first_decides(lambda: infer.check_vectors_output(target, resume=resume, overwrite=overwrite))
-        model = open_model(checkpoint, picked)
-        how = infer.How(workers=workers)
-        options: dict[str, Any] = {"per": per, "pool": pool, "half": half, "resume": resume, "overwrite": overwrite}
-        return infer.write_embeddings(model, places, target, how, **options) or {}
+        distributed.first_decides(lambda: infer.check_vectors_output(target, **rules))
+        model, how = open_model(chosen.checkpoint, picked), infer.How(workers=chosen.workers)
+        what: dict[str, Any] = {"per": chosen.per, "pool": chosen.pool, "half": chosen.half}
+        return infer.write_embeddings(model, places, target, how, **what, **rules) or {}
 
 
-def search(
-    queries: Sequence[str | Path],
-    index: str | Path,
-    *,
-    checkpoint: str | Path | None = None,
-    top: int = 10,
-    device: str = "auto",
-) -> list[dict[str, Any]]:
+@takes(Search)
+def search(queries: Sequence[str | Path], index: str | Path, chosen: Search) -> list[dict[str, Any]]:
     """The files of an index (made by `embed`) that are most like each of some files.
 
     Args:
@@ -88,7 +64,7 @@ def search(
 
     vectors = read_vectors(Path(index))
     ready = infer.Index(vectors)
-    model = infer.Pretrained(open_model(_model_of(vectors.about, Path(index), checkpoint), device))
+    model = infer.Pretrained(open_model(_model_of(vectors.about, Path(index), chosen.checkpoint), chosen.device))
     if model.model.fingerprint() != vectors.about.get("model"):
         raise DataError(
             f"{index} holds vectors of another model than {model.model.source}",
@@ -102,7 +78,7 @@ def search(
         raise MediaError(error.message, hint) from error
     return [
         {"query": str(query), "hits": [{**asdict(hit), "path": _path_of(hit.file, vectors.about)} for hit in hits]}
-        for query, hits in zip(queries, ready.search(query_MD, top), strict=True)
+        for query, hits in zip(queries, ready.search(query_MD, chosen.top), strict=True)
     ]
 
 

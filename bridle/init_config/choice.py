@@ -153,14 +153,14 @@ def _data(full: Config, manifests: Sequence[Manifest], decoded: int, device: tor
 def _time(full: Config, manifests: Sequence[Manifest], device: str) -> dict[str, float]:
     """Seconds a step of each kind of phase takes here: a short run that is thrown away."""
     marks: list[tuple[str, float]] = []
-    steps = itertools.count(1)
+    steps, outside = itertools.count(1), progress.listener()
     progress.note(f"timing steps: at least one of each phase, and {60 * _TIMED_MINUTES:g} s of them ...")
 
     def mark(kind: str, **fields: Any) -> None:
         if kind in ("phase", "step"):
             marks.append((fields["phase"], time.monotonic()))
         if kind == "step":
-            progress.report("progress", done=next(steps), total=None, what="timed steps")
+            outside("progress", done=next(steps), total=None, what="timed steps")
 
     timed = _changed(full, "train", log_every=1, checkpoint_every=10**9, probe_every=0, tracker="none")
     with tempfile.TemporaryDirectory(prefix="bridle-init-") as folder, progress.listening(mark):

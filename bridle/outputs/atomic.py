@@ -16,15 +16,15 @@ from typing import IO
 @contextmanager
 def written(path: Path) -> Iterator[IO[bytes]]:
     """A file that appears at `path` when the block ends well; until then what was there stays."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial = _beside(path, "partial")
     try:
-        partial.unlink(missing_ok=True)
         with open(partial, "xb") as file:
             yield file
         settle(partial, path)
-    finally:
+    except BaseException:
         with contextlib.suppress(OSError):
             partial.unlink()
+        raise
 
 
 def write_text(path: Path, text: str) -> None:
@@ -51,7 +51,7 @@ def put_in_place(new: Path, out: Path) -> None:
     """A finished folder becomes `out`; the one that was there goes last, and comes back on failure."""
     for folder in (new, *filter(Path.is_dir, new.rglob("*"))):
         sync(folder)
-    old = new.with_name(f".{out.name}.{secrets.token_hex(4)}.old")  # no process has it, in no container
+    old = new.parent / _beside(out, "old").name
     replaces = os.path.lexists(out)
     if replaces:
         os.rename(out, old)
@@ -63,6 +63,11 @@ def put_in_place(new: Path, out: Path) -> None:
         raise
     sync(out.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _beside(path: Path, what: str) -> Path:
+    """A hidden name that no other process has, not even one of the same number in another container."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.{what}")
 
 
 def sync(folder: Path) -> None:

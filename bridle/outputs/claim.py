@@ -87,9 +87,11 @@ def disk_errors(out: Location, *, resumable: bool = False) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        full, why = error.errno in (errno.ENOSPC, errno.EDQUOT), error.strerror or str(error)
+        if error.filename and why in (os.strerror(errno.EEXIST), os.strerror(errno.ENOTDIR)):
+            why = f"{error.filename} is not a folder"
         again = "continue with --resume" if resumable else "run the command again"
         raise EnvironmentFault(
-            f"{out} cannot be written: {'the disk is full' if full else error.strerror or error}.",
-            f"Free some space and {again}, or choose another --out." if full else "Choose another --out.",
+            f"{out} cannot be written: {'the disk is full' if full else why}.",
+            f"{'Free some space' if full else 'Mend that'} and {again}, or choose another --out.",
         ) from error

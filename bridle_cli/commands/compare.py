@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from bridle import api
+from bridle.api.options import Compare
 from bridle_cli import options
 from bridle_cli.console import Console
 from bridle_cli.progress import Progress
@@ -15,13 +16,12 @@ from bridle_cli.progress import Progress
 _MORE = ("labels", "test_share", "split_file", "views")  # what else tells questions apart
 
 
-@click.command(name="compare")
+@click.command(name="compare", cls=options.Command)
 @click.argument("runs", metavar="RUN RUN...", type=options.PATH, nargs=-1)
-@click.option("--task", metavar="NAME", default=None, help="Only results of this task.")
-@click.option("--protocol", metavar="NAME", default=None, help="Only results of this protocol.")
+@options.takes(Compare)
 @options.shared
 @click.pass_obj
-def command(console: Console, runs: tuple[Path, ...], task: str | None, protocol: str | None) -> None:
+def command(console: Console, chosen: Compare, runs: tuple[Path, ...]) -> None:
     """Put what bridle eval found of several runs side by side, each against the first.
 
     RUN is a run, or any other folder with a results.json, such as bridle eval --out DIR writes. There is a table for
@@ -40,7 +40,7 @@ def command(console: Console, runs: tuple[Path, ...], task: str | None, protocol
       bridle compare runs/a runs/b --json
     """
     with Progress(console) as progress:
-        found = api.compare(runs, protocol=protocol, task=task, on_event=progress)
+        found = api.compare(runs, **vars(chosen), on_event=progress)
     for question in found:
         if console.json:
             console.record(question)

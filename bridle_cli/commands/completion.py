@@ -10,7 +10,7 @@ from bridle_cli.console import Console
 from bridle_cli.main import COMPLETE, commands
 
 
-@click.command(name="completion")
+@click.command(name="completion", cls=options.Command)
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @options.shared
 @click.pass_obj

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from bridle import api, config
+from bridle.api.options import Validate
 from bridle.errors import UsageError
 from bridle_cli import options
 from bridle_cli.console import Console, printable
@@ -25,7 +26,7 @@ def command() -> None:
     """
 
 
-@command.command()
+@command.command(cls=options.Command)
 @options.preset
 @options.config_file
 @options.sets
@@ -52,16 +53,13 @@ def show(console: Console, preset: str | None, config_file: Path | None, sets: t
         console.text(config.dump(result, name))
 
 
-@command.command()
+@command.command(cls=options.Command)
 @click.argument("files", metavar="FILE...", nargs=-1, required=True, type=options.PATH)
-@options.preset
+@options.takes(Validate)
 @options.sets
-@click.option("--shards", type=options.LOCATION, default=None, help="Look whether it fits these, too.")
 @options.shared
 @click.pass_obj
-def validate(
-    console: Console, files: tuple[Path, ...], preset: str | None, sets: tuple[str, ...], shards: str | Path | None
-) -> None:
+def validate(console: Console, chosen: Validate, files: tuple[Path, ...], sets: tuple[str, ...]) -> None:
     """Load each FILE as bridle pretrain would; say what it comes to, or every mistake at once, with its line.
 
     Exit code 3 if there are mistakes.
@@ -74,19 +72,21 @@ def validate(
       bridle config validate mine.yaml --preset audio-small --set optim.batch_size=256 --json
     """
     with Progress(console) as progress:
-        found = api.config_validate(files, preset=preset, sets=sets, shards=shards, on_event=progress)
+        found = api.config_validate(files, **{**vars(chosen), "sets": sets}, on_event=progress)
     for one in found:
         if console.json:
             console.record(one)
         else:
-            more = f"; {one['samples']} clips, {one['batch_size']} a step, {one['memory_mb']} MB" if shards else ""
+            more = ""
+            if "samples" in one:
+                more = f"; {one['samples']} clips, {one['batch_size']} a step, {one['memory_mb']} MB"
             millions, steps = one["parameters"] / 1e6, f", {one['steps']} steps" if one.get("steps") else ""
             name = one["preset"] or "no preset"
             file = printable(one["file"])
             console.text(f"{file}: ok, {name} ({one['modality']}), {millions:.1f} M parameters{more}{steps}\n")
 
 
-@command.command()
+@command.command(cls=options.Command)
 @click.argument("a", shell_complete=options.configurations)
 @click.argument("b", shell_complete=options.configurations)
 @options.shared

@@ -10,7 +10,7 @@ from bridle_cli import options
 from bridle_cli.console import Console
 
 
-@click.command(name="doctor")
+@click.command(name="doctor", cls=options.Command)
 @options.shared
 @click.pass_obj
 def command(console: Console) -> None:

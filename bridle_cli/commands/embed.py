@@ -4,57 +4,27 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
 
 import click
 
 from bridle import api
+from bridle.api.options import Embed
 from bridle_cli import options, parts
 from bridle_cli.console import Console
 
 
-@click.command(name="embed")
+@click.command(name="embed", cls=options.Command)
 @click.argument("inputs", metavar="FILE|DIR|SHARDS...", nargs=-1, required=True, type=options.LOCATION)
-@options.trained
-@options.out("Write the vectors to this .npz, .safetensors or .parquet file.", required=True, kind=options.LOCATION)
-@click.option(
-    "--per",
-    type=click.Choice(["file", "step", "patch"]),
-    default="file",
-    show_default=True,
-    help="What gets a vector: a file, a step of its time, or a patch.",
+@options.option(
+    "--out", type=options.LOCATION, required=True, help="The file to write: .npz, .safetensors or .parquet."
 )
-@click.option(
-    "--pool",
-    type=click.Choice(["mean", "segments", "class"]),
-    default="mean",
-    show_default=True,
-    help="How a file becomes one: its mean, means of its parts side by side, or the class token.",
-)
-@click.option(
-    "--dtype",
-    type=click.Choice(["fp32", "fp16"]),
-    default="fp32",
-    show_default=True,
-    help="How numbers are stored.",
-)
-@parts.shared
+@options.takes(Embed)
+@options.devices
+@options.restarted
 @options.shared
 @click.pass_obj
 def command(
-    console: Console,
-    inputs: tuple[Path, ...],
-    checkpoint: str | None,
-    out: str | Path,
-    per: Literal["file", "step", "patch"],
-    pool: Literal["mean", "segments", "class"],
-    dtype: str,
-    workers: int | None,
-    device: str,
-    devices: int,
-    restarted: bool,
-    resume: bool,
-    overwrite: bool,
+    console: Console, chosen: Embed, inputs: tuple[str | Path, ...], out: str | Path, devices: int, restarted: bool
 ) -> None:
     """Turn files, folders or shards into vectors, for classifiers, clustering, maps and `bridle search`.
 
@@ -69,6 +39,5 @@ def command(
       bridle embed s3://media/raw --out vectors.npz --devices 8
       bridle embed recordings/ --out vectors.npz --resume
     """
-    how: dict[str, Any] = {"checkpoint": checkpoint, "per": per, "pool": pool, "half": dtype == "fp16"}
-    write = partial(api.embed, inputs, out, workers=workers, device=device, overwrite=overwrite, **how)
-    parts.run(console, devices, resume or restarted, write)
+    work = partial(api.embed, inputs, out, **vars(chosen))
+    parts.run(console, devices, chosen.resume or restarted, work)

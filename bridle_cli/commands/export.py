@@ -7,56 +7,18 @@ from pathlib import Path
 import click
 
 from bridle import api
+from bridle.api.options import Export
 from bridle_cli import options
 from bridle_cli.console import Console
 from bridle_cli.progress import Progress
 
 
-@click.command(name="export")
+@click.command(name="export", cls=options.Command)
 @click.argument("run", type=options.PATH)
-@click.option(
-    "--format",
-    "format_",
-    type=click.Choice(["safetensors", "huggingface", "onnx", "torch-export"]),
-    required=True,
-    help="What to write: for BRIDLE, for transformers, for onnxruntime, for PyTorch alone.",
-)
-@click.option(
-    "--part",
-    type=click.Choice(["encoder", "tokenizer", "both"]),
-    default="both",
-    show_default=True,
-    help="Features, codes or both; not available for safetensors.",
-)
-@click.option(
-    "--dtype",
-    type=click.Choice(["fp32", "fp16", "bf16", "int8"]),
-    default="fp32",
-    show_default=True,
-    help="Of the encoder's weights; the tokenizer stays fp32. int8: onnx only.",
-)
-@click.option("--opset", type=int, default=None, help="Of ONNX, 18 to 22; default: 20.")
-@click.option(
-    "--data",
-    type=options.LOCATION,
-    default=None,
-    help="Media or shards to check the result on; default: the run's own shards, else noise.",
-)
-@options.out("Folder for the files.", required=True)
-@options.overwrite
+@options.takes(Export)
 @options.shared
 @click.pass_obj
-def command(
-    console: Console,
-    run: Path,
-    format_: str,
-    part: str,
-    dtype: str,
-    opset: int | None,
-    data: Path | None,
-    out: Path,
-    overwrite: bool,
-) -> None:
+def command(console: Console, chosen: Export, run: Path) -> None:
     """Write the model of RUN to a folder for others to load, and check that it computes the same.
 
     safetensors loads with bridle.load. huggingface loads with the Auto classes of transformers, and has a model card
@@ -74,15 +36,5 @@ def command(
       bridle export runs/photos-image-tiny --format torch-export --out encoder-pt2/ --overwrite --json
     """
     with Progress(console) as progress:
-        result = api.export(
-            run,
-            format=format_,
-            out=out,
-            part=part,
-            dtype=dtype,
-            opset=opset,
-            data=data,
-            overwrite=overwrite,
-            on_event=progress,
-        )
+        result = api.export(run, **vars(chosen), on_event=progress)
     console.result(result)

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from bridle import api
+from bridle.api.options import Pretrain
 from bridle.errors import UsageError
 from bridle_cli import options
 from bridle_cli.console import Console
@@ -29,80 +30,59 @@ def _as_settings(batch_size: str | None) -> tuple[str, ...]:
     return ("train.part=auto",) if batch_size == "auto" else (f"optim.batch_size={batch_size}",)
 
 
-@click.command(name="pretrain")
-@click.option(
+@click.command(name="pretrain", cls=options.Command)
+@options.option(
     "--shards",
     type=options.LOCATION,
     default=None,
-    help="A set, or a folder of sets of one modality; default: shards.",
+    help="A set, or a folder of sets (default: shards).",
 )
 @options.modality
 @options.preset
-@options.config_file
-@options.sets
-@options.out("Folder of the run; default: runs/SET-PRESET.")
-@click.option("--steps", type=click.IntRange(min=1), default=None, help="Length of the run in steps.")
-@click.option("--epochs", type=options.Between(min=0, min_open=True), default=None, help="Or in passes over the data.")
-@click.option(
-    "--max-minutes",
-    type=options.Between(min=0, min_open=True),
-    default=None,
-    help="Train for N minutes; the schedule is scaled to fit.",
-)
-@click.option(
+@options.takes(Pretrain)
+@options.option(
     "--resume",
     is_flag=False,
     flag_value=_NEWEST,
     default=None,
     metavar="[RUN]",
-    help="Go on with an interrupted run; without a name: --out, or the newest.",
+    help="Continue an interrupted run; without a name: --out, or the newest.",
 )
-@click.option(
+@options.config_file
+@options.sets
+@options.option(
     "--batch-size",
     metavar="N|auto",
     default=None,
     callback=_batch_size,
-    help="Clips a step, on all devices together. auto: as the preset says, computed in parts that fit into memory.",
+    heading="Configuration",
+    help="Clips in a step, on all devices together. auto: the preset's, computed in parts that fit into memory.",
 )
-@click.option("--force", is_flag=True, help="With --resume: other --set values, if they do not affect training.")
+@options.option(
+    "--force",
+    is_flag=True,
+    heading="Configuration",
+    help="With --resume: allow other --set values if they do not affect training.",
+)
 @options.seed
-@options.device
-@click.option(
-    "--devices",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="Train on that many GPUs of this machine (without any: in as many processes). More machines: torchrun.",
-)
-@click.option("--restarted", is_flag=True, hidden=True)  # said by whoever started the processes, to the next ones
-@options.workers
-@click.option("--profile", is_flag=True, help="Show where the time goes; traces of some steps land in RUN/profile/.")
-@options.dry_run
-@options.overwrite
+@options.devices
+@options.option("--workers", type=click.IntRange(min=0), default=None, heading="Execution", help="Decoding processes.")
 @options.shared
 @click.pass_obj
 def command(
     console: Console,
+    chosen: Pretrain,
     shards: str | Path | None,
     modality: str | None,
     preset: str | None,
+    resume: str | None,
     config_file: Path | None,
     sets: tuple[str, ...],
-    out: Path | None,
-    steps: int | None,
-    epochs: float | None,
-    max_minutes: float | None,
     batch_size: str | None,
-    resume: str | None,
     force: bool,
     seed: int | None,
-    device: str,
     devices: int,
-    restarted: bool,
     workers: int | None,
-    profile: bool,
-    dry_run: bool,
-    overwrite: bool,
 ) -> None:
     """Pretrain an encoder and its residual codebooks on shards.
 
@@ -117,44 +97,34 @@ def command(
       bridle pretrain --shards shards/recordings --devices 8
       bridle pretrain --resume runs/recordings-audio-tiny
     """
-    limits = {"--steps": steps, "--epochs": epochs, "--max-minutes": max_minutes}
+    limits = {"--steps": chosen.steps, "--epochs": chosen.epochs, "--max-minutes": chosen.max_minutes}
     if sum(limit is not None for limit in limits.values()) > 1:
         raise UsageError(f"Use only one of {', '.join(limits)}.")
     if devices > 1 and "RANK" not in os.environ:
         raise click.exceptions.Exit(api.launch(console.arguments, devices, on_event=Progress(console)))
-    restarted = restarted or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+    restarted = chosen.restarted or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
     first = os.environ.get("RANK", "0") == "0"
     console.quiet = console.quiet or not first
+    sets += _as_settings(batch_size)
     with PretrainProgress(console) as progress:
         try:
             if resume is not None:
                 own = {"--preset": preset, "--config": config_file, "--modality": modality, "--seed": seed}
-                _refuse_with_resume({**own, **limits, "--overwrite": overwrite})
+                _refuse_with_resume({**own, **limits, "--overwrite": chosen.overwrite})
                 result = api.resume(
-                    out if resume == _NEWEST else Path(resume),
+                    chosen.out if resume == _NEWEST else Path(resume),
                     shards=shards,
-                    sets=(*sets, *_as_settings(batch_size), *([] if workers is None else [f"data.workers={workers}"])),
+                    sets=(*sets, *([] if workers is None else [f"data.workers={workers}"])),
                     force=force,
-                    device=device,
-                    dry_run=dry_run,
-                    profile=profile,
+                    device=chosen.device,
+                    dry_run=chosen.dry_run,
+                    profile=chosen.profile,
                     on_event=progress,
                 )
             else:
-                result = api.pretrain(
-                    shards or Path("shards"),
-                    recipe=api.Recipe(modality, preset, config_file, (*sets, *_as_settings(batch_size)), seed, workers),
-                    out=out,
-                    steps=steps,
-                    epochs=epochs,
-                    max_minutes=max_minutes,
-                    device=device,
-                    overwrite=overwrite,
-                    dry_run=dry_run,
-                    profile=profile,
-                    restarted=restarted,
-                    on_event=progress,
-                )
+                recipe = api.Recipe(modality, preset, config_file, sets, seed, workers)
+                given = {**vars(chosen), "recipe": recipe, "restarted": restarted}
+                result = api.pretrain(shards or Path("shards"), **given, on_event=progress)
         except KeyboardInterrupt:
             if progress.run:
                 console.warn(f"to go on from the last checkpoint: bridle pretrain --resume {progress.run}")

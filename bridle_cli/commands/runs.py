@@ -11,7 +11,7 @@ from bridle_cli import options
 from bridle_cli.console import Console
 
 
-@click.command(name="runs")
+@click.command(name="runs", cls=options.Command)
 @click.argument("root", type=options.PATH, default=Path("runs"))
 @options.shared
 @click.pass_obj

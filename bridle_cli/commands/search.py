@@ -10,30 +10,21 @@ from pathlib import Path
 import click
 
 from bridle import api
+from bridle.api.options import Search
 from bridle_cli import options
 from bridle_cli.console import Console
 
 _FAILS_WITHIN_S = 2.0  # an opener that still runs then has found a program
 
 
-@click.command(name="search")
+@click.command(name="search", cls=options.Command)
 @click.argument("queries", metavar="FILE...", nargs=-1, required=True, type=options.PATH)
-@click.option("--index", type=options.PATH, required=True, help="What `bridle embed` wrote.")
-@options.trained
-@click.option("--top", type=click.IntRange(min=1), default=10, show_default=True, help="Files shown for each query.")
-@click.option("--open", "shown", type=click.IntRange(min=0), default=0, help="Open the N nearest files.")
-@options.device
+@options.option("--index", type=options.PATH, required=True, help="What `bridle embed` wrote.")
+@options.takes(Search)
+@options.option("--open", "shown", type=click.IntRange(min=0), default=0, help="Open the N nearest files.")
 @options.shared
 @click.pass_obj
-def command(
-    console: Console,
-    queries: tuple[Path, ...],
-    index: Path,
-    checkpoint: str | None,
-    top: int,
-    shown: int,
-    device: str,
-) -> None:
+def command(console: Console, chosen: Search, queries: tuple[Path, ...], index: Path, shown: int) -> None:
     """The files of an index that are most like each FILE, by cosine of their vectors.
 
     Needs the model that made the index. Of an index with --per step or patch the best place in each file is given in
@@ -45,7 +36,7 @@ def command(
       bridle search call.wav --index moments.parquet --top 3 --json
       bridle search photo.jpg --index vectors.npz --open 3
     """
-    found = api.search(queries, index, checkpoint=checkpoint, top=top, device=device)
+    found = api.search(queries, index, **vars(chosen))
     for one in found:
         if console.json:
             console.record(one)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import click
 
 from bridle import api
+from bridle.api.options import WriteCodes
 from bridle.errors import UsageError
 from bridle_cli import options, parts
 from bridle_cli.console import Console
@@ -17,32 +18,27 @@ from bridle_cli.progress import Progress
 _SHOWN_CODES = 16
 
 
-@click.command(name="tokenize")
+@click.command(name="tokenize", cls=options.Command)
 @click.argument("inputs", metavar="FILE|DIR|SHARDS...", nargs=-1, required=True, type=options.LOCATION)
-@options.trained
-@options.out(
-    "Write the codes instead of printing them: NAME.codes, .parquet, .npz or .safetensors; a name without an ending "
-    "is a folder for the shards again with the codes beside their media.",
-    kind=options.LOCATION,
+@options.option(
+    "--out",
+    type=options.LOCATION,
+    default=None,
+    help="Write the codes instead of printing them: NAME.codes, .parquet, .npz or .safetensors. A name without a "
+    "suffix is a folder: the shards again, with the codes beside their media.",
 )
-@click.option("--levels", type=click.IntRange(min=1), default=None, help="Keep only the first N levels.")
-@options.engine
-@parts.shared
+@options.takes(WriteCodes)
+@options.devices
+@options.restarted
 @options.shared
 @click.pass_obj
 def command(
     console: Console,
+    chosen: WriteCodes,
     inputs: tuple[str | Path, ...],
-    checkpoint: str | None,
     out: str | Path | None,
-    levels: int | None,
-    workers: int | None,
-    engine: Literal["local", "ray"],
-    device: str,
     devices: int,
     restarted: bool,
-    resume: bool,
-    overwrite: bool,
 ) -> None:
     """Turn files, folders or shards of any length into codes: levels x grid (time, rows, columns).
 
@@ -61,19 +57,20 @@ def command(
       bridle tokenize clip.mp4 --json
       bridle tokenize /shared/recordings --engine ray --out codes.npz
     """
-    if out is None and (resume or overwrite or parts.several(devices)):
-        what = "--resume" if resume else "--overwrite" if overwrite else "--devices"
+    if out is None and (chosen.resume or chosen.overwrite or parts.several(devices)):
+        what = "--resume" if chosen.resume else "--overwrite" if chosen.overwrite else "--devices"
         raise UsageError(f"{what} is for codes that are written, not printed.", "Name a file with --out.")
-    if engine == "ray" and parts.several(devices):
+    if chosen.engine == "ray" and parts.several(devices):
         raise UsageError("--engine ray shares the work itself.", "Leave out --devices or torchrun.")
-    how: dict[str, Any] = {"checkpoint": checkpoint, "levels": levels, "device": device, "engine": engine}
     if out is not None:
-        write = partial(api.write_codes, inputs, out, workers=workers, overwrite=overwrite, **how)
-        parts.run(console, devices, resume or restarted, write)
+        work = partial(api.write_codes, inputs, out, **vars(chosen))
+        parts.run(console, devices, chosen.resume or restarted, work)
         return
+    printed = {**vars(chosen), "workers": chosen.workers or 0}
+    del printed["resume"], printed["overwrite"]
     rows = []
     with Progress(console) as progress:
-        for record in api.tokenize(inputs, workers=workers or 0, on_event=progress, **how):
+        for record in api.tokenize(inputs, **printed, on_event=progress):
             if console.json:
                 console.record(record)
             else:

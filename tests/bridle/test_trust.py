@@ -240,7 +240,7 @@ def test_parts_are_not_written_through_links(tmp_path: Path, victim: Path, place
     else:
         parts.symlink_to(victim.parent)
     refused = pytest.raises(DataError, match="nothing is written through links")
-    with refused, begun(tmp_path / "v.npz", {}, lambda *_, **__: None, resume=False, overwrite=True):
+    with refused, begun(tmp_path / "v.npz", {}, resume=False, overwrite=True):
         pass
     assert victim.read_text() == "mine" and [path.name for path in victim.parent.iterdir()] == ["keep.txt"]
 

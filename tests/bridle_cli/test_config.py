@@ -201,7 +201,7 @@ def test_init_keeps_links_and_says_whose_modality_and_what_is_no_folder(
     assert main([*begin, "--out", "link.yaml", "--overwrite"]) == 0
     assert link.is_symlink() and "extends: audio-tiny" in target.read_text()
     assert main([*begin, "--out", "there.yaml/more.yaml"]) == 5
-    assert "there.yaml is no folder" in capsys.readouterr().err
+    assert "there.yaml is not a folder" in capsys.readouterr().err
 
 
 def test_a_gpu_and_more_clips_choose_a_larger_preset() -> None:

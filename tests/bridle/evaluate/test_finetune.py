@@ -588,7 +588,7 @@ def test_an_output_that_holds_a_model_is_not_overwritten(
 ) -> None:
     words = ["eval", "--data", str(photos), "--checkpoint", str(tuned), "--protocol", "finetune", "--out", str(tuned)]
     assert main(words) == 2
-    assert "holds a model already" in capsys.readouterr().err
+    assert "already exists and holds a model" in capsys.readouterr().err
 
 
 def test_an_output_is_tried_before_hours_are_spent(tuned: Path, photos: Path, tmp_path: Path) -> None:

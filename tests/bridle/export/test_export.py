@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -73,7 +74,7 @@ def test_files_of_an_unfinished_run_say_so(tmp_path: Path) -> None:
     said = "not finished (interrupted): step 5 of 20"
     assert told == [("warning", f"{run} is {said} is what is exported; bridle pretrain --resume {run} goes on")]
     assert f"The run that made it is {said}.\n" in (tmp_path / "out" / "README.md").read_text("utf-8")
-    assert f"| status | {said} |" in model_card(open_subject(run, lambda text: None), "x", ["encoder"], "AutoProcessor")
+    assert f"| status | {said} |" in model_card(open_subject(run), "x", ["encoder"], "AutoProcessor")
 
 
 def test_a_command_that_is_told_to_end_leaves_nothing(tmp_path: Path) -> None:
@@ -189,7 +190,7 @@ def test_a_folder_that_is_no_export_is_never_replaced(tmp_path: Path) -> None:
 def test_a_file_is_never_replaced(tmp_path: Path) -> None:
     run, _ = checkpoint(tmp_path / "run")
     (tmp_path / "preprocessing.json").write_text("precious")
-    with pytest.raises(UsageError, match="no folder"):
+    with pytest.raises(UsageError, match="not a folder"):
         export(run, out=tmp_path / "preprocessing.json", overwrite=True)
     assert (tmp_path / "preprocessing.json").read_text() == "precious"
 
@@ -199,14 +200,14 @@ def test_what_cannot_be_replaced_stays(tmp_path: Path, monkeypatch: pytest.Monke
     run, _ = checkpoint(tmp_path / "run")
     export(run, out=tmp_path / "out")
     (tmp_path / "out" / "README.md").write_text("old")
-    rename = Path.rename
+    rename = os.rename
 
-    def failing(path: Path, target: Path) -> Path:
+    def failing(path: Path, target: Path) -> None:
         if path.name.endswith(".partial"):
             raise fault
-        return rename(path, target)
+        rename(path, target)
 
-    monkeypatch.setattr(Path, "rename", failing)
+    monkeypatch.setattr(os, "rename", failing)
     with pytest.raises((EnvironmentFault, KeyboardInterrupt)):
         export(run, out=tmp_path / "out", overwrite=True)
     assert (tmp_path / "out" / "README.md").read_text() == "old"
@@ -215,7 +216,7 @@ def test_what_cannot_be_replaced_stays(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_what_space_does_not_help_is_not_told_to_free_some(tmp_path: Path) -> None:
     run, _ = checkpoint(tmp_path / "run")
-    with pytest.raises(EnvironmentFault, match="Name another --out") as caught:
+    with pytest.raises(EnvironmentFault, match="choose another --out") as caught:
         export(run, out=tmp_path / ("x" * 300))
     assert "Free some space" not in caught.value.hint
 
@@ -230,7 +231,7 @@ def test_a_checkpoint_finds_its_run_however_it_is_named(
     (checkpoints.parent / "state.json").write_text(json.dumps({"status": "interrupted", "preset": "", "shards": []}))
     (checkpoints / "latest").symlink_to("step-00000001")
     monkeypatch.chdir(checkpoints)
-    assert run_of(name) == open_subject(Path(name), lambda _: None).run == tmp_path / "run"
+    assert run_of(name) == open_subject(Path(name)).run == tmp_path / "run"
     assert run_of("random") is run_of("") is None  # an untrained or unknown model is of no run, wherever one stands
     best = tmp_path / "checkpoints" / "best"
     best.parent.mkdir()  # of no run
@@ -239,7 +240,7 @@ def test_a_checkpoint_finds_its_run_however_it_is_named(
     shutil.move(checkpoints, tmp_path / "larger disk")
     checkpoints.symlink_to(tmp_path / "larger disk")
     place = checkpoints / "step-00000001"
-    assert run_of(str(place)) == open_subject(place, lambda _: None).run == tmp_path / "run"
+    assert run_of(str(place)) == open_subject(place).run == tmp_path / "run"
 
 
 def test_a_classifier_knows_its_checkpoint_from_every_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,7 +248,7 @@ def test_a_classifier_knows_its_checkpoint_from_every_folder(tmp_path: Path, mon
     monkeypatch.chdir(tmp_path)
     result = dict.fromkeys(("task", "data", "metric", "value", "ci95", "recipe"))
     for checkpoint, wanted in (("run/step-1", str(tmp_path / "run" / "step-1")), ("random", "random")):
-        _keep_classifier(small("image"), head, tmp_path / "out", {**result, "checkpoint": checkpoint}, print)
+        _keep_classifier(small("image"), head, tmp_path / "out", {**result, "checkpoint": checkpoint})
         assert read_about(tmp_path / "out")["finetuned"]["checkpoint"] == wanted
 
 

@@ -16,7 +16,7 @@ import torch
 from exports import MEDIA, Exported, clip_of, code_in, codes_in, expected, learned, put_clip, run_readme, saved, tuned
 from standins import PATCHES, SMALL, STATISTICS, small
 
-from bridle import api
+from bridle import api, progress
 from bridle.config.sections import Config
 from bridle.errors import DataError, EnvironmentFault, NumericalError, UsageError
 from bridle.export import onnx, parity
@@ -314,7 +314,7 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     run = saved(small("image"), tmp_path / "run")
     monkeypatch.setattr(onnx, "write", full)
-    with pytest.raises(EnvironmentFault, match="No space left"):
+    with pytest.raises(EnvironmentFault, match="the disk is full"):
         api.export(run, format="onnx", out=tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
@@ -328,14 +328,14 @@ def test_what_is_compared_on(tmp_path: Path) -> None:
     state["limits"]["max_minutes"] = None
     for shards, origin in ((MEDIA / "image", str(MEDIA / "image")), (tmp_path / "gone", "noise")):
         (run / "state.json").write_text(json.dumps({**state, "shards": [str(shards)]}))
-        subject = open_subject(run, told.append)
-        assert "not finished (interrupted)" in told.pop()
-        found = parity.material(subject, None, told.append)
-        assert found.origin == origin
+        with progress.listening(lambda kind, message: told.append(message)):
+            subject = open_subject(run)
+            assert "not finished (interrupted)" in told.pop()
+            assert parity.material(subject, None).origin == origin
     assert len(told) == 1
     assert "--data" in told[0]
-    exported = open_subject(saved(small("image"), tmp_path / "exported"), told.append)
-    assert parity.material(exported, None, told.append).origin == "noise"
+    exported = open_subject(saved(small("image"), tmp_path / "exported"))
+    assert parity.material(exported, None).origin == "noise"
 
 
 def test_a_tie_that_float32_cannot_decide_is_no_difference() -> None:

@@ -135,6 +135,6 @@ def test_what_goes_wrong_leaves_nothing(half: Exported, tmp_path: Path, monkeypa
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(EnvironmentFault, match="No space left"):
+    with pytest.raises(EnvironmentFault, match="the disk is full"):
         api.export(half.run, format="torch-export", part="encoder", out=tmp_path / "out", data=MEDIA / "audio")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]

@@ -359,7 +359,8 @@ def test_a_set_that_another_machine_writes_meanwhile_is_kept(
     def meanwhile(done: int, total: int) -> None:
         if done == 1:  # before the first tar is there
             monkeypatch.setenv("BRIDLE_CACHE", str(tmp_path / "cache of the other"))
-            shard(raw / "class1", None, bucket / "set", options=options)
+            with progress.listening(progress.silent):
+                shard(raw / "class1", None, bucket / "set", options=options)
 
     wanted = pytest.raises(UsageError, match="another process has written")
     with wanted, progress.listening(standins.counting(meanwhile)):
@@ -635,5 +636,5 @@ def test_codes_on_their_way_there(raw: Path, bucket: Remote, tmp_path: Path, mon
     monkeypatch.setattr(Remote, "upload", gone)
     with pytest.raises(EnvironmentFault, match="cannot be written") as caught:
         api.write_codes([raw / "class0"], (bucket / "late.codes").url, **work)
-    assert "go on with --resume" in caught.value.hint
+    assert "continue with --resume" in caught.value.hint
     assert list(cache.cache_folder().glob("building/*/000000"))
