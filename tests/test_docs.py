@@ -31,7 +31,7 @@ BUDGET = (re.compile(r"--(?:steps|max-minutes) [\d.]+"), "--steps 8")
 
 # Pages that are run one after the other in one folder, as somebody would read them.
 RUN = {
-    "readme": ["README.md", "docs/report.md"],
+    "readme": ["README.md", "docs/guide.md", "docs/report.md"],
     "sound": [
         "docs/tutorials/audio.md",
         "docs/reference/python.md",
@@ -47,7 +47,7 @@ RUN = {
     "video": ["docs/tutorials/video.md"],
 }
 NAMES = {"shards/README.md": ("NAME", "digits")}  # what a page calls by a general name
-# What the README calls by general names in its list.
+# What the guide calls by general names in its list.
 OWN = {"runs/NAME": "runs/voices-audio-tiny", "NAME": "voices", "FOLDER": "voices", "CLIP": "voices/7/7_theo_0.wav"}
 OWN |= {"DIR": "exported", "FILE": "bridle.yaml", "A B": "audio-tiny bridle.yaml"}
 
@@ -98,11 +98,11 @@ def test_what_the_pages_tell_to_type_works(name, tmp_path, monkeypatch, capsys, 
             assert stable(shown) - stable(printed) == set(), f"{page}:{block.line} shows what is not printed"
 
 
-def test_what_the_readme_lists_for_own_data_works(tmp_path, monkeypatch, capsys, inline, one_thread) -> None:
+def test_what_the_guide_lists_for_own_data_works(tmp_path, monkeypatch, capsys, inline, one_thread) -> None:
     shutil.copytree(ROOT / "tests" / "media" / "audio", tmp_path / "voices")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("BRIDLE_CACHE", str(tmp_path / "cache"))
-    commands = list(pages.mentioned("README.md"))
+    commands = list(pages.mentioned("docs/guide.md"))
     commands = commands[commands.index("bridle shard FOLDER --modality audio") :]
     for command in (one for one in commands if one != "bridle eval"):  # that is its name
         for general, own in OWN.items():

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import re
 from collections.abc import Iterator
 from typing import Any
 
-from bridle import api, infer, quantize
+from bridle import api
 
 MARK = re.compile(r"<!-- filled from (bridle\.\S+) -->\n.*")  # and the line for those who read the page elsewhere
-_HEADS = ("Args:", "Returns:", "Raises:", "Attributes:")
+_HEADS = ("Args:", "Options:", "Returns:", "Raises:", "Attributes:")
 
 
 def on_page_markdown(markdown: str, **_: object) -> str:
@@ -23,7 +24,7 @@ def text(name: str) -> str:
     if name == "bridle.api":
         return "\n\n".join(_entry(f"api.{one}", getattr(api, one)) for one in api.__all__)
     module, _, last = name.removeprefix("bridle.").rpartition(".")
-    found = getattr({"infer": infer, "quantize": quantize}[module], last)
+    found = getattr(importlib.import_module(f"bridle.{module}"), last)
     parts = [_entry(last, found)]
     if inspect.isclass(found):
         methods = [one for one in vars(found) if not one.startswith("_")]
