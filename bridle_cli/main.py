@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+import pkgutil
 import signal
 import sys
 import threading
@@ -22,10 +23,12 @@ from click.shell_completion import shell_complete
 
 from bridle import __version__
 from bridle.errors import BridleError, ConfigError, Interrupted, UsageError, redacted
+from bridle_cli import commands as folder
 from bridle_cli import options
 from bridle_cli.console import Console
 from bridle_cli.streams import ReaderGone, guarded
 
+# In the order of --help; others that lie in commands/ follow.
 COMMANDS = (
     "shard",
     "init",
@@ -51,10 +54,13 @@ class _Commands(options.Group):
     """Imports a command's file when the command is asked for; the files import no torch."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
+        found = [one.name for one in pkgutil.iter_modules(folder.__path__)]
+        return sorted(
+            found, key=lambda name: (name not in COMMANDS, COMMANDS.index(name) if name in COMMANDS else name)
+        )
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
+        if cmd_name not in self.list_commands(ctx):
             return None
         command: click.Command = importlib.import_module(f"bridle_cli.commands.{cmd_name}").command
         return command

@@ -208,7 +208,13 @@ def shared(command: _Command) -> _Command:
 seed = option(
     "--seed", type=click.IntRange(0, MOST_SEED), heading="Execution", default=None, help="Seed of every random choice."
 )
-modality = option("--modality", type=click.Choice(MODALITIES), default=None, help="Media type (default: detected).")
+modality = option(
+    "--modality",
+    type=click.Choice(MODALITIES),
+    default=None,
+    heading="Configuration",
+    help="Media type (default: detected).",
+)
 preset = option("--preset", metavar="NAME", default=None, shell_complete=_presets, help="A recipe, such as audio-tiny.")
 config_file = option(
     "--config",

@@ -22,7 +22,9 @@ _MORE = ("labels", "test_share", "split_file", "views")  # what else tells quest
 @options.shared
 @click.pass_obj
 def command(console: Console, chosen: Compare, runs: tuple[Path, ...]) -> None:
-    """Put what bridle eval found of several runs side by side, each against the first.
+    """Compare the results of several runs.
+
+    Puts what bridle eval found side by side, each run against the first.
 
     RUN is a run, or any other folder with a results.json, such as bridle eval --out DIR writes. There is a table for
     each question (task, data, protocol, pooling, folds) that the first RUN and another answer; the newest result of

@@ -15,7 +15,9 @@ from bridle_cli.main import COMPLETE, commands
 @options.shared
 @click.pass_obj
 def command(console: Console, shell: str) -> None:
-    """Print the completion of SHELL; bash must be 4.4 or newer.
+    """Print the completion script of a shell.
+
+    bash must be 4.4 or newer.
 
     \b
     Examples:

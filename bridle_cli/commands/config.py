@@ -16,7 +16,7 @@ from bridle_cli.progress import Progress
 
 @click.group(name="config", cls=options.Group)
 def command() -> None:
-    """Look at configurations, check and compare them.
+    """Show, check and compare configurations.
 
     \b
     Examples:
@@ -33,7 +33,9 @@ def command() -> None:
 @options.shared
 @click.pass_obj
 def show(console: Console, preset: str | None, config_file: Path | None, sets: tuple[str, ...]) -> None:
-    """Print the configuration: preset, then --config, then --set.
+    """Print a configuration in full.
+
+    It is the preset, then --config, then --set.
 
     \b
     Examples:
@@ -60,7 +62,9 @@ def show(console: Console, preset: str | None, config_file: Path | None, sets: t
 @options.shared
 @click.pass_obj
 def validate(console: Console, chosen: Validate, files: tuple[Path, ...], sets: tuple[str, ...]) -> None:
-    """Load each FILE as bridle pretrain would; say what it comes to, or every mistake at once, with its line.
+    """Check configuration files.
+
+    Loads each FILE as bridle pretrain would; says what it comes to, or every mistake at once, with its line.
 
     Exit code 3 if there are mistakes.
 
@@ -92,7 +96,9 @@ def validate(console: Console, chosen: Validate, files: tuple[Path, ...], sets: 
 @options.shared
 @click.pass_obj
 def diff(console: Console, a: str, b: str) -> None:
-    """Print the keys in which A and B differ; each is a preset, a YAML file, a run or an export.
+    """Print the settings in which two configurations differ.
+
+    A and B are each a preset, a YAML file, a run or an export.
 
     Exit code 0 whether they differ or not: a difference is the answer, not a failure.
 

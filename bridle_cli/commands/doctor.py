@@ -14,7 +14,9 @@ from bridle_cli.console import Console
 @options.shared
 @click.pass_obj
 def command(console: Console) -> None:
-    """Look at versions, decoders, devices, memory and disks, and say what to do about each finding.
+    """Check this machine: versions, decoders, devices.
+
+    Also looks at memory and disks; each finding comes with what to do about it.
 
     Ends with exit code 5 if something would fail.
 

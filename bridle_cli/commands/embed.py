@@ -26,7 +26,9 @@ from bridle_cli.console import Console
 def command(
     console: Console, chosen: Embed, inputs: tuple[str | Path, ...], out: str | Path, devices: int, restarted: bool
 ) -> None:
-    """Turn files, folders or shards into vectors, for classifiers, clustering, maps and `bridle search`.
+    """Turn media into vectors.
+
+    They are for classifiers, clustering, maps and `bridle search`.
 
     The file names the model that made them. With --per step a long recording can be searched for moments. Works in
     parts: interrupted, it goes on with --resume and ends with the same bytes.

@@ -76,10 +76,12 @@ def command(
     config_file: Path | None,
     sets: tuple[str, ...],
 ) -> None:
-    """Judge the encoder by a small classifier, with a 95 % interval, or the codes and codebooks; or fine-tune it.
+    """Judge features and codes by labels, or fine-tune.
 
-    Without a word on how to split, train/ and test/ (or val/), folders or sets, are what they are called; else the
-    files are divided into folds.
+    Figures have a 95 % interval.
+
+    Folders or sets called train and test (or val) are used as such; else the files are divided into folds, unless
+    an option says how to split.
 
     \b
     Examples:

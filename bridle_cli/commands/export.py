@@ -19,7 +19,9 @@ from bridle_cli.progress import Progress
 @options.shared
 @click.pass_obj
 def command(console: Console, chosen: Export, run: Path) -> None:
-    """Write the model of RUN to a folder for others to load, and check that it computes the same.
+    """Write a model for other programs to load.
+
+    Checks that what was written computes the same.
 
     safetensors loads with bridle.load. huggingface loads with the Auto classes of transformers, and has a model card
     with data, recipe and results of the run. onnx and torch-export run without BRIDLE: encoder and tokenizer as

@@ -27,7 +27,7 @@ from bridle_cli.progress import Progress
 @options.shared
 @click.pass_obj
 def command(console: Console, chosen: Init, shards: str | Path) -> None:
-    """Look at shards and this machine, and write a configuration for them.
+    """Write a configuration for given shards.
 
     Each value in it says what was seen, and when to change it.
 

@@ -84,7 +84,7 @@ def command(
     devices: int,
     workers: int | None,
 ) -> None:
-    """Pretrain an encoder and its residual codebooks on shards.
+    """Pretrain an encoder and its codebooks on shards.
 
     The configuration is the preset, then --config, then --set, then the options here; `bridle config show` prints it.
 

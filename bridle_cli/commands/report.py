@@ -19,8 +19,10 @@ from bridle_cli.progress import Progress
 @options.shared
 @click.pass_obj
 def command(console: Console, chosen: Report, run: Path) -> None:
-    """Write one HTML file about RUN: curves, codebooks, a map of clips, clips with their codes and neighbours, results,
-    system facts. It needs no network and no other file.
+    """Write one HTML page about a run.
+
+    It shows curves, codebooks, a map of clips, clips with their codes and neighbours, results and system facts, and
+    needs no network and no other file.
 
     \b
     Examples:

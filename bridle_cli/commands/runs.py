@@ -16,7 +16,9 @@ from bridle_cli.console import Console
 @options.shared
 @click.pass_obj
 def command(console: Console, root: Path) -> None:
-    """List the runs below ROOT (default: runs), the newest first.
+    """List runs, the newest first.
+
+    ROOT is the folder that holds them (default: runs).
 
     \b
     Status: running, complete, interrupted (by a signal), stopped (killed), failed, damaged. All but the first two go on

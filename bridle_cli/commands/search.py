@@ -25,7 +25,9 @@ _FAILS_WITHIN_S = 2.0  # an opener that still runs then has found a program
 @options.shared
 @click.pass_obj
 def command(console: Console, chosen: Search, queries: tuple[Path, ...], index: Path, shown: int) -> None:
-    """The files of an index that are most like each FILE, by cosine of their vectors.
+    """Find the files that are most like a given one.
+
+    Ranks the files of an index by the cosine of their vectors to that of each FILE.
 
     Needs the model that made the index. Of an index with --per step or patch the best place in each file is given in
     seconds; a FILE stands for its mean.

@@ -41,7 +41,9 @@ class _Shard(options.Command):
 @options.shared
 @click.pass_obj
 def command(console: Console, chosen: Shard, raw: str | Path) -> None:
-    """Turn the media below the folder RAW into WebDataset tars and a manifest.
+    """Turn a folder of media into tar shards.
+
+    Takes all audio, image or video files below RAW and writes WebDataset tars and a manifest.
 
     Files that cannot be decoded are listed and skipped.
 

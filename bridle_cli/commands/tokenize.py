@@ -40,7 +40,9 @@ def command(
     devices: int,
     restarted: bool,
 ) -> None:
-    """Turn files, folders or shards of any length into codes: levels x grid (time, rows, columns).
+    """Turn media into discrete codes.
+
+    Files, folders or shards of any length become codes: levels x grid (time, rows, columns).
 
     Prints a table, or with --json one object a file and line; long audio and video go through in windows. Into a file
     it works in parts: interrupted, it goes on with --resume and ends with the same bytes. The forms of --out and how to

@@ -47,3 +47,16 @@ def test_every_command_has_the_shared_options(name: str) -> None:
 def test_the_dry_parse_refuses_what_the_program_would(line: str) -> None:
     with pytest.raises(click.UsageError):
         parse(line)
+
+
+@pytest.mark.parametrize("name", [name for name, command in ALL.items() if isinstance(command, click.Group)])
+def test_no_description_is_cut_off(name: str) -> None:
+    text = ALL[name].get_help(click.Context(ALL[name], info_name="bridle", terminal_width=80))
+    assert "..." not in text.partition("Commands:")[2]
+
+
+@pytest.mark.parametrize("name", [name for name, command in ALL.items() if not isinstance(command, click.Group)])
+def test_the_common_options_come_first_and_are_few(name: str) -> None:
+    text = ALL[name].get_help(click.Context(ALL[name], info_name="bridle", terminal_width=80))
+    common = re.search(r"^Options:\n((?:  .*\n|\n(?!\w))*)", text + "\n", re.MULTILINE)
+    assert len(re.findall(r"^  -", common[1] if common else "", re.MULTILINE)) <= 10
