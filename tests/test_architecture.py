@@ -231,3 +231,24 @@ def test_the_package_alone_loads_nothing_of_others() -> None:
     ask = "import sys; before = {*sys.modules}; import bridle; print(*({*sys.modules} - before))"
     done = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, cwd=ROOT, check=True)
     assert {name.split(".")[0] for name in done.stdout.split()} - {*sys.stdlib_module_names} == {"bridle"}
+
+
+# Functions with more than ten parameters: none is added, and what is mended leaves the list.
+LONG = {
+    "bridle/sharding/shard.py: shard",
+    "bridle/sharding/shard.py: _open",
+    "bridle/stream/loader.py: __init__",
+    "bridle/train/pretrain.py: pretrain",
+    "bridle_cli/commands/pretrain.py: command",
+}
+
+
+def test_functions_take_ten_parameters_at_most() -> None:
+    found = set()
+    for path, tree in (*sources("bridle"), *sources("bridle_cli")):
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef) and "/standalone/" not in path:
+                names = [one.arg for one in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+                if len({*names} - {"self", "cls"}) > 10:
+                    found.add(f"{path}: {node.name}")
+    assert found == LONG

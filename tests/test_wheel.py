@@ -86,10 +86,9 @@ def released(tmp_path_factory: pytest.TempPathFactory) -> Released:
     shutil.copytree(
         ROOT,
         source,
-        ignore=shutil.ignore_patterns(
-            ".git", ".venv*", ".*_cache", "build", "dist", "*.egg-info", "runs", "__pycache__"
-        ),
+        ignore=shutil.ignore_patterns(".git", ".venv*", ".*_cache", "build", "dist", "*.egg-info", "__pycache__"),
     )
+    shutil.rmtree(source / "runs", ignore_errors=True)
     dist.mkdir()
     clean.must("python", "-c", BUILD, str(dist), cwd=source)
     (sdist,) = dist.glob("*.tar.gz")
