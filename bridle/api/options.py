@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, Protocol, TypeVar, overload
 
 from bridle import progress
 from bridle.config import MOST_SEED
@@ -26,7 +26,13 @@ if TYPE_CHECKING:
 Place = str | Path
 MODALITIES = ("audio", "image", "video")
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+_P = ParamSpec("_P")
+_A = TypeVar("_A")
+_B = TypeVar("_B")
+_Kind = TypeVar("_Kind")
 _Result = TypeVar("_Result")
+_Kind_contra = TypeVar("_Kind_contra", contravariant=True)
+_Result_co = TypeVar("_Result_co", covariant=True)
 
 
 def option(
@@ -56,35 +62,55 @@ def option(
     return field(default=default, metadata={**metadata, **click})
 
 
-def takes(kind: type[Any]) -> Callable[[Callable[..., _Result]], Callable[..., _Result]]:
-    """A function whose last parameter is `kind` takes its fields as keywords, and `on_event`, who listens meanwhile."""
+class _Begins(Protocol[_Kind_contra, _Result_co]):
+    """A function whose first parameter may be left out."""
 
-    def wrap(function: Callable[..., _Result]) -> Callable[..., _Result]:
-        own = list(inspect.signature(function).parameters.values())[:-1]
+    def __call__(self, first: Any = ..., /, *, chosen: _Kind_contra) -> _Result_co: ...
+
+
+class _Taken(Protocol[_P, _Result_co]):
+    def __call__(self, first: Place | None = ..., /, *args: _P.args, **options: _P.kwargs) -> _Result_co: ...
+
+
+class takes(Generic[_P, _Kind]):
+    """A function whose last parameter is an object of a class below takes the fields of that class as keywords.
+
+    Among them is `on_event`, who listens meanwhile. Type checkers see the keywords, `help` shows them.
+    """
+
+    def __init__(self, kind: Callable[_P, _Kind]) -> None:
+        self._kind: Any = kind
+
+    @overload
+    def __call__(self, function: Callable[[_A, _B, _Kind], _Result]) -> Callable[Concatenate[_A, _B, _P], _Result]: ...
+
+    @overload
+    def __call__(self, function: Callable[[_A, _Kind], _Result]) -> Callable[Concatenate[_A, _P], _Result]: ...
+
+    @overload
+    def __call__(self, function: _Begins[_Kind, _Result]) -> _Taken[_P, _Result]: ...
+
+    def __call__(self, function: Any) -> Any:
+        *own, last = inspect.signature(function).parameters.values()
 
         @functools.wraps(function)
-        def call(*arguments: Any, on_event: progress.Listener | None = None, **options: Any) -> _Result:
+        def call(*arguments: Any, **options: Any) -> Any:
             named = {one.name: options.pop(one.name) for one in own if one.name in options}
-            with progress.listening(on_event):
-                return function(*arguments, **named, **{last: kind(**options)})
+            chosen = self._kind(**options)
+            with progress.listening(chosen.on_event):
+                return function(*arguments, **named, **{last.name: chosen})
 
-        last = list(inspect.signature(function).parameters)[-1]
+        only = inspect.Parameter.KEYWORD_ONLY
         keywords = [
             inspect.Parameter(
-                one.name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=inspect.Parameter.empty if one.default is MISSING else one.default,
-                annotation=one.type,
+                one.name, only, default=last.empty if one.default is MISSING else one.default, annotation=one.type
             )
-            for one in fields(kind)
+            for one in fields(self._kind)
         ]
-        listener = inspect.Parameter("on_event", inspect.Parameter.KEYWORD_ONLY, default=None)
-        call.__signature__ = inspect.Signature([*own, *keywords, listener])  # type: ignore[attr-defined]
-        told = "".join(f"\n    {one.name}: {one.metadata['help']}" for one in fields(kind) if one.metadata)
+        call.__signature__ = inspect.Signature([*own, *keywords])  # type: ignore[attr-defined]
+        told = "".join(f"\n    {one.name}: {one.metadata['help']}" for one in fields(self._kind) if one.metadata)
         call.__doc__ = f"{inspect.cleandoc(function.__doc__ or '')}\n\nOptions:{told}\n"
         return call
-
-    return wrap
 
 
 def _size(typed: str) -> int:
@@ -185,7 +211,14 @@ def _trained() -> Any:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shard:
+class Heard:
+    """`on_event(kind, **fields)` is told what is done meanwhile, see `bridle.progress`."""
+
+    on_event: progress.Listener | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard(Heard):
     """Of `shard`."""
 
     modality: str | None = _modality()
@@ -250,7 +283,7 @@ class Shard:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verify:
+class Verify(Heard):
     """Of `shard_verify`."""
 
     decode: int = option(100, "Samples to decode.", low=0)
@@ -258,7 +291,7 @@ class Verify:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Init:
+class Init(Heard):
     """Of `init`."""
 
     out: Place = option("bridle.yaml", "The file to write.", place="path")
@@ -272,7 +305,7 @@ class Init:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pretrain:
+class Pretrain(Heard):
     """Of `pretrain`.
 
     `recipe` says where the configuration comes from, or is one; `restarted`: another process began with the same call
@@ -294,7 +327,7 @@ class Pretrain:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tokenize:
+class Tokenize(Heard):
     """Of `tokenize`."""
 
     checkpoint: Place | None = _trained()
@@ -313,7 +346,7 @@ class WriteCodes(Tokenize):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Embed:
+class Embed(Heard):
     """Of `embed`."""
 
     checkpoint: Place | None = _trained()
@@ -340,7 +373,7 @@ class Embed:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate:
+class Evaluate(Heard):
     """Of `evaluate`.
 
     `recipe` is that of an untrained model (`checkpoint="random"`); its `sets` may hold `finetune.key=value`.
@@ -412,7 +445,7 @@ class Evaluate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Compare:
+class Compare(Heard):
     """Of `compare`."""
 
     task: str | None = option(None, "Only results of this task.", metavar="NAME")
@@ -420,7 +453,7 @@ class Compare:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
+class Report(Heard):
     """Of `report`."""
 
     data: Place | None = option(
@@ -433,7 +466,7 @@ class Report:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Export:
+class Export(Heard):
     """Of `export`."""
 
     format: str = option(
@@ -459,7 +492,7 @@ class Export:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Search:
+class Search(Heard):
     """Of `search`."""
 
     checkpoint: Place | None = _trained()
@@ -468,7 +501,7 @@ class Search:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Validate:
+class Validate(Heard):
     """Of `config_validate`."""
 
     preset: str | None = option(None, "A recipe, such as audio-tiny.", metavar="NAME", complete="presets")

@@ -128,5 +128,13 @@ def export(run: str | Path, chosen: Export) -> dict[str, Any]:
     """
     from bridle.export import export as write
 
-    given = {**vars(chosen), "out": Path(chosen.out), "data": None if chosen.data is None else locate(chosen.data)}
-    return write(Path(run), **given)
+    return write(
+        Path(run),
+        format=chosen.format,
+        out=Path(chosen.out),
+        part=chosen.part,
+        dtype=chosen.dtype,
+        opset=chosen.opset,
+        data=None if chosen.data is None else locate(chosen.data),
+        overwrite=chosen.overwrite,
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def command(console: Console, chosen: Compare, runs: tuple[Path, ...]) -> None:
       bridle compare runs/a runs/b --json
     """
     with Progress(console) as progress:
-        found = api.compare(runs, **vars(chosen), on_event=progress)
+        found = api.compare(runs, **vars(replace(chosen, on_event=progress)))
     for question in found:
         if console.json:
             console.record(question)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -76,7 +77,7 @@ def validate(console: Console, chosen: Validate, files: tuple[Path, ...], sets: 
       bridle config validate mine.yaml --preset audio-small --set optim.batch_size=256 --json
     """
     with Progress(console) as progress:
-        found = api.config_validate(files, **{**vars(chosen), "sets": sets}, on_event=progress)
+        found = api.config_validate(files, **vars(replace(chosen, sets=sets, on_event=progress)))
     for one in found:
         if console.json:
             console.record(one)

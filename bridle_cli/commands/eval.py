@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -96,7 +97,7 @@ def command(
     """
     with Progress(console) as progress:
         recipe = api.Recipe(modality, preset, config_file, sets)
-        result = api.evaluate(data, **{**vars(chosen), "recipe": recipe}, on_event=progress)
+        result = api.evaluate(data, **vars(replace(chosen, recipe=recipe, on_event=progress)))
     if console.json:
         console.record(result)
         return

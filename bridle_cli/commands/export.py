@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -38,5 +39,5 @@ def command(console: Console, chosen: Export, run: Path) -> None:
       bridle export runs/photos-image-tiny --format torch-export --out encoder-pt2/ --overwrite --json
     """
     with Progress(console) as progress:
-        result = api.export(run, **vars(chosen), on_event=progress)
+        result = api.export(run, **vars(replace(chosen, on_event=progress)))
     console.result(result)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -40,7 +41,7 @@ def command(console: Console, chosen: Init, shards: str | Path) -> None:
     if chosen.out == Path("-"):
         raise UsageError("--out - is not a file.", "Name one; bridle config show --config FILE prints it in full.")
     with Progress(console) as progress:
-        result = api.init(shards, **vars(chosen), on_event=progress)
+        result = api.init(shards, **vars(replace(chosen, on_event=progress)))
     times = ", ".join(f"{kind} {ms:.1f} ms" for kind, ms in result["step_ms"].items())
     console.result(result if console.json else {**result, "step_ms": times}, hide=() if times else ("step_ms",))
     given = f"--config {shlex.quote(result['config'])} --shards {shlex.quote(str(shards))}"

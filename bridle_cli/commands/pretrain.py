@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -123,8 +124,8 @@ def command(
                 )
             else:
                 recipe = api.Recipe(modality, preset, config_file, sets, seed, workers)
-                given = {**vars(chosen), "recipe": recipe, "restarted": restarted}
-                result = api.pretrain(shards or Path("shards"), **given, on_event=progress)
+                given = replace(chosen, recipe=recipe, restarted=restarted, on_event=progress)
+                result = api.pretrain(shards or Path("shards"), **vars(given))
         except KeyboardInterrupt:
             if progress.run:
                 console.warn(f"to go on from the last checkpoint: bridle pretrain --resume {progress.run}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -30,5 +31,5 @@ def command(console: Console, chosen: Report, run: Path) -> None:
       bridle report runs/photos-image-tiny --data shards/photos --clips 24 --out photos.html --overwrite
     """
     with Progress(console) as progress:
-        result = api.report(run, **vars(chosen), on_event=progress)
+        result = api.report(run, **vars(replace(chosen, on_event=progress)))
     console.result(result)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def command(console: Console, chosen: Shard, raw: str | Path) -> None:
       bridle shard verify shards/recordings
     """
     with Progress(console) as progress, _told_how_to_go_on(progress, console):
-        result = api.shard(raw, **vars(chosen), on_event=progress)
+        result = api.shard(raw, **vars(replace(chosen, on_event=progress)))
     rejects = result["rejects"]
     shown = len(rejects) if console.verbose else _SHOWN_REJECTS
     for reject in rejects[:shown]:
@@ -156,6 +157,6 @@ def verify(console: Console, chosen: Verify, shards: str | Path) -> None:
       bridle shard verify shards/recordings --decode 100000
     """
     with Progress(console) as progress:
-        found = api.shard_verify(shards, **vars(chosen), on_event=progress)
+        found = api.shard_verify(shards, **vars(replace(chosen, on_event=progress)))
     for one in found:
         (console.record if console.json else console.result)(one)

@@ -69,7 +69,7 @@ def command(
         parts.run(console, devices, chosen.resume or restarted, work)
         return
     printed = {**vars(chosen), "workers": chosen.workers or 0}
-    del printed["resume"], printed["overwrite"]
+    del printed["resume"], printed["overwrite"], printed["on_event"]
     rows = []
     with Progress(console) as progress:
         for record in api.tokenize(inputs, **printed, on_event=progress):
