@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bridle.infer.vectors_file import read_vectors
 
 import bridle
+from bridle.formats import read_vectors
 from bridle_cli.main import main
 
 OLD = Path(__file__).parent / "old" / "6bab73d"

@@ -37,7 +37,7 @@ READ = """
 import json, sys
 from pathlib import Path
 from bridle.errors import MediaError
-from bridle.sharding import read_manifest
+from bridle.archive import read_manifest
 from bridle.stream import SampleReader, iterate
 
 manifests, failures, seen = [read_manifest(Path(sys.argv[1]))], {}, []
