@@ -31,16 +31,20 @@ def write_text(path: Path, text: str) -> None:
     """The old content or the new, never half of it.
 
     Raises:
-        OSError: it cannot be written, or what is there is no file: a device would be replaced by one.
+        OSError: it cannot be written.
     """
-    if path.exists() and not path.is_file():
-        raise OSError(errno.EINVAL, "what is there is not a file")
     with written(path) as file:
         file.write(text.encode())
 
 
 def settle(partial: Path, path: Path) -> None:
-    """A finished file gets its name when its content is on the disk."""
+    """A finished file gets its name when its content is on the disk.
+
+    Raises:
+        OSError: among others, what is there is not a file: a device would be replaced by one.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "what is there is not a file")
     with open(partial, "rb") as file:
         os.fsync(file.fileno())
     os.replace(partial, path)
@@ -48,7 +52,13 @@ def settle(partial: Path, path: Path) -> None:
 
 
 def put_in_place(new: Path, out: Path) -> None:
-    """A finished folder becomes `out`; the one that was there goes last, and comes back on failure."""
+    """A finished folder becomes `out`; the one that was there goes last, and comes back on failure.
+
+    Raises:
+        OSError: among others, what is there is not a folder.
+    """
+    if out.exists() and not out.is_dir():
+        raise OSError(errno.EINVAL, "what is there is not a folder")
     for folder in (new, *filter(Path.is_dir, new.rglob("*"))):
         sync(folder)
     old = new.parent / _beside(out, "old").name

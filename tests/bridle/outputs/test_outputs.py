@@ -58,6 +58,16 @@ def test_a_folder_that_cannot_take_its_place_leaves_the_old_one(
     assert [one.name for one in out.iterdir()] == ["new"] and [one.name for one in tmp_path.iterdir()] == ["out"]
 
 
+def test_what_is_neither_file_nor_folder_is_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(pipe := tmp_path / "pipe")
+    (new := tmp_path / ".new").mkdir()
+    with pytest.raises(OSError, match="not a file"):
+        write_text(pipe, "x")
+    with pytest.raises(OSError, match="not a folder"):
+        put_in_place(new, pipe)
+    assert pipe.is_fifo() and sorted(one.name for one in tmp_path.iterdir()) == [".new", "pipe"]
+
+
 def test_the_lock_goes_with_its_process_though_a_child_outlives_it(tmp_path: Path) -> None:
     lock, out = tmp_path / "lock", tmp_path / "out"
     read, write = os.pipe()
