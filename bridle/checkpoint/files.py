@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from bridle.errors import DataError, EnvironmentFault
+from bridle.errors import DataError
 from bridle.storage import hashed, read_text
 
 _OWN = "sha256_of_the_rest"
@@ -21,19 +23,17 @@ def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
     """Writes all tensors into one file.
 
     Raises:
-        EnvironmentFault: the disk is full or cannot be written.
+        OSError: the disk is full or cannot be written.
     """
+    path.unlink(missing_ok=True)  # a link there stays what it was to whoever it belongs to
+    path.touch()
+    mode = path.stat().st_mode  # safetensors leaves files that nobody else can read
     try:
-        path.unlink(missing_ok=True)  # a link there stays what it was to whoever it belongs to
-        path.touch()
-        mode = path.stat().st_mode  # safetensors leaves files that nobody else can read
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
-        path.chmod(mode)
-    except (OSError, SafetensorError) as error:
-        raise EnvironmentFault(
-            f"{path} cannot be written: {error}",
-            "Free some space and try again; a run goes on with --resume.",
-        ) from error
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        raise OSError(int(number[1]) if number else errno.EIO, str(error), str(path)) from error
+    path.chmod(mode)
 
 
 def check_digest(path: Path, digest: str) -> None:

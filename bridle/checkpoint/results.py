@@ -127,7 +127,7 @@ def add_result(folder: Path, result: dict[str, Any], tested: Tested | None = Non
         where that is, if there was one.
 
     Raises:
-        OSError, EnvironmentFault: it cannot be written.
+        OSError: it cannot be written.
     """
     aside = None
     try:

@@ -140,9 +140,12 @@ class RunFolder:
         shutil.rmtree(checkpoint.rename(checkpoint.with_name(f".{checkpoint.name}.old")), ignore_errors=True)
 
     def sweep(self) -> None:
-        """Removes what processes that were killed while they wrote a checkpoint have left; needs the lock."""
+        """Removes what processes that were killed while they wrote have left; needs the lock."""
         for left in (self.path / CHECKPOINTS).glob(".step-*"):
             shutil.rmtree(left, ignore_errors=True)
+        for name in (STATE, CONFIG, METRICS):
+            for left in self.path.glob(f".{name}.*.partial"):
+                left.unlink()
 
     def state(self) -> dict[str, Any]:
         """`state.json`.
@@ -185,9 +188,6 @@ class RunFolder:
             temporary.mkdir(parents=True)
             save_training(training, temporary)
             save_model(model, temporary, {"step": step})
-            for file in temporary.iterdir():
-                with open(file, "rb") as handle:
-                    os.fsync(handle.fileno())
             put_in_place(temporary, final)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -315,7 +315,8 @@ def _sizes(folder: Path) -> Iterator[os.stat_result]:
 
 def _is_stillborn(path: Path) -> bool:
     """What a process killed in `RunFolder.create` leaves."""
-    return path.is_dir() and {file.name for file in path.rglob("*")} <= {CONFIG, CHECKPOINTS, LOCK}
+    left = {file.name for file in path.rglob("*") if not re.fullmatch(rf"\.{STATE}\.\w+\.partial", file.name)}
+    return path.is_dir() and left <= {CONFIG, CHECKPOINTS, LOCK}
 
 
 def _waits(run: RunFolder) -> bool:

@@ -12,7 +12,6 @@ from typing import Any
 from bridle import progress
 from bridle.checkpoint.model_file import Snapshot
 from bridle.checkpoint.run_folder import RunFolder
-from bridle.errors import EnvironmentFault
 
 
 class Saver:
@@ -35,7 +34,7 @@ class Saver:
             must: waits until it is on the disk.
 
         Raises:
-            EnvironmentFault, OSError: it `must`, and cannot be written.
+            OSError: it `must`, and cannot be written.
         """
         self.wait()
         self._writing = self._thread.submit(self._run.save, model, training, step, self._keep)
@@ -50,9 +49,8 @@ class Saver:
         writing, self._writing = self._writing, None
         try:
             writing.result()
-        except (OSError, EnvironmentFault) as error:
-            why = error.message if isinstance(error, EnvironmentFault) else str(error)
-            progress.warn(f"{why}: training goes on, the checkpoint before is kept")
+        except OSError as error:
+            progress.warn(f"{error}: training continues, the checkpoint before is kept")
 
     def close(self) -> None:
         """Waits, and ends the thread."""

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from bridle import progress
@@ -28,6 +28,7 @@ from bridle.infer import Encoded, Failures, Pool, encode, nothing_read, pool_enc
 from bridle.infer.encode import Forward
 from bridle.inputs import Several, Source
 from bridle.model import Bridle
+from bridle.outputs import written
 from bridle.schema import PatchBatch
 from bridle.storage.cache import cache_folder
 
@@ -218,9 +219,8 @@ def _keep(place: Path, vectors: Vectors) -> None:
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         about = torch.frombuffer(bytearray(json.dumps(asdict(vectors.files)).encode()), dtype=torch.uint8)
-        temporary = place.with_name(f".{place.name}.{os.getpid()}")
-        save_file({**vectors.pooled, "files": about}, temporary)
-        temporary.replace(place)
+        with written(place) as file:
+            file.write(save({**vectors.pooled, "files": about}))
         size = 0
         for file in sorted(place.parent.glob("*.safetensors"), key=lambda file: file.stat().st_mtime, reverse=True):
             size += file.stat().st_size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -10,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bridle.errors import UsageError
-from bridle.outputs import disk_errors, exists, put_in_place
+from bridle.outputs import LOCK, exists, put_back, put_in_place, staging
 
 MARK = "preprocessing.json"  # what tells an export from a checkpoint
 _NAMES = {"model.safetensors", "model.json", "head.safetensors", "config.yaml", MARK, "preprocess.py", "README.md"}
@@ -25,21 +26,27 @@ def new_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
     """An empty folder to write into; becomes `out` when the block ends well, and is gone when it does not.
 
     Raises:
-        UsageError: `out` exists (see `check_output`).
+        UsageError: `out` exists (see `check_output`), or another process is writing it.
         EnvironmentFault: the disk is full or cannot be written.
     """
-    check_output(out, overwrite=overwrite)
     out = Path(os.path.realpath(out))  # a link stays one
-    # A name that no other process has, not even one of the same number in another container.
-    partial = out.with_name(f".{out.name}.{secrets.token_hex(4)}.partial")
-    try:
-        with disk_errors(out):
-            partial.mkdir(parents=True)
-            yield partial
+    hidden = out.with_name(f".{out.name}.partial")
+    with staging(hidden, out):
+        put_back(hidden, out)
+        for left in hidden.glob("*.partial"):  # of a process that was killed
+            shutil.rmtree(left)
+        new = hidden / f"{secrets.token_hex(4)}.partial"  # transformers remembers modules by the name of their folder
+        try:
+            check_output(out, overwrite=overwrite)
+            new.mkdir()
+            yield new
             check_output(out, overwrite=overwrite)  # somebody may have put something there in the meantime
-            put_in_place(partial, out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+            put_in_place(new, out)
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
+            (hidden / LOCK).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                hidden.rmdir()
 
 
 def check_output(out: Path, *, overwrite: bool) -> None:

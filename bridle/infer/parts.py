@@ -24,8 +24,8 @@ from typing import Any, TypeVar
 from bridle import distributed, progress
 from bridle.errors import DataError, EnvironmentFault
 from bridle.infer.parts_folder import (
-    ABOUT,
     CLAIMS,
+    IDENTITY,
     JOINED,
     RESULT,
     begun,
@@ -55,7 +55,7 @@ class NothingRead(DataError):
 
 def in_parts(
     out: Location,
-    said: Mapping[str, Any],
+    identity: Mapping[str, Any],
     items: int,
     compute: Compute[Item],
     write: Write[Item],
@@ -68,8 +68,8 @@ def in_parts(
     """Compute what is missing, alone or with the other processes of a group; then rank 0 joins everything.
 
     Args:
-        said: what decides the result (model, inputs, options), as JSON; work that was begun with something else is not
-            resumed.
+        identity: what decides the result (model, inputs, options), as JSON; work that was begun with another one is
+            not resumed.
         items: how many there are, numbered from 0.
         compute: numbers of items in growing order -> the result of each, in that order; a number may be left out
             (a file that cannot be read). It may take numbers ahead of what it gives.
@@ -90,7 +90,7 @@ def in_parts(
         EnvironmentFault: the disk is full or cannot be written, or is not the same for all processes.
     """
     work = _Work(out, parts_folder(out), items, size)
-    content = {"format": _FORMAT, "version": _VERSION, **said, "part": size}
+    content = {"format": _FORMAT, "version": _VERSION, **identity, "part": size}
     with ExitStack() as stack:
         published = distributed.first_decides(lambda: stack.enter_context(begun(out, content, resume, overwrite)))
         if not published:
@@ -134,7 +134,7 @@ class _Work:
 
     def check_shared(self) -> None:
         """Raises EnvironmentFault where the folder that the first process has made is not seen."""
-        if not (self.folder / ABOUT).exists():
+        if not (self.folder / IDENTITY).exists():
             raise EnvironmentFault(
                 f"{self.folder}, made by process 0, is not there on {socket.gethostname()}",
                 "Processes on several machines need a file system that all of them see: for OUT, and if OUT is in "
@@ -147,11 +147,11 @@ class _Work:
         try:
             return join(joined, parts)
         except (DataError, ValueError) as error:  # the reader of codes knows no errors of ours
-            said = getattr(error, "message", str(error))
-            if not any(str(part) in said for part in parts):
+            message = getattr(error, "message", str(error))
+            if not any(str(part) in message for part in parts):
                 raise
             raise DataError(
-                f"a finished part cannot be used: {said}",
+                f"a finished part cannot be used: {message}",
                 "Remove it and go on with --resume, or start again: --overwrite.",
             ) from error
 

@@ -1,4 +1,4 @@
-"""The folder that keeps the parts of an output until it is whole: begun, locked, gone on with, published, removed.
+"""The folder that keeps the parts of an output until it is whole: begun, resumed, published, removed.
 
 .OUT.parts/work.json      what was asked for; other work is not resumed
 .OUT.parts/000000 ...     whole parts, see `bridle.infer.parts`
@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,18 +17,27 @@ from typing import Any
 
 from bridle import progress
 from bridle.errors import DataError, UsageError
-from bridle.outputs import alone, disk_errors, exists, put_in_place, same_settings, settle, sync, write_text
-from bridle.storage import Location, Remote, cache_folder, check_bucket, hashed, read_text, refuse_links
+from bridle.outputs import (
+    LOCK,
+    exists,
+    interrupted,
+    put_in_place,
+    remote_staging,
+    same_settings,
+    settle,
+    staging,
+    write_text,
+)
+from bridle.storage import Location, Remote, check_bucket, hashed, read_text
 
-ABOUT, CLAIMS, JOINED, RESULT = "work.json", "claims", "joined", "result.json"
-_LOCK = "lock"
-_GO_ON = "go on with --resume; another --out begins again."
+IDENTITY, CLAIMS, JOINED, RESULT = "work.json", "claims", "joined", "result.json"
+_NO_BUCKET = "Make it and continue with --resume, or choose another --out."
 
 
 def parts_folder(out: Location) -> Path:
     """Where on this machine the parts of `out` are kept."""
     if isinstance(out, Remote):
-        return cache_folder() / "building" / f"{hashlib.sha256(out.url.encode()).hexdigest()[:16]}.parts"
+        return remote_staging(out).with_suffix(".parts")
     return out.with_name(f".{out.name}.parts")  # hidden: a folder of shards may lie beside it
 
 
@@ -42,21 +50,18 @@ def check_free(out: Location, *, resume: bool, overwrite: bool) -> None:
         DataError: there is no such bucket.
     """
     folder = parts_folder(out)
-    check_bucket(out, f"Make it and {_GO_ON}")
+    check_bucket(out, _NO_BUCKET)
     if out.suffix and out.is_dir():
         raise UsageError(f"{out} is a folder", "Choose another --out.")
     if out.exists() and not overwrite and not (resume and _is_published(out, folder)):
         raise exists(out)
-    if (folder / ABOUT).exists() and not (resume or overwrite):
+    if (folder / IDENTITY).exists() and not (resume or overwrite):
         done = sum(1 for _ in finished(folder))
-        raise UsageError(
-            f"{out} was begun by a command that was interrupted; {done} of its parts are done, in {folder}",
-            "Go on with it: the same command with --resume. Or start again: --overwrite.",
-        )
+        raise interrupted(out, folder, f"{done} of its parts are done, in {folder}")
 
 
 @contextmanager
-def begun(out: Location, said: Mapping[str, Any], resume: bool, overwrite: bool) -> Iterator[bool]:
+def begun(out: Location, identity: Mapping[str, Any], resume: bool, overwrite: bool) -> Iterator[bool]:
     """The folder of the parts, for this command alone; what an earlier one left is kept or removed.
 
     Nothing stays of work that failed before its first part was whole.
@@ -66,48 +71,33 @@ def begun(out: Location, said: Mapping[str, Any], resume: bool, overwrite: bool)
     """
     check_free(out, resume=resume, overwrite=overwrite)
     folder = parts_folder(out)
-    made = [parent for parent in folder.parents if not parent.exists()]
-    try:
-        with disk_errors(out, resumable=True):
-            refuse_links(folder)
-            folder.mkdir(parents=True, exist_ok=True)
-            refuse_links(*folder.iterdir())
-            sync(folder.parent)
-            with alone(folder / _LOCK, out):
-                published = resume and out.exists() and _is_published(out, folder)
-                if not published:
-                    _remove(folder / RESULT)
-                _prepare(folder, json.loads(json.dumps(said)), out, resume)
-                progress.report("parts", folder=str(folder))
-                try:
-                    yield published
-                except BaseException:
-                    if not any(finished(folder)):
-                        shutil.rmtree(folder, ignore_errors=True)
-                    raise
-    finally:
-        with contextlib.suppress(OSError):
-            for parent in made:
-                parent.rmdir()
+    with staging(folder, out, resumable=True):
+        published = resume and out.exists() and _is_published(out, folder)
+        if not published:
+            _remove(folder / RESULT)
+        _prepare(folder, json.loads(json.dumps(identity)), out, resume)
+        progress.report("parts", folder=str(folder))
+        try:
+            yield published
+        except BaseException:
+            if not any(finished(folder)):
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
 
 
-def _prepare(folder: Path, said: dict[str, Any], out: Location, resume: bool) -> None:
-    about = folder / ABOUT
-    if resume := resume and about.exists():  # else nobody knows what the parts are of
-        _compare(about, said, out)
+def _prepare(folder: Path, identity: dict[str, Any], out: Location, resume: bool) -> None:
+    file = folder / IDENTITY
+    if resume := resume and file.exists():  # else nobody knows what the parts are of
+        try:
+            before = dict(json.loads(read_text(file)))
+        except (ValueError, TypeError) as error:
+            raise DataError(f"{file} is damaged: {error}", "Start again with --overwrite.") from error
+        same_settings(before, identity, out)
     for entry in list(folder.iterdir()):
-        if entry.name != _LOCK and not (resume and (entry.name in (ABOUT, RESULT) or entry.name.isdecimal())):
+        if entry.name != LOCK and not (resume and (entry.name in (IDENTITY, RESULT) or entry.name.isdecimal())):
             _remove(entry)
     (folder / CLAIMS).mkdir()
-    write_json(about, said)
-
-
-def _compare(about: Path, said: dict[str, Any], out: Location) -> None:
-    try:
-        before = dict(json.loads(read_text(about)))
-    except (ValueError, TypeError) as error:
-        raise DataError(f"{about} is damaged: {error}", "Start again: --overwrite.") from error
-    same_settings(before, said, out)
+    write_json(file, identity)
 
 
 def finished(folder: Path) -> Iterable[Path]:
@@ -118,7 +108,7 @@ def finished(folder: Path) -> Iterable[Path]:
 def _is_published(out: Location, folder: Path) -> bool:
     """Whether a command was killed when OUT, which exists, had got its name and the parts were still there."""
     joined = folder / JOINED
-    if not ((folder / RESULT).exists() and (folder / ABOUT).exists()):
+    if not ((folder / RESULT).exists() and (folder / IDENTITY).exists()):
         return False
     if not joined.exists():
         return True
@@ -129,7 +119,7 @@ def _is_published(out: Location, folder: Path) -> bool:
 def publish(joined: Path, out: Location) -> None:
     """`out`, whole; what it replaces goes then."""
     if isinstance(out, Remote):
-        check_bucket(out, f"Make it and {_GO_ON}")
+        check_bucket(out, _NO_BUCKET)
         out.upload(joined)
         joined.unlink()
         return
@@ -144,7 +134,7 @@ def end(folder: Path) -> None:
     gone = folder.with_name(f"{folder.name}.gone")
     shutil.rmtree(gone, ignore_errors=True)
     with contextlib.suppress(OSError):
-        for entry in [entry for entry in folder.iterdir() if entry.name not in (ABOUT, _LOCK, RESULT)]:
+        for entry in [entry for entry in folder.iterdir() if entry.name not in (IDENTITY, LOCK, RESULT)]:
             _remove(entry)
         folder.rename(gone)
     for left in (gone, folder):

@@ -45,22 +45,25 @@ def settle(partial: Path, path: Path) -> None:
     """
     if path.exists() and not path.is_file():
         raise OSError(errno.EINVAL, "what is there is not a file")
-    with open(partial, "rb") as file:
-        os.fsync(file.fileno())
+    _flush(partial)
     os.replace(partial, path)
     sync(path.parent)
 
 
 def put_in_place(new: Path, out: Path) -> None:
-    """A finished folder becomes `out`; the one that was there goes last, and comes back on failure.
+    """A finished folder becomes `out` when all in it is on the disk; the one that was there goes last, and comes back
+    on failure. If the process is killed meanwhile, `put_back` finds it.
 
     Raises:
         OSError: among others, what is there is not a folder.
     """
     if out.exists() and not out.is_dir():
         raise OSError(errno.EINVAL, "what is there is not a folder")
-    for folder in (new, *filter(Path.is_dir, new.rglob("*"))):
-        sync(folder)
+    for path in (new, *new.rglob("*")):
+        if path.is_dir():
+            sync(path)
+        else:
+            _flush(path)
     old = new.parent / _beside(out, "old").name
     replaces = os.path.lexists(out)
     if replaces:
@@ -73,6 +76,21 @@ def put_in_place(new: Path, out: Path) -> None:
         raise
     sync(out.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def put_back(staging: Path, out: Path) -> None:
+    """A folder that a process was killed while replacing becomes `out` again, or goes if `out` is there."""
+    for old in staging.glob(".*.old"):
+        if os.path.lexists(out):
+            shutil.rmtree(old)
+        else:
+            os.rename(old, out)
+
+
+def _flush(path: Path) -> None:
+    """The content of a file is on the disk, or the disk says why not."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
 
 
 def _beside(path: Path, what: str) -> Path:

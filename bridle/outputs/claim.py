@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import functools
+import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,8 +14,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from bridle.errors import EnvironmentFault, UsageError
-from bridle.storage import Location, lock_file
+from bridle.outputs.atomic import sync
+from bridle.storage import Location, Remote, cache_folder, lock_file, refuse_links
 
+LOCK = "lock"  # in the hidden folder of an output
 _held: set[IO[bytes]] = set()  # locks of this process
 
 
@@ -28,6 +32,53 @@ def exists(out: Location, what: str = "", hint: str = "") -> UsageError:
         f"{out} already exists{what and f' and holds {what}'}.",
         f"{hint and f'{hint} '}Choose another --out, or replace it with --overwrite.",
     )
+
+
+def interrupted(out: Location, folder: Path, done: str = "") -> UsageError:
+    """The refusal of an output that an earlier command has begun in a hidden folder and not finished.
+
+    Args:
+        done: what is kept of it.
+
+    Raises:
+        UsageError: that command is still running.
+    """
+    with contextlib.suppress(OSError), alone(folder / LOCK, out):
+        pass
+    return UsageError(
+        f"{out} was begun by a command that was interrupted{done and f'; {done}'}.",
+        "Continue with the same command and --resume, or start again with --overwrite.",
+    )
+
+
+def remote_staging(out: Remote) -> Path:
+    """Where on this machine an object is made."""
+    return cache_folder() / "building" / hashlib.sha256(out.url.encode()).hexdigest()[:16]
+
+
+@contextmanager
+def staging(folder: Path, out: Location, *, resumable: bool = False) -> Iterator[None]:
+    """The hidden folder in which `out` is made, there and for this process alone while the block lasts.
+
+    What the block leaves in it stays for the next command; folders that were made for it go if they are empty.
+
+    Raises:
+        UsageError: another process is writing `out`. DataError: links lie in the folder. EnvironmentFault: see
+            `disk_errors`.
+    """
+    made = [parent for parent in folder.parents if not parent.exists()]
+    try:
+        with disk_errors(out, resumable=resumable):
+            refuse_links(folder)
+            folder.mkdir(parents=True, exist_ok=True)
+            refuse_links(*folder.iterdir())
+            sync(folder.parent)
+            with alone(folder / LOCK, out):
+                yield
+    finally:
+        with contextlib.suppress(OSError):
+            for parent in made:
+                parent.rmdir()
 
 
 @contextmanager

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import json
 import os
 import re
@@ -22,13 +21,12 @@ from pathlib import Path
 
 from bridle.archive.manifest import FILE, Manifest, is_index
 from bridle.errors import DataError, EnvironmentFault, UsageError
-from bridle.outputs import alone, disk_errors, exists, written
+from bridle.outputs import LOCK, exists, interrupted, remote_staging, staging, sync, written
 from bridle.sharding.journal import FILE as JOURNAL
 from bridle.sharding.journal import Journal
 from bridle.storage import (
     Location,
     Remote,
-    cache_folder,
     check_bucket,
     names_in,
     read_small,
@@ -39,14 +37,11 @@ from bridle.storage import (
 PARTIAL = ".partial"
 BEGUN = "begun"  # from here on there is a run to go on with, though no tar is whole
 _REPLACED = ".replaced"
-_LOCK = "lock"
 
 
 def workplace(out: Location) -> Path:
     """Where on this machine the set at `out` is built."""
-    if isinstance(out, Path):
-        return out
-    return cache_folder() / "building" / hashlib.sha256(out.url.encode()).hexdigest()[:16]
+    return remote_staging(out) if isinstance(out, Remote) else out
 
 
 def check_output(out: Location, *, overwrite: bool, resume: bool) -> None:
@@ -64,11 +59,7 @@ def check_output(out: Location, *, overwrite: bool, resume: bool) -> None:
     if (resume or overwrite) and (unfinished or whole):
         return
     if unfinished:
-        with contextlib.suppress(OSError), alone(partial / _LOCK, out):
-            pass  # or it says that the other process is still at work
-        raise UsageError(
-            f"{out} holds a set that was interrupted", "Go on with it: --resume. Or start again: --overwrite."
-        )
+        raise interrupted(out, partial)
     if whole:
         raise exists(out, "a set of shards", "Add files that came since with --resume.")
     check_bucket(out, "Make it first, or choose another --out.")
@@ -95,31 +86,22 @@ def building(out: Location, *, resume: bool) -> Iterator[Path]:
     Raises:
         UsageError: another process is at it. EnvironmentFault: no space, no permission.
     """
-    place = workplace(out)
-    made = [folder for folder in (place, *place.parents) if not folder.exists()]
-    partial = place / PARTIAL
+    partial = workplace(out) / PARTIAL
+    refuse_links(partial.with_name(_REPLACED))
     try:
-        with disk_errors(out, resumable=True):
-            refuse_links(partial, place / _REPLACED)
-            partial.mkdir(parents=True, exist_ok=True)
-            refuse_links(*partial.iterdir())
-            with alone(partial / _LOCK, out):
-                if not resume or _is_published(partial):
-                    _start_over(partial)
-                try:
-                    yield partial
-                finally:
-                    if not _worth_keeping(partial):
-                        shutil.rmtree(partial, ignore_errors=True)
+        with staging(partial, out, resumable=True):
+            if not resume or _is_published(partial):
+                _start_over(partial)
+            try:
+                yield partial
+            finally:
+                if not _worth_keeping(partial):
+                    shutil.rmtree(partial, ignore_errors=True)
     except sqlite3.DatabaseError as error:  # a full disk, or a journal that is damaged
         raise EnvironmentFault(
             f"the journal in {partial} cannot be written or read: {error}",
             "Free some space and continue with --resume; if it is damaged, start again with --overwrite.",
         ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            for folder in made:
-                folder.rmdir()
 
 
 def publish(partial: Path, out: Location, journal: Journal) -> None:
@@ -147,11 +129,14 @@ def publish(partial: Path, out: Location, journal: Journal) -> None:
             file.write(manifest.encode())
         os.replace(partial / FILE, out / FILE)
     except BaseException:
+        if _holds(out, manifest):  # a signal came during the last line above
+            raise
         for source, target in reversed(moved):
             os.rename(target, source)
         with contextlib.suppress(OSError):
             replaced.rmdir()
         raise
+    sync(out)
     journal.note("published", True)  # before the old set is gone for good: then nothing may be moved a second time
     journal.commit()
     shutil.rmtree(replaced, ignore_errors=True)
@@ -243,8 +228,13 @@ def _is_published(partial: Path) -> bool:
         if journal.noted("published"):
             return True
         manifest = journal.noted("manifest")
+    return _holds(partial.parent, manifest)
+
+
+def _holds(out: Path, manifest: str | None) -> bool:
+    """Whether the set at `out` is the one of that manifest."""
     with contextlib.suppress(OSError):
-        return bool(manifest) and read_small(partial.parent / FILE) == str(manifest).encode()
+        return bool(manifest) and read_small(out / FILE) == str(manifest).encode()
     return False
 
 
@@ -271,7 +261,7 @@ def _start_over(partial: Path) -> None:
     for entry in partial.iterdir():
         if entry.is_dir():
             shutil.rmtree(entry)
-        elif entry.name != _LOCK:
+        elif entry.name != LOCK:
             entry.unlink()
     if published:
         shutil.rmtree(out / _REPLACED, ignore_errors=True)

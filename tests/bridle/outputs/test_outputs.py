@@ -5,14 +5,30 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 import signal
 import time
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors import SafetensorError
 
+from bridle.checkpoint import files
 from bridle.errors import EnvironmentFault, UsageError
-from bridle.outputs import alone, disk_errors, exists, put_in_place, same_settings, write_text, written
+from bridle.export.folder import MARK, new_folder
+from bridle.outputs import (
+    LOCK,
+    alone,
+    disk_errors,
+    exists,
+    interrupted,
+    put_in_place,
+    same_settings,
+    staging,
+    write_text,
+    written,
+)
 
 SOURCE = Path(__file__).parents[3]
 # What is said in one place alone: a pattern of the sentence, and where it stands.
@@ -20,6 +36,7 @@ WORDINGS = {
     r"already exists|exists already|\{\w+\} exists\b": ["bridle/outputs/claim.py"],
     r"being written by another|another process is": ["bridle/outputs/claim.py"],
     r"was begun with \{": ["bridle/outputs/claim.py"],
+    r"was begun by a command|holds a set that was": ["bridle/outputs/claim.py"],
     r"the disk is full|no space left": ["bridle/outputs/claim.py", "bridle_cli/main.py"],  # the latter: wherever else
 }
 
@@ -68,6 +85,43 @@ def test_what_is_neither_file_nor_folder_is_not_replaced(tmp_path: Path) -> None
     assert pipe.is_fifo() and sorted(one.name for one in tmp_path.iterdir()) == [".new", "pipe"]
 
 
+def test_a_folder_whose_files_are_not_on_the_disk_does_not_take_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (new := tmp_path / ".new").mkdir()
+    (new / "weights").write_bytes(b"half")
+    (tmp_path / "out").mkdir()
+
+    def full(handle: int) -> None:
+        if os.path.samestat(os.fstat(handle), os.stat(new / "weights")):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        put_in_place(new, tmp_path / "out")
+    assert not any((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize("renames", [0, 1, 2])
+def test_a_folder_survives_its_replacement_being_killed_at_any_rename(tmp_path: Path, renames: int) -> None:
+    out = tmp_path / "out"
+    with new_folder(out, overwrite=False) as folder:
+        (folder / MARK).write_text("old")
+    if not (killed := os.fork()):
+        done, rename = iter([True] * renames), os.rename
+        os.rename = lambda *names: rename(*names) if next(done, False) else os._exit(9)
+        with new_folder(out, overwrite=True) as folder:
+            (folder / MARK).write_text("new")
+            if renames == 2:
+                shutil.rmtree = lambda *_, **__: os._exit(9)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(killed, 0)[1]) == 9
+    with pytest.raises(UsageError, match="already exists"), new_folder(out, overwrite=False):
+        pass
+    assert (out / MARK).read_text() == ("new" if renames == 2 else "old")
+    assert [one.name for one in tmp_path.iterdir()] == ["out"]
+
+
 def test_the_lock_goes_with_its_process_though_a_child_outlives_it(tmp_path: Path) -> None:
     lock, out = tmp_path / "lock", tmp_path / "out"
     read, write = os.pipe()
@@ -95,6 +149,25 @@ def test_another_lock_of_this_process_is_refused_too(tmp_path: Path) -> None:
         pass
 
 
+def test_what_was_begun_is_refused_as_interrupted_or_as_running(tmp_path: Path) -> None:
+    out, folder = tmp_path / "deep" / "out", tmp_path / "deep" / ".out"
+    with staging(folder, out):
+        with pytest.raises(UsageError, match="written by another process"):
+            raise interrupted(out, folder)
+        (folder / "half").touch()
+    with pytest.raises(UsageError, match="interrupted; 3 parts are done"):
+        raise interrupted(out, folder, "3 parts are done")
+    assert sorted(one.name for one in folder.iterdir()) == ["half", LOCK]
+
+
+def test_folders_made_for_an_output_that_came_to_nothing_go(tmp_path: Path) -> None:
+    folder = tmp_path / "deep" / "deeper" / ".out"
+    with pytest.raises(EnvironmentFault, match="the disk is full"), staging(folder, folder.with_name("out")):
+        shutil.rmtree(folder)
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert not any(tmp_path.iterdir())
+
+
 def test_other_settings_are_named() -> None:
     same_settings({"levels": 4}, {"levels": 4}, Path("x"))
     with pytest.raises(UsageError, match=r"x was begun with levels 4, now it is None\."):
@@ -108,6 +181,15 @@ def test_what_the_disk_refuses_is_said_in_our_words(number: int, said: str) -> N
     with pytest.raises(EnvironmentFault, match=rf"x cannot be written: {said}\.") as caught, disk_errors(Path("x")):
         raise OSError(number, "no")
     assert ("Free some space" in caught.value.hint) == (number != errno.EACCES)
+
+
+def test_weights_on_a_full_disk_are_the_same_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(files, "save_file", full)
+    with pytest.raises(EnvironmentFault, match="the disk is full"), disk_errors(tmp_path):
+        files.write_tensors({"x": torch.zeros(2)}, tmp_path / "weights")
 
 
 def test_each_sentence_has_one_place() -> None:

@@ -298,6 +298,25 @@ def test_copies_do_not_reach_over_parts(raw: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("inline")
+def test_a_signal_while_the_manifest_takes_its_place_loses_nothing(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shard(raw, None, tmp_path / "whole" / "set")
+    replace = os.replace
+
+    def signalled(source: Path, target: Path) -> None:
+        replace(source, target)
+        if target == tmp_path / "set" / "manifest.json":
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(os, "replace", signalled)
+        shard(raw, None, tmp_path / "set")
+    shard(raw, None, tmp_path / "set", options=Options(), resume=True)
+    assert content_of(tmp_path / "set") == content_of(tmp_path / "whole" / "set")
+
+
+@pytest.mark.usefixtures("inline")
 def test_what_would_lose_or_double_samples_is_refused(raw: Path, tmp_path: Path) -> None:
     def stop(done: int, total: int) -> None:
         if done == 20:

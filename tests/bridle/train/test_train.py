@@ -650,6 +650,24 @@ def test_a_run_that_was_ended_before_its_first_checkpoint_is_begun_again(shards:
     assert [row["loss"] for row in run.rows()] == [row["loss"] for row in RunFolder(tmp_path / "whole").rows()]
 
 
+def test_a_run_killed_while_it_was_made_is_overwritten(tmp_path: Path) -> None:
+    state = {
+        "status": "running",
+        "preset": "",
+        "shards": [],
+        "limits": dict.fromkeys(("steps", "epochs", "max_minutes")),
+    }
+    if not (killed := os.fork()):
+        os.replace = lambda *_: os._exit(9)
+        RunFolder.create(tmp_path / "run", "", state, overwrite=False)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(killed, 0)[1]) == 9
+    run = RunFolder.create(tmp_path / "run", "", state, overwrite=True)
+    (run.path / ".metrics.jsonl.0f.partial").touch()  # as another one would leave it
+    run.sweep()
+    assert {one.name for one in run.path.iterdir()} == {"state.json", "config.yaml", "checkpoints"}
+
+
 def test_rows_that_cannot_be_written_cost_no_steps(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
