@@ -222,9 +222,9 @@ def _keep(place: Path, vectors: Vectors) -> None:
         with written(place) as file:
             file.write(save({**vectors.pooled, "files": about}))
         size = 0
-        for file in sorted(place.parent.glob("*.safetensors"), key=lambda file: file.stat().st_mtime, reverse=True):
-            size += file.stat().st_size
-            if size > _MOST_BYTES and file != place:
-                file.unlink()
+        for kept in sorted(place.parent.glob("*.safetensors"), key=lambda one: one.stat().st_mtime, reverse=True):
+            size += kept.stat().st_size
+            if size > _MOST_BYTES and kept != place:
+                kept.unlink()
     except (OSError, SafetensorError):
         return
