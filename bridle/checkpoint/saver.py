@@ -1,6 +1,6 @@
 """Checkpoints written beside the training: the weights are copied, and a thread brings them to the disk.
 
-A disk that is full, or gone, costs no training: it is said, the checkpoint before stays, the next one tries again.
+A disk that is full, or gone, costs no training: a warning says so, the checkpoint before stays, the next one is tried.
 """
 
 from __future__ import annotations

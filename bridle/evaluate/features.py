@@ -219,8 +219,8 @@ def _keep(place: Path, vectors: Vectors) -> None:
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         about = torch.frombuffer(bytearray(json.dumps(asdict(vectors.files)).encode()), dtype=torch.uint8)
-        with written(place) as file:
-            file.write(save({**vectors.pooled, "files": about}))
+        with written(place) as content:
+            content.write(save({**vectors.pooled, "files": about}))
         size = 0
         for kept in sorted(place.parent.glob("*.safetensors"), key=lambda one: one.stat().st_mtime, reverse=True):
             size += kept.stat().st_size

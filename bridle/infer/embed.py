@@ -93,7 +93,7 @@ def write_embeddings(
     size = part_files or listing.part_files()
     about: dict[str, Any] = {"model": model.fingerprint(), "checkpoint": model.source, "modality": model.modality}
     about |= {"per": per, "pool": pool, "inputs": [_whole(place) for place in inputs], "folder": os.getcwd()}
-    said = {"files": len(listing), "content of the files": listing.fingerprint(), "batch size": how.batch_size}
+    identity = {"files": len(listing), "content of the files": listing.fingerprint(), "batch size": how.batch_size}
 
     def compute(numbers: Iterator[int]) -> Generator[tuple[int, Embedded]]:
         options: dict[str, Any] = {"failures": failures, "batch_size": how.batch_size, "together": size}
@@ -111,7 +111,7 @@ def write_embeddings(
 
     result = in_parts(
         out,
-        {**{name: about[name] for name in ("model", "per", "pool", "inputs")}, **said, "half": half},
+        {**{name: about[name] for name in ("model", "per", "pool", "inputs")}, **identity, "half": half},
         len(listing),
         compute,
         write,

@@ -78,7 +78,7 @@ def in_parts(
         join: all parts, in order, into a new file or folder at the path it is given. What it returns, as JSON, is the
             result.
         size: items of a part.
-        resume: go on where an earlier call ended; without one, begin.
+        resume: continue where an earlier call ended; without one, begin.
         overwrite: replace `out`; without `resume` what an earlier call left is thrown away.
 
     Returns:
@@ -152,19 +152,19 @@ class _Work:
                 raise
             raise DataError(
                 f"a finished part cannot be used: {message}",
-                "Remove it and go on with --resume, or start again: --overwrite.",
+                "Remove it and continue with --resume, or start again with --overwrite.",
             ) from error
 
     def compute(self, compute: Compute[Item], write: Write[Item]) -> None:
         """This process's share of what is missing."""
         under_way: deque[int] = deque()  # parts whose numbers were taken
-        told = 0
+        reported = 0
 
         def tell(done: int) -> None:
-            nonlocal told
-            if done != told:
+            nonlocal reported
+            if done != reported:
                 progress.report("progress", done=done, total=self.items, what="files")
-            told = done
+            reported = done
 
         def numbers() -> Iterator[int]:
             for part in self._claimed():
@@ -189,7 +189,7 @@ class _Work:
                     settle(temporary, self.folder / self.name(part))
                 tell(self.done())
         except BaseException:
-            with contextlib.suppress(OSError):  # the others need not go on
+            with contextlib.suppress(OSError):  # the others need not continue
                 (self.folder / CLAIMS / _STOP).touch()
             raise
 

@@ -45,14 +45,14 @@ def check_free(out: Location, *, resume: bool, overwrite: bool) -> None:
     """To be called before anything is loaded.
 
     Raises:
-        UsageError: `out` exists, or was begun and interrupted, and nobody said what to do about it; or it is a file by
+        UsageError: `out` exists, or was begun and interrupted, without `resume` or `overwrite`; or it is a file by
             its ending, and a folder is there.
         DataError: there is no such bucket.
     """
     folder = parts_folder(out)
     check_bucket(out, _NO_BUCKET)
     if out.suffix and out.is_dir():
-        raise UsageError(f"{out} is a folder", "Choose another --out.")
+        raise UsageError(f"{out} is a folder.", "Choose another --out.")
     if out.exists() and not overwrite and not (resume and _is_published(out, folder)):
         raise exists(out)
     if (folder / IDENTITY).exists() and not (resume or overwrite):

@@ -121,7 +121,7 @@ def write_tokens(
     resume: bool = False,
     overwrite: bool = False,
 ) -> dict[str, Any] | None:
-    """As `tokenize_inputs`, into `out`; interrupted anywhere, it goes on with `resume` and ends with the same bytes.
+    """As `tokenize_inputs`, into `out`; interrupted anywhere, it continues with `resume` and ends with the same bytes.
 
     Args:
         out: its ending says the form, see `bridle.formats.codes`.
@@ -144,7 +144,7 @@ def write_tokens(
         "codes": model.config.quantizer.codes,
         "levels": kept,
     }
-    said = {
+    identity = {
         "model": fingerprint,
         "inputs": [str(place) for place in inputs],
         "files": len(listing),
@@ -154,7 +154,7 @@ def write_tokens(
     }
     result = in_parts(
         out,
-        said,
+        identity,
         len(listing),
         lambda numbers: _tokenized(model, listing, numbers, failures, how, size),
         partial(_write_part, header, listing, failures),

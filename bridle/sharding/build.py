@@ -47,7 +47,7 @@ class Build:
         folder: of this machine, where its tars are written.
         out: where they go from there.
         old: the set that they are added to.
-        said: of its options, what the manifest keeps.
+        identity: of its options, what the manifest keeps.
         others: journals of the other parts, with whose files none of these should be alike.
     """
 
@@ -59,7 +59,7 @@ class Build:
     modality: Modality
     options: Options
     old: Manifest | None
-    said: dict[str, Any]
+    identity: dict[str, Any]
     others: Sequence[Journal]
 
     def write(self, workers: int | None, cluster: Cluster | None) -> None:
@@ -190,7 +190,7 @@ class Build:
             decoded_bytes=self.journal.decoded_bytes(),
             rejects=rejects,
             duplicates=_once((self.old.duplicates if self.old else []) + self.journal.duplicates()),
-            options=self.said,
+            options=self.identity,
             created_by=f"bridle {bridle.__version__}",
         )
         if not shards:

@@ -3,7 +3,7 @@
 On object storage, where nothing can be renamed, a set is there when its manifest is. Its tars are uploaded as they
 come; the hidden folder is one of this machine, from where alone such a run can be resumed.
 
-What a killed run leaves there is a journal and whole tars, from which `resume` goes on.
+What a killed run leaves there is a journal and whole tars, from which `resume` continues.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from bridle.storage import (
 )
 
 PARTIAL = ".partial"
-BEGUN = "begun"  # from here on there is a run to go on with, though no tar is whole
+BEGUN = "begun"  # from here on there is a run to resume, though no tar is whole
 _REPLACED = ".replaced"
 
 
@@ -52,7 +52,7 @@ def check_output(out: Location, *, overwrite: bool, resume: bool) -> None:
             is no such bucket.
     """
     if out.exists() and not out.is_dir():
-        raise UsageError(f"{out} is a file, not a folder", "Choose another --out.")
+        raise UsageError(f"{out} is a file, not a folder.", "Choose another --out.")
     partial = workplace(out) / PARTIAL
     refuse_links(partial)
     unfinished, whole = (partial / JOURNAL).exists(), (out / FILE).exists()
@@ -66,7 +66,7 @@ def check_output(out: Location, *, overwrite: bool, resume: bool) -> None:
     others = [name for name in names_in(out) if not name.startswith((PARTIAL, _REPLACED))]
     if others:
         raise UsageError(
-            f"{out} holds files that are no set of shards: {', '.join(others[:3])}",
+            f"{out} holds files that are not a set of shards: {', '.join(others[:3])}",
             "Choose another --out, or remove them.",
         )
 
@@ -74,7 +74,9 @@ def check_output(out: Location, *, overwrite: bool, resume: bool) -> None:
 def check_no_set(out: Location) -> None:
     """Refuse a folder for the parts of a split that is a set itself: its samples would be there twice."""
     if (out / FILE).exists() or (workplace(out) / PARTIAL / JOURNAL).exists():
-        raise UsageError(f"{out} is a set of shards itself, not a folder for the parts of one", "Choose another --out.")
+        raise UsageError(
+            f"{out} is a set of shards itself, not a folder for the parts of one.", "Choose another --out."
+        )
 
 
 @contextmanager
@@ -154,7 +156,7 @@ def check_tars(partial: Path, out: Path, journal: Journal) -> None:
         if not places or places[0].stat().st_size != shard.bytes:
             raise DataError(
                 f"{partial / shard.file}, a finished tar, was {'cut' if places else 'removed'} by somebody else",
-                "Start again: --overwrite.",
+                "Start again with --overwrite.",
             )
 
 
@@ -272,7 +274,7 @@ def _start_over(partial: Path) -> None:
 
 
 def _worth_keeping(partial: Path) -> bool:
-    """Whether there is a whole tar to go on from, or an old set that was taken away for the first one."""
+    """Whether there is a whole tar to resume from, or an old set that was taken away for the first one."""
     if not (partial / JOURNAL).exists():
         return False
     with contextlib.closing(Journal(partial / JOURNAL)) as journal:

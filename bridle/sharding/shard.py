@@ -1,7 +1,7 @@
 """`bridle shard`: the whole way from a folder to published sets, one for each part of the split.
 
 list the files in a journal -> build tars, index and manifest in a hidden folder -> publish. Interrupted at any point it
-goes on with `resume`, and ends with the same bytes.
+continues with `resume`, and ends with the same bytes.
 """
 
 from __future__ import annotations
@@ -64,10 +64,10 @@ def shard(
         named: with `options.task`, part and label of each file that its lists name; each part is a set of its own.
         workers: decoding processes; None: one for each core of the machine or cluster.
         engine: "local", or "ray" for processes all over a Ray cluster, whose nodes see `raw` under the same path. The
-            bytes depend on neither; a run that was begun with one may go on with the other.
+            bytes depend on neither; a run that was begun with one may be resumed with the other.
         overwrite: replace a set at `out`; the old one stays until the new one is complete, in object storage until its
             first tar is.
-        resume: go on with a set that was interrupted, or add the files that came since to one that is complete (with
+        resume: continue a set that was interrupted, or add the files that came since to one that is complete (with
             `overwrite` replace that one).
         dry_run: look for files and report the plan; decode and write nothing.
 
@@ -154,29 +154,29 @@ def _open(
         if not (overwrite or resume):
             check_output(out, overwrite=False, resume=False)  # another process may have ended just before
     journal = stack.enter_context(closing(Journal(folder / JOURNAL)))
-    said = json.loads(json.dumps({"raw": raw.resolve(), "name": name, **asdict(options)}, default=str))
+    identity = json.loads(json.dumps({"raw": raw.resolve(), "name": name, **asdict(options)}, default=str))
     defaults = asdict(Options())  # what older sets do not state
     if (before := journal.noted("options")) is None:
         adds = resume and not overwrite and (out / MANIFEST).exists()
         old = read_manifest(out) if adds else None
         if old and old.options:
-            same_settings(_kept(defaults) | old.options, _kept(said), out)
+            same_settings(_kept(defaults) | old.options, _kept(identity), out)
         journal.note("modality", list_files(journal, raw, modality, options, part, old, named))
         journal.note("adds", adds)
         journal.note("replaces", files_of(out, name) if old is None else indexes_of(out))
-        journal.note("options", said)
+        journal.note("options", identity)
         journal.commit()
     else:
-        same_settings(defaults | before, said, out)
+        same_settings(defaults | before, identity, out)
         old = read_manifest(out) if journal.noted("adds") else None
     kind = Modality(journal.noted("modality"))
-    return Build(journal, folder, raw, out, old.name if old else name, kind, options, old, _kept(said), ())
+    return Build(journal, folder, raw, out, old.name if old else name, kind, options, old, _kept(identity), ())
 
 
-def _kept(said: dict[str, Any]) -> dict[str, Any]:
+def _kept(identity: dict[str, Any]) -> dict[str, Any]:
     """What a manifest keeps of the options: the size of the tars may change, and tables of labels are read anew."""
-    kept = {name: value for name, value in said.items() if name not in ("raw", "max_size_bytes")}
-    return kept | {"labels": said["labels"] if said["labels"] in ("folder", "sidecar", None) else "table"}
+    kept = {name: value for name, value in identity.items() if name not in ("raw", "max_size_bytes")}
+    return kept | {"labels": identity["labels"] if identity["labels"] in ("folder", "sidecar", None) else "table"}
 
 
 def _result(build: Build, manifest: Manifest) -> dict[str, Any]:

@@ -42,13 +42,13 @@ class Cache:
 
     def __init__(self) -> None:
         self.folder = cache_folder() / "remote"
-        said = os.environ.get("BRIDLE_CACHE_GB", "20")
+        limit = os.environ.get("BRIDLE_CACHE_GB", "20")
         try:
-            self.limit_bytes = int(float(said) * _GIGABYTE)
+            self.limit_bytes = int(float(limit) * _GIGABYTE)
         except (ValueError, OverflowError):
             self.limit_bytes = -1
         if self.limit_bytes < 0:
-            raise EnvironmentFault(f"BRIDLE_CACHE_GB={said} is no number of gigabytes", "20, for instance.")
+            raise EnvironmentFault(f"BRIDLE_CACHE_GB={limit} is not a number of gigabytes", "Give one, such as 20.")
 
     def read(self, file: Remote, offset: int, size: int) -> bytes:
         """A part of a file that has a version, from whole blocks; less at its end."""

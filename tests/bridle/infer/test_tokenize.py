@@ -270,7 +270,7 @@ def test_a_damaged_part_is_noticed(checkpoint: Path, raw: Path, unfinished: Path
     part.write_bytes(part.read_bytes()[:-30])
     with pytest.raises(DataError, match=r"a finished part cannot be used: .*parts/000000 is cut") as caught:
         api.write_codes([raw], unfinished, checkpoint=checkpoint, resume=True)
-    assert caught.value.hint.startswith("Remove it and go on with --resume")
+    assert caught.value.hint.startswith("Remove it and continue with --resume")
     part.unlink()
     assert api.write_codes([raw], unfinished, checkpoint=checkpoint, resume=True)["files"] == FILES
 

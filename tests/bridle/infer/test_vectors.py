@@ -219,7 +219,7 @@ def test_a_damaged_part_says_what_to_do(folder: Path, tmp_path: Path) -> None:
         (parts / "000000").write_bytes(damaged)
         with pytest.raises(DataError, match=f"finished part cannot be used: {parts}/000000 is") as caught:
             write_embeddings(model, [folder], out, part_files=2, resume=True)
-        assert caught.value.hint.startswith("Remove it and go on with --resume")
+        assert caught.value.hint.startswith("Remove it and continue with --resume")
     (parts / "000000").unlink()
     assert write_embeddings(model, [folder], out, part_files=2, resume=True)
     assert len(read_vectors(out).files) == 6

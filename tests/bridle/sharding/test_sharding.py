@@ -233,7 +233,7 @@ def test_outputs_are_replaced_only_on_request_and_only_our_own(few: Path, tmp_pa
     assert result["samples"] == 2 and len(before) == 6
     assert sorted(path.name for path in out.iterdir()) == [index_of(out), "manifest.json", "mine.txt", "out-000000.tar"]
     assert (out / "mine.txt").read_text() == "keep"
-    with pytest.raises(UsageError, match="no set of shards"):
+    with pytest.raises(UsageError, match="not a set of shards"):
         shard(few, None, few, overwrite=True)
     with pytest.raises(UsageError, match="is a file"):
         shard(few, None, out / "mine.txt")
