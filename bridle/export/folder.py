@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import secrets
 import shutil
@@ -11,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bridle.errors import UsageError
-from bridle.outputs import LOCK, exists, put_back, put_in_place, staging
+from bridle.outputs import exists, put_back, put_in_place, staging
 
 MARK = "preprocessing.json"  # what tells an export from a checkpoint
 _NAMES = {"model.safetensors", "model.json", "head.safetensors", "config.yaml", MARK, "preprocess.py", "README.md"}
@@ -44,9 +43,6 @@ def new_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
             put_in_place(new, out)
         finally:
             shutil.rmtree(new, ignore_errors=True)
-            (hidden / LOCK).unlink(missing_ok=True)
-            with contextlib.suppress(OSError):
-                hidden.rmdir()
 
 
 def check_output(out: Path, *, overwrite: bool) -> None:

@@ -8,6 +8,7 @@ import fcntl
 import functools
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -60,7 +61,8 @@ def remote_staging(out: Remote) -> Path:
 def staging(folder: Path, out: Location, *, resumable: bool = False) -> Iterator[None]:
     """The hidden folder in which `out` is made, there and for this process alone while the block lasts.
 
-    What the block leaves in it stays for the next command; folders that were made for it go if they are empty.
+    What the block leaves in it stays for the next command; if that is nothing it goes, with the folders that were made
+    for it.
 
     Raises:
         UsageError: another process is writing `out`. DataError: links lie in the folder. EnvironmentFault: see
@@ -75,7 +77,12 @@ def staging(folder: Path, out: Location, *, resumable: bool = False) -> Iterator
             sync(folder.parent)
             with alone(folder / LOCK, out):
                 yield
-    finally:
+    finally:  # wherever a signal came
+        with contextlib.suppress(OSError, UsageError):
+            if not folder.is_symlink():
+                with alone(folder / LOCK, out):
+                    if os.listdir(folder) == [LOCK]:
+                        shutil.rmtree(folder)
         with contextlib.suppress(OSError):
             for parent in made:
                 parent.rmdir()

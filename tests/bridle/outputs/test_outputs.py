@@ -20,6 +20,7 @@ from bridle.export.folder import MARK, new_folder
 from bridle.outputs import (
     LOCK,
     alone,
+    claim,
     disk_errors,
     exists,
     interrupted,
@@ -166,6 +167,20 @@ def test_folders_made_for_an_output_that_came_to_nothing_go(tmp_path: Path) -> N
         shutil.rmtree(folder)
         raise OSError(errno.ENOSPC, "No space left on device")
     assert not any(tmp_path.iterdir())
+
+
+def test_a_signal_before_anything_was_written_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def signalled(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for place in ("sync", "refuse_links", "_let_go_in_children"):
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            calls = iter([signalled])  # once
+            real = getattr(claim, place)
+            patched.setattr(claim, place, lambda *paths, real=real, calls=calls: next(calls, real)(*paths))
+            with staging(tmp_path / "deep" / ".out", tmp_path / "deep" / "out"):
+                pass
+        assert not any(tmp_path.iterdir()), place
 
 
 def test_other_settings_are_named() -> None:
