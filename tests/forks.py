@@ -8,6 +8,7 @@ order) use `subprocess`.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import importlib
@@ -90,7 +91,11 @@ def alive(pid: int) -> bool:
 
 def children_of(pid: int) -> list[int]:
     """Every child of a process, by the order of its threads."""
-    return [int(child) for task in Path(f"/proc/{pid}/task").glob("*/children") for child in task.read_text().split()]
+    found = list[int]()
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that has ended meanwhile
+            found += map(int, task.read_text().split())
+    return found
 
 
 def children() -> dict[int, str]:
