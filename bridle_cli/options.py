@@ -153,12 +153,13 @@ def _option(one: dataclasses.Field[Any]) -> Callable[[_Command], _Command]:
     if about.get("complete"):
         settings["shell_complete"] = _COMPLETE[about["complete"]]
     required = one.default is dataclasses.MISSING or about.get("required", False)
+    if not required:  # since Click 8.3 a default of None is a value: nothing would be missing
+        settings["default"] = default
     return click.option(
         flag,
         one.name,
         cls=Option,
         heading=about["heading"],
-        default=None if required else default,
         required=required,
         show_default=default not in (None, False) and not required,
         metavar=about.get("metavar"),
