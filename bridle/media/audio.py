@@ -54,7 +54,10 @@ class _SoundFile(soundfile.SoundFile):
 def probe(raw: bytes) -> MediaInfo | None:
     """What libsndfile knows; None when it does not know the format.
 
-    The decoder is FFmpeg where libsndfile would not read all of it.
+    The decoder is FFmpeg where libsndfile would not read all of it, or number its channels otherwise.
+
+    Raises:
+        MediaError: neither reads all of it.
     """
     try:
         with _SoundFile(io.BytesIO(raw)) as file:
@@ -63,8 +66,11 @@ def probe(raw: bytes) -> MediaInfo | None:
             suffix = "opus" if file.subtype == "OPUS" else _SOUNDFILE_SUFFIX[file.format]
             duration_s = file.frames / file.samplerate
             info = MediaInfo(Modality.AUDIO, suffix, duration_s, float(file.samplerate), file.channels)
-            whole_s = _seconds_beyond_libsndfile(raw, file)
-            return replace(info, duration_s=whole_s, decoder=FFMPEG) if whole_s else info
+            if whole_s := _seconds_beyond_libsndfile(raw, file):
+                return replace(info, duration_s=whole_s, decoder=FFMPEG)
+            if file.format == "OGG" and file.channels > 2:  # libsndfile has them in the order of Ogg, not of WAV
+                return replace(info, decoder=FFMPEG)
+            return info
     except (soundfile.SoundFileError, ValueError, TypeError):
         return None
 
@@ -74,6 +80,9 @@ def _seconds_beyond_libsndfile(raw: bytes, file: soundfile.SoundFile) -> float |
 
     It stops at the end of the first of several streams in one file, at a size of zero, at the count in an MP3 header
     or at an estimate where there is none.
+
+    Raises:
+        MediaError: FFmpeg cannot read all of the streams either.
     """
     mpeg = file.subtype.startswith("MPEG")
     counted = 0 < file.frames < 1 << 48  # a stream without a count has a giant one
@@ -81,6 +90,8 @@ def _seconds_beyond_libsndfile(raw: bytes, file: soundfile.SoundFile) -> float |
     if counted and not mpeg and beginnings < 2:  # its samples are stated; FFmpeg would add padding to Ogg
         return None
     whole_s = duration_by_packets(raw)
+    if whole_s is None and beginnings > 1:
+        raise MediaError("holds joined recordings that differ, of which only the first can be read: convert it to FLAC")
     beyond = round((whole_s or 0.0) * file.samplerate) - file.frames
     if counted and (abs(beyond) <= _PADDING if mpeg else beyond <= 0):
         return None
@@ -272,6 +283,8 @@ def _soundfile_blocks(
         return
     _go_to(file, raw, start)
     left = None if length_s is None else max(1, round(length_s * rate_hz))
+    if file.format == "FLAC":  # a tag behind its last sample would be taken for a damaged frame
+        left = min(left or file.frames, file.frames - start)
     step = max(1, _BLOCK // file.channels)
     while left is None or left > 0:
         block_SC = file.read(step if left is None else min(step, left), dtype="float32", always_2d=True)
@@ -314,14 +327,15 @@ def _ffmpeg_blocks(
     with av.open(io.BytesIO(raw), "r", format=hint, container_options=ALONE) as container:
         if not container.streams.audio:
             raise MediaError("holds no sound")
-        planar, kind, first_kind, at = None, None, None, 0
+        packed, kind, first_kind, at = None, None, None, 0
         for frame in _frames(container, info):
-            if planar is None or kind != (frame.format.name, frame.layout.name, frame.sample_rate):
+            if packed is None or kind != (frame.format.name, frame.layout.name, frame.sample_rate):
                 kind = frame.format.name, frame.layout.name, frame.sample_rate
                 first_kind = first_kind or kind  # a joined stream may have another rate or other channels
-                planar = av.AudioResampler("fltp", first_kind[1], first_kind[2])
-            for piece in planar.resample(frame):
-                block_SC = piece.to_ndarray().T
+                # Packed: of planar frames with more than 8 channels PyAV 18 reads beyond the end of memory.
+                packed = av.AudioResampler("flt", first_kind[1], first_kind[2])
+            for piece in packed.resample(frame):
+                block_SC = piece.to_ndarray().reshape(piece.samples, -1)
                 rate_hz = piece.sample_rate
                 first = round(start_s * rate_hz)
                 last = None if length_s is None else first + max(1, round(length_s * rate_hz))

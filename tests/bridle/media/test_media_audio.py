@@ -198,14 +198,16 @@ WAV = stored(PCM_S, 16000, format="WAV", subtype="PCM_16")
         (sized_wav(WAV, 0xFFFFFFFF), None),
         (uncounted_flac(stored(PCM_S, 16000, format="FLAC")), "ffmpeg"),
         (TAG + stored(PCM_S, 16000, format="FLAC"), None),
+        (stored(PCM_S, 16000, format="FLAC") + b"TAG" + bytes(125), None),
     ],
-    ids=["right", "size-0", "size-unknown", "flac-uncounted", "flac-tagged"],
+    ids=["right", "size-0", "size-unknown", "flac-uncounted", "flac-tagged", "flac-tagged-behind"],
 )
 def test_sizes_that_are_not_known_lose_nothing(content: bytes, decoder: str | None) -> None:
     for info in (media.probe(content, "a.wav"), media.check(content, "a.wav")):
         assert (info.decoder, info.duration_s) == (decoder, 2.0)
         assert np.array_equal(native(content, info), PCM_S.astype(np.float32))
         assert np.array_equal(native(content, info, (1.5, 0.25)), PCM_S[24000:28000].astype(np.float32))
+        assert np.array_equal(native(content, info, (1.75, 1.0)), PCM_S[28000:].astype(np.float32))
 
 
 @pytest.mark.parametrize(
@@ -254,6 +256,44 @@ def test_a_joined_stream_of_another_rate_and_other_channels_keeps_its_speed() ->
     assert info.duration_s == pytest.approx(4.0, abs=0.2)
     spectrum_F = np.abs(np.fft.rfft(native(content, info, (2.6, 1.0))))
     assert spectrum_F.argmax() == 880
+
+
+@pytest.mark.parametrize("others", [(16000, 2), (8000, 1)], ids=["stereo", "slower"])
+def test_joined_oggs_that_differ_are_refused(others: tuple[int, int]) -> None:
+    """libsndfile reads the first alone, FFmpeg's demuxer stops at the second."""
+    rate_hz, channels = others
+    one = stored(sweep(1.0, 16000), 16000, format="OGG", subtype="VORBIS")
+    other = stored(np.stack([sweep(1.0, rate_hz)] * channels, 1), rate_hz, format="OGG", subtype="VORBIS")
+    with pytest.raises(MediaError, match="only the first can be read: convert it to FLAC"):
+        media.probe(one + other, "a.ogg")
+
+
+def in_channels(channels: int, rate_hz: int = 16000) -> np.ndarray:
+    """Another tone in each: `(S, C)`."""
+    return np.stack(
+        [0.3 * np.sin(2 * np.pi * (300 + 100 * n) * np.arange(rate_hz) / rate_hz) for n in range(channels)], 1
+    )
+
+
+def test_more_channels_than_ffmpeg_has_names_for() -> None:
+    wave_SC = in_channels(12)
+    content = remuxed(stored(wave_SC, 16000, format="CAF", subtype="PCM_16"), "matroska")
+    info = media.check(content, "a.mka")
+    stored_SC, _ = audio.channels(content, info, None)
+    assert (info.channels, info.duration_s) == (12, 1.0)
+    assert np.abs(stored_SC.numpy() - wave_SC).max() < 1e-4
+
+
+@pytest.mark.parametrize("kind", ["matroska", "ogg"])
+def test_channels_are_numbered_as_in_wav_whatever_the_codec(kind: str) -> None:
+    """Vorbis stores left, centre, right."""
+    left_S, centre_S, right_S = in_channels(3).T
+    content = stored(np.stack([left_S, centre_S, right_S], 1), 16000, format="OGG", subtype="VORBIS")
+    content = content if kind == "ogg" else remuxed(content, kind)
+    info = media.check(content, "a.ogg")
+    assert media.probe(content, "a.ogg").decoder == info.decoder
+    second_S = native(content, replace(info, channel=2))
+    assert np.corrcoef(second_S[: len(right_S)], right_S[: len(second_S)])[0, 1] > 0.99
 
 
 def test_tags_in_front_do_not_lengthen_a_file() -> None:
