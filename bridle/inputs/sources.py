@@ -162,15 +162,14 @@ def training_view(source: Source, patcher: Patcher, modality: Modality, rng: tor
 
 
 def info_of(source: Source, modality: Modality, patcher: Patcher) -> MediaInfo:
-    """What the shard says of a file that is not decoded yet, or its header and the channel that the patcher wants.
+    """What the shard says of a file that is not decoded yet, or its header; where it names no channel, the patcher's.
 
     Raises:
         MediaError: the file cannot be read or is of another modality.
     """
     assert not isinstance(source.data, Clip | MediaError | Member | Remote)
-    info = source.info
-    if info is None:
-        info = replace(probe(source.data, PurePosixPath(source.path).name, modality), channel=patcher.channel)
+    info = source.info or probe(source.data, PurePosixPath(source.path).name, modality)
+    info = replace(info, channel=info.channel or patcher.channel)
     if info.modality is not modality:
         raise MediaError(f"is {info.modality}, but the checkpoint was trained on {modality}")
     return info

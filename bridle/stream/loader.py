@@ -55,7 +55,7 @@ class ClipStream:
         rate_hz, exact: at which audio is decoded, and whether it is needed in float32 (see `Patcher`).
         mix: name of a set -> how often it is drawn from; sets not named have weight 1. Empty: every sample alike.
         rank, world: this process' share of every step.
-        pixel_rules: by which images are decoded; see `media.decode`.
+        pixel_rules, channel: by which images and audio are decoded; see `SampleReader`.
 
     Attributes:
         samples: in the corpus.
@@ -83,8 +83,9 @@ class ClipStream:
         rank: int = 0,
         world: int = 1,
         pixel_rules: Mapping[str, Any] | None = None,
+        channel: int | None = None,
     ) -> None:
-        self.reader = SampleReader(manifests, rate_hz, pixel_rules)
+        self.reader = SampleReader(manifests, rate_hz, pixel_rules, channel)
         self.samples = len(self.reader)
         if not self.samples:
             raise DataError("the shards hold no samples")

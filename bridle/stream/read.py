@@ -21,6 +21,7 @@ class SampleReader:
         manifests: the sets.
         rate_hz: at which audio is decoded.
         pixel_rules: by which images are decoded; see `media.decode`.
+        channel: of audio that names none itself, from 1; None: the mean.
 
     Raises:
         DataError: when a tar does not match its manifest.
@@ -31,8 +32,9 @@ class SampleReader:
         manifests: Sequence[ShardSet],
         rate_hz: int = AUDIO_HZ,
         pixel_rules: Mapping[str, Any] | None = None,
+        channel: int | None = None,
     ) -> None:
-        self.index, self.rate_hz, self._pixel_rules = Index(manifests), rate_hz, pixel_rules
+        self.index, self.rate_hz, self._pixel_rules, self._channel = Index(manifests), rate_hz, pixel_rules, channel
         self._tars = TarReader()
 
     def __len__(self) -> int:
@@ -62,7 +64,7 @@ class SampleReader:
         """
         return media.decode(
             self.content(sample),
-            media_info(meta),
+            media_info({"channel": self._channel, **meta}),
             key=self.index.key(sample),
             source=meta["path"],
             rate_hz=self.rate_hz,

@@ -232,6 +232,7 @@ def _open_stream(config: Config, manifests: Sequence[Manifest], patcher: Patcher
         rank=distributed.rank(),
         world=distributed.world(),
         pixel_rules=patcher.pixel_rules,
+        channel=patcher.channel,
     )
 
 

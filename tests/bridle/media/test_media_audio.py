@@ -29,7 +29,7 @@ from bridle.patches import build_patcher
 from bridle.patches.statistics import measure
 from bridle.schema import Clip, MediaInfo, Modality
 from bridle.sharding import energy_above, notices
-from bridle.stream import SampleReader
+from bridle.stream import ClipStream, SampleReader
 from bridle_cli.main import main
 
 SECONDS = 8.0
@@ -442,10 +442,27 @@ def test_a_model_takes_the_channel_that_its_shards_took(tmp_path: Path) -> None:
     patches = config.load("audio-tiny").patches
     for channel, expected in ((None, 0.0), (1, 0.5), (2, 0.5)):
         statistics = {"fbank_mean": 0.0, "fbank_std": 1.0} | ({"channel": channel} if channel else {})
-        info = info_of(Source("a.wav", content), Modality.AUDIO, build_patcher(patches, statistics))
-        assert np.abs(native(content, info)).max() == pytest.approx(expected, abs=1e-3)
+        patcher = build_patcher(patches, statistics)
+        for known in (None, media.probe(content, "a.wav")):  # a file, and a sample of a set that takes the mean
+            info = info_of(Source("a.wav", content, known), Modality.AUDIO, patcher)
+            assert np.abs(native(content, info)).max() == pytest.approx(expected, abs=1e-3)
     with pytest.raises(MediaError, match="has 2 channels"):
         native(content, replace(info, channel=3))
+
+
+@pytest.mark.usefixtures("inline")
+def test_training_takes_the_channel_of_one_set_from_the_others_too(tmp_path: Path) -> None:
+    left_S, mono_S = 0.5 * tone(500, 64000), 0.25 * tone(700, 64000)
+    raw = corpus(tmp_path / "raw", anti=np.stack([left_S, -left_S], 1), mono=mono_S)
+    api.shard(raw, out=tmp_path / "mean", workers=1)
+    api.shard(raw, out=tmp_path / "second", channel=2, workers=1)
+    manifests = [read_manifest(tmp_path / name) for name in ("mean", "second")]
+    patcher = build_patcher(config.load("audio-tiny").patches, merge_statistics(manifests))
+    stream = ClipStream(
+        manifests, lambda clip, rng: clip.data, lambda info: None, batch_size=4, channel=patcher.channel
+    )
+    loudest = [round(float(wave_S.abs().max()), 2) for wave_S in next(stream.batches()).tensors]
+    assert sorted(loudest) == [0.25, 0.25, 0.5, 0.5]
 
 
 def test_single_files_whose_channels_cancel_are_told_of() -> None:
