@@ -12,7 +12,7 @@ from typing import Any
 from bridle.archive import Manifest
 from bridle.checkpoint import read_results
 from bridle.errors import BridleError
-from bridle.export.describe import MEDIA, METHOD, PIPELINES, class_names, titled
+from bridle.export.describe import MEDIA, METHOD, PIPELINES, about_media, class_names, titled
 from bridle.export.subject import Subject
 from bridle.inputs import find_sets
 
@@ -116,7 +116,7 @@ def model_card(subject: Subject, name: str, parts: Sequence[str], auto: str) -> 
         what=what,
         code=_usage(subject, parts, auto),
         outputs=_outputs(subject, parts),
-        about=MEDIA[model.modality].about,
+        about=about_media(model),
         data=_table(("", ""), _data(subject)) or "Nothing is known of the data here.",
         recipe=_table(("", ""), _recipe(subject)),
         results=_results(subject),

@@ -44,7 +44,7 @@ MEDIA = {
         'media, rate_hz = soundfile.read("clip.wav", dtype="float32")  # mono',
         "media, rate_hz=rate_hz",
         "media, sampling_rate=rate_hz",
-        "`preprocess.py` resamples audio as BRIDLE does; average the channels of other than mono files.",
+        "`preprocess.py` resamples audio as BRIDLE does; {channels} of other than mono files.",
     ),
     "image": Opened(
         "photo.jpg",
@@ -82,6 +82,13 @@ _HOW = {
 }
 _NAMED = 12  # classes
 METHOD = "Method: Nguyen et al., arXiv 2502.02118."
+
+
+def about_media(model: Bridle) -> str:
+    """What the reader of an export should know of its media."""
+    channel = model.patcher.channel
+    channels = f"take channel {channel}, counted from 1," if channel else "average the channels"
+    return MEDIA[model.modality].about.format(channels=channels)
 
 
 def describe(model: Bridle, folder: Path, readme: str) -> None:
@@ -188,7 +195,7 @@ Run in this folder:
 
 `preprocess.py` needs NumPy alone and reads `preprocessing.json`; windows of several clips share a batch by
 `preprocess.batch([*preprocess.windows(a), *preprocess.windows(b)])`.
-{media.about}
+{about_media(model)}
 `config.yaml` is the recipe.
 {METHOD}
 """

@@ -132,8 +132,15 @@ class Pretrained:
         if not isinstance(media, Clip):
             try:
                 patcher = self.model.patcher
-                rules, to_hz = patcher.pixel_rules, patcher.rate_hz
-                media = clip_of(media, self.modality, rate_hz, name=name, to_hz=to_hz, pixel_rules=rules)
+                media = clip_of(
+                    media,
+                    self.modality,
+                    rate_hz,
+                    name=name,
+                    to_hz=patcher.rate_hz,
+                    pixel_rules=patcher.pixel_rules,
+                    channel=patcher.channel,
+                )
             except BridleError:
                 raise
             except Exception as error:  # pictures that are closed, tensors that are sparse or have no data

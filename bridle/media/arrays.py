@@ -32,6 +32,7 @@ def clip_of(
     name: str = "array",
     to_hz: int = AUDIO_HZ,
     pixel_rules: Mapping[str, Any] | None = None,
+    channel: int | None = None,
 ) -> Clip:
     """A clip of what is given as a NumPy array, tensor or (images) a Pillow image.
 
@@ -42,6 +43,7 @@ def clip_of(
         name: how messages and results call it.
         to_hz: sampling rate that sound is converted to.
         pixel_rules: of a Pillow image, as in `decode`.
+        channel: of sound that has several, from 1; None: their mean.
 
     Raises:
         UsageError: another type or shape, values that are not finite, or no rate where one is needed.
@@ -63,7 +65,9 @@ def clip_of(
         return Clip(name, modality, _pixels(data, name, frames=False), source=name)
     assert rate_hz is not None
     if modality is Modality.AUDIO:
-        return Clip(name, modality, resample(_mono(data, name), max(1, round(rate_hz)), to_hz), to_hz, source=name)
+        return Clip(
+            name, modality, resample(_mono(data, name, channel), max(1, round(rate_hz)), to_hz), to_hz, source=name
+        )
     return Clip(name, modality, _pixels(data, name, frames=True), float(rate_hz), source=name)
 
 
@@ -84,14 +88,17 @@ def _tensor(array: Any, name: str) -> Tensor:
         raise UsageError(f"{name}: neither a path nor an array, but {type(array).__name__}") from error
 
 
-def _mono(data: Tensor, name: str) -> Tensor:
-    """float32 `(S,)`, channels averaged."""
+def _mono(data: Tensor, name: str, channel: int | None) -> Tensor:
+    """float32 `(S,)`, channels averaged or one of them."""
     if data.dtype in (torch.int16, torch.int32):
         data = data.float() / -float(torch.iinfo(data.dtype).min)
     elif not data.is_floating_point():
         raise UsageError(f"{name}: sound is floats from -1 to 1, or 16- or 32-bit integers, not {_name(data)}")
     if data.ndim == 2 and min(data.shape) <= _MOST_CHANNELS:
-        data = data.float().mean(int(data.shape[1] < data.shape[0]))
+        data_CS = data.float() if data.shape[1] >= data.shape[0] else data.float().T
+        if channel and 1 < len(data_CS) < channel:
+            raise UsageError(f"{name}: has {len(data_CS)} channels, but the model takes channel {channel}")
+        data = data_CS[channel - 1] if channel and len(data_CS) > 1 else data_CS.mean(0)
     if data.ndim != 1:
         raise UsageError(f"{name}: sound is (samples,) or (channels, samples), not of shape {tuple(data.shape)}")
     if not data.isfinite().all():

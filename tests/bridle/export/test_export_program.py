@@ -16,6 +16,7 @@ from standins import small
 from bridle import api
 from bridle.errors import EnvironmentFault, NumericalError, UsageError
 from bridle.export import torch_export
+from bridle.export.describe import program_readme
 from bridle.model import Bridle
 
 FILES = ["README.md", "config.yaml", "encoder.pt2", "preprocess.py", "preprocessing.json", "tokenizer.pt2"]
@@ -106,6 +107,13 @@ def test_half_the_bytes_of_the_encoder_and_the_same_codes(half: Exported) -> Non
     program = torch.export.load(half.out / "encoder.pt2")
     weights = {name: value.dtype for name, value in program.state_dict.items() if value.dim() > 1}
     assert set(weights.values()) == {torch.float16}
+
+
+@pytest.mark.parametrize(("channel", "said"), [(None, "average the channels of other"), (2, "take channel 2, counted")])
+def test_the_read_me_says_which_channel_the_model_takes(channel: int | None, said: str) -> None:
+    model = small("audio")
+    model.patcher.channel = channel
+    assert said in program_readme(model, None, "out", "", {"encoder": ""}, [])
 
 
 @pytest.mark.parametrize("clips", [1, 3, 7])

@@ -279,6 +279,22 @@ def test_arrays_give_what_their_files_give(audio_model: Bridle, recordings: Path
         assert torch.equal(model.embed(wave_S, rate_hz=rate), whole)
 
 
+def test_a_model_of_one_channel_takes_it_from_arrays_as_from_files(
+    audio_model: Bridle, recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audio_model.patcher, "channel", 2)
+    wave_S, rate_hz = soundfile.read(recordings / "a" / "long.wav", dtype="float32")
+    both_SC = np.stack([wave_S[::-1], wave_S], 1)
+    soundfile.write(tmp_path / "both.wav", both_SC, rate_hz, subtype="FLOAT")
+    model = Pretrained(audio_model)
+    whole = model.embed(wave_S, rate_hz=rate_hz)
+    for media in (both_SC, both_SC.T, tmp_path / "both.wav"):
+        assert torch.equal(model.embed(media, rate_hz=rate_hz), whole)
+    monkeypatch.setattr(audio_model.patcher, "channel", 3)
+    with pytest.raises(UsageError, match="has 2 channels, but the model takes channel 3"):
+        model.embed(both_SC, rate_hz=rate_hz)
+
+
 def test_a_waveform_in_another_byte_order_is_the_same(audio_model: Bridle) -> None:
     wave_S = np.random.default_rng(0).uniform(-0.5, 0.5, 9000).astype(np.float32)
     model = Pretrained(audio_model)
