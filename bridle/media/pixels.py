@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-_ORIENTATION, _PHOTOMETRIC = 0x0112, 0x0106  # tags of EXIF and TIFF
+_ORIENTATION, _BITS, _PHOTOMETRIC, _PLANES, _SAMPLE_FORMAT = 274, 258, 262, 284, 339  # tags of EXIF and TIFF
 _ATTACHED_PIC = 0x400  # FFmpeg's AV_DISPOSITION_ATTACHED_PIC
 _BT601 = 5  # matrix coefficients, and ...
 _PQ, _HLG = 16, 18  # ... transfer characteristics in ITU-T H.273
@@ -30,6 +30,7 @@ _BT709_OF_BT2020 = np.array(
     [[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]], np.float32
 )
 _LONGEST_S, _FASTEST_HZ = 1e8, 1e4  # beyond these the times are damaged
+_ALIKE = 3  # levels of 256 by which profiles of sRGB differ from each other
 
 
 def picture(image: Any, rules: Mapping[str, Any] | None) -> np.ndarray:
@@ -50,8 +51,9 @@ def picture(image: Any, rules: Mapping[str, Any] | None) -> np.ndarray:
         with Image.open(image) as file:
             return picture(file, rules)
     rules = rules or {}
-    if "range" in rules and (values := deep_values(image)) is not None:
-        layer = Image.fromarray(_ranged(values, *rules["range"]))
+    known = rules.get("range") or ((0, 65535) if _in_planes(image) else None)
+    if known and (values := deep_values(image)) is not None:
+        layer = Image.fromarray(_ranged(values, *known))
     else:
         image = ImageOps.exif_transpose(image)
         if _is_deep(image):
@@ -73,15 +75,20 @@ def deep_values(image: Any) -> np.ndarray | None:
     """
     from PIL import Image, ImageOps
 
-    if _is_deep(image):
+    tags = getattr(image, "tag_v2", {})
+    signed = tags.get(_SAMPLE_FORMAT, (1,))[0] == 2
+    if _is_deep(image) or (image.mode == "L" and signed):
         values_HW = np.asarray(ImageOps.exif_transpose(image))
-        inverted = values_HW.dtype == np.uint16 and getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0  # 0 is white
+        if values_HW.dtype == np.uint8 or (values_HW.dtype == np.int32 and _BITS in tags and not signed):
+            values_HW = values_HW.view("i1" if signed else "u4")  # Pillow takes these for the opposite
+        inverted = values_HW.dtype == np.uint16 and tags.get(_PHOTOMETRIC) == 0  # 0 is white
         return 65535 - values_HW if inverted else values_HW
-    layout = re.search(r"(\w+);16", str(getattr(image, "tile", [])))  # of the file; Pillow's own has 8 bits
+    found = re.search(r"(\w+);16", str(getattr(image, "tile", [])))  # of the file; Pillow's own has 8 bits
+    layout = found[1] if found else image.mode if _in_planes(image) else None
     if layout is None:
         return None
-    if layout[1] not in {"RGB", "RGBA", "RGBX", "LA"}:
-        raise ValueError(f"16 bits a channel in {layout[1]} are not supported: convert it to RGB")
+    if layout not in {"RGB", "RGBA", "RGBX", "LA"}:
+        raise ValueError(f"16 bits a channel in {layout} are not supported: convert it to RGB")
     at = image.fp.tell()
     image.fp.seek(0)
     content = io.BytesIO(image.fp.read())
@@ -91,7 +98,14 @@ def deep_values(image: Any) -> np.ndarray | None:
     values_XC = frame.to_ndarray(format="rgba64le").reshape(-1, 4)  # alpha 65535 where there is none
     place = Image.fromarray(np.arange(len(values_XC), dtype=np.int32).reshape(frame.height, frame.width))
     place.getexif()[_ORIENTATION] = image.getexif().get(_ORIENTATION, 1)
-    return values_XC[np.asarray(ImageOps.exif_transpose(place))][..., : 4 if "A" in layout[1] else 3]
+    return values_XC[np.asarray(ImageOps.exif_transpose(place))][..., : 4 if "A" in layout else 3]
+
+
+def _in_planes(image: Any) -> bool:
+    """A TIFF of 16 bits in planes, one a colour, without compression: Pillow takes their bytes for 8 bits."""
+    tags = getattr(image, "tag_v2", {})
+    planes = tags.get(_PLANES) == 2 and max(tags.get(_BITS, (8,))) == 16
+    return planes and any(tile[0] == "raw" for tile in image.tile)
 
 
 def _is_deep(image: Any) -> bool:
@@ -112,14 +126,17 @@ def _ranged(values: np.ndarray, low: float, high: float) -> np.ndarray:
 def to_srgb(profile: bytes | None) -> tuple[str, Any] | None:
     """The mode of images that an ICC profile is for, and the transform of their colours to sRGB; None where there is
     nothing to convert: sRGB itself, or a profile that cannot be read."""
-    from PIL import ImageCms
+    from PIL import Image, ImageCms
 
     try:
         opened = ImageCms.ImageCmsProfile(io.BytesIO(profile or b""))
-        if "sRGB" in ImageCms.getProfileDescription(opened):
-            return None
         mode = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}[opened.profile.xcolor_space]
-        return mode, ImageCms.buildTransform(opened, ImageCms.createProfile("sRGB"), mode, "RGB")
+        transform: Any = ImageCms.buildTransform(opened, ImageCms.createProfile("sRGB"), mode, "RGB")
+        shades = np.array([0, 10, 30, 80, 160, 255], np.uint8)[np.indices((6, 6, 6))]
+        colours = Image.fromarray(shades.reshape(3, 6, 36).transpose(1, 2, 0).copy()).convert(mode)
+        converted: Any = ImageCms.applyTransform(colours, transform)
+        moved = np.asarray(converted, int) - np.asarray(colours.convert("RGB"))  # names lie: "sRGB" may be linear
+        return (mode, transform) if np.abs(moved).max() > _ALIKE else None
     except (OSError, KeyError, ImageCms.PyCMSError):
         return None
 
@@ -187,7 +204,12 @@ def upright(frame: Any, width: int, height: int, scaler: Any, hdr: int = 0) -> n
     image_HW3 = scaler.reformat(frame, width, height, "rgb48le" if hdr else "rgb24", **colours).to_ndarray()
     if hdr:
         image_HW3 = _sdr(image_HW3, hdr)
-    return np.ascontiguousarray(np.rot90(image_HW3, round(frame.rotation / 90)))
+    turns, matrix = round(frame.rotation / 90), frame.side_data.get("DISPLAYMATRIX")
+    if matrix is not None:
+        a, b, _, c, d, *_ = np.frombuffer(matrix, np.int32).tolist()
+        if a * d < b * c:  # mirrored: what the angle leaves out
+            image_HW3, turns = image_HW3[:, ::-1], turns + 2
+    return np.ascontiguousarray(np.rot90(image_HW3, turns))
 
 
 def hdr_of(stream: Any) -> int:

@@ -85,6 +85,7 @@ def tiff(values: np.ndarray, photometric: int, more: dict[int, tuple[str, list[i
 ADOBE_RGB = [[0.60974, 0.31111, 0.01947], [0.20528, 0.62567, 0.06087], [0.14919, 0.06322, 0.74457]], 563 / 256
 DISPLAY_P3 = [[0.51512, 0.24120, -0.00105], [0.29198, 0.69225, 0.04189], [0.15710, 0.06657, 0.78407]], 563 / 256
 _SRGB_D50 = np.array([[0.43607, 0.22249, 0.01392], [0.38515, 0.71687, 0.09708], [0.14307, 0.06061, 0.71410]])
+LINEAR = _SRGB_D50.tolist(), 1.0
 
 
 def profile(space: tuple[list[list[float]], float] | float, name: str) -> bytes:
@@ -223,12 +224,20 @@ def test_several_sets_share_the_widest_range() -> None:
 COLOURS = np.random.default_rng(0).integers(0, 4096, (5, 7, 4)).astype(np.uint16)
 
 
+def in_planes(values: np.ndarray) -> bytes:
+    """A TIFF with all of one colour before the next, as GDAL writes them."""
+    planes, size = np.moveaxis(values, -1, 0), values.nbytes // values.shape[2]
+    places = {273: ("I", [8 + size * n for n in range(len(planes))]), 279: ("I", [size] * len(planes))}
+    return tiff(planes.reshape(values.shape), 2, {284: ("H", [2]), **places})
+
+
 @pytest.mark.parametrize(
     ("content", "values"),
     [
         (png16(COLOURS[..., :3], 2), COLOURS[..., :3]),
         (tiff(COLOURS[..., :3], 2), COLOURS[..., :3]),
         (tiff(COLOURS, 2, {338: ("H", [0])}), COLOURS[..., :3]),
+        (in_planes(COLOURS[..., :3]), COLOURS[..., :3]),
         (png16(COLOURS[..., :1], 0), COLOURS[..., [0, 0, 0]]),
         (png16(np.dstack([COLOURS[..., :3], np.full((5, 7), 65535)]), 6), COLOURS[..., :3]),
         (png16(np.dstack([COLOURS[..., 0], np.full((5, 7), 65535)]), 4), COLOURS[..., [0, 0, 0]]),
@@ -237,12 +246,26 @@ COLOURS = np.random.default_rng(0).integers(0, 4096, (5, 7, 4)).astype(np.uint16
             np.full((5, 7, 3), 3276),
         ),  # a fifth, over white
     ],
-    ids=["RGB PNG", "RGB TIFF", "RGB and infrared TIFF", "grey PNG", "RGBA PNG", "LA PNG", "transparent PNG"],
+    ids=["RGB PNG", "RGB TIFF", "RGB and infrared TIFF", "planes", "grey PNG", "RGBA PNG", "LA PNG", "transparent PNG"],
 )
 def test_colour_images_of_16_bits_keep_them(content: bytes, values: np.ndarray) -> None:
     wanted = np.round(values / 4095 * 255)
     assert np.array_equal(opened(content, {"range": [0, 4095]}), wanted)
     assert media.levels(content, media.probe(content, "x")).shape == (3 if content[25:26] != b"\0" else 1, 502)
+
+
+def test_16_bits_in_planes_are_no_noise_to_models_without_a_range() -> None:
+    found = opened(in_planes(COLOURS[..., :3]), SRGB)
+    assert np.array_equal(found, np.round(COLOURS[..., :3] / 257))
+
+
+@pytest.mark.parametrize(("low", "high", "dtype"), [(-100, 100, np.int8), (0, 2**32 - 1, np.uint32)])
+def test_signs_of_tiff_are_those_that_the_file_states(low: int, high: int, dtype: type) -> None:
+    values = np.linspace(low, high, 48 * 64).round().astype(dtype).reshape(48, 64, 1)
+    content = tiff(values, 1)
+    assert measured(content)["pixel_rules"]["range"] == [low, high]
+    wanted = np.round((values.astype(float) - low) / (high - low) * 255)
+    assert np.array_equal(opened(content, {"range": [low, high]}), wanted.repeat(3, 2))
 
 
 def test_a_tiff_whose_zero_is_white_is_inverted() -> None:
@@ -288,7 +311,9 @@ def test_images_that_cannot_be_represented_are_refused_with_the_reason(content: 
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
-@pytest.mark.parametrize(("space", "name"), [(ADOBE_RGB, "Adobe RGB (1998)"), (DISPLAY_P3, "Display P3")])
+@pytest.mark.parametrize(
+    ("space", "name"), [(ADOBE_RGB, "Adobe RGB (1998)"), (DISPLAY_P3, "Display P3"), (LINEAR, "sRGB, linear")]
+)
 def test_colours_are_converted_from_the_profile_to_srgb(kind: str, space: Any, name: str) -> None:
     options = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}.get(kind, {})
     for colour in ((200, 60, 60), (40, 160, 90), (128, 128, 128), (250, 10, 240)):

@@ -209,6 +209,21 @@ def test_the_clean_aperture_is_not_cut_out() -> None:
         assert frames_THW3.shape[1:3] == (48, 64) and [number(x) for x in frames_THW3] == list(range(6))
 
 
+@pytest.mark.parametrize("matrix", [(-1, 0, 0, 1), (1, 0, 0, -1), (0, 1, 1, 0), (0, -1, -1, 0)])
+def test_mirrored_videos_are_seen_as_in_a_player(matrix: tuple[int, int, int, int], tmp_path: Path) -> None:
+    """A pixel at (x, y) is shown at (ax + cy, bx + dy)."""
+    raw = films.make(Film("mp4", "libx264", frames=6))
+    a, b, c, d = matrix
+    at = raw.index(b"tkhd") + 44
+    numbers = (a * 65536, b * 65536, 0, c * 65536, d * 65536, 0, 0, 0, 1 << 30)
+    (tmp_path / "a.mp4").write_bytes(raw[:at] + struct.pack(">9i", *numbers) + raw[at + 36 :])
+    for _, frames_THW3 in both((tmp_path / "a.mp4").read_bytes()):
+        stored_THW3 = np.swapaxes(frames_THW3, 1, 2) if b else frames_THW3
+        stored_THW3 = stored_THW3[:, :: c or d, :: a or b]
+        assert [number(x) for x in stored_THW3] == list(range(6))
+    assert np.array_equal(pixels.video(tmp_path / "a.mp4"), frames_THW3)
+
+
 def test_an_anamorphic_video_that_was_filmed_sideways_is_high() -> None:
     raw = films.make(Film("mp4", "libx264", frames=6, after=lambda raw: aspect(raw, 64, 45)))
     at = raw.index(b"tkhd") + 44
