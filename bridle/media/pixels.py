@@ -204,12 +204,19 @@ def upright(frame: Any, width: int, height: int, scaler: Any, hdr: int = 0) -> n
     image_HW3 = scaler.reformat(frame, width, height, "rgb48le" if hdr else "rgb24", **colours).to_ndarray()
     if hdr:
         image_HW3 = _sdr(image_HW3, hdr)
-    turns, matrix = round(frame.rotation / 90), frame.side_data.get("DISPLAYMATRIX")
-    if matrix is not None:
-        a, b, _, c, d, *_ = np.frombuffer(matrix, np.int32).tolist()
-        if a * d < b * c:  # mirrored: what the angle leaves out
-            image_HW3, turns = image_HW3[:, ::-1], turns + 2
+    turns = round(frame.rotation / 90)
+    if _is_mirrored(frame):  # which the angle leaves out
+        image_HW3, turns = image_HW3[:, ::-1], turns + 2
     return np.ascontiguousarray(np.rot90(image_HW3, turns))
+
+
+def _is_mirrored(frame: Any) -> bool:
+    try:
+        matrix = frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # beside it is something that PyAV has no name for, as in stereo films
+        return False
+    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist() if matrix else (1, 0, 0, 0, 1)
+    return bool(a * d < b * c)
 
 
 def hdr_of(stream: Any) -> int:
