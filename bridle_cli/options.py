@@ -78,7 +78,7 @@ def configurations(context: click.Context, parameter: click.Parameter, incomplet
 def _tasks(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
     from bridle import api
 
-    return [one["name"] for one in [{"name": "folder"}, *api.tasks()] if one["name"].startswith(incomplete)]
+    return [name for name in ("folder", *(one["name"] for one in api.tasks())) if name.startswith(incomplete)]
 
 
 def _checkpoints(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:

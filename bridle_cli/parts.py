@@ -32,7 +32,7 @@ def several(devices: int) -> bool:
     return devices > 1 or "RANK" in os.environ
 
 
-def run(console: Console, devices: int, resume: bool, work: Callable[..., dict[str, Any]]) -> None:
+def run(console: Console, devices: int, resume: bool, work: Callable[..., Any]) -> None:
     """Does the work, here or in as many processes as there are devices, and shows what came of it.
 
     Args:

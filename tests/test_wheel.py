@@ -168,7 +168,7 @@ def test_types_reach_who_imports_it(released: Released, tmp_path: Path) -> None:
     check = [sys.executable, "-m", "mypy", "--python-executable", str(released.prefix / "bin/python"), "script.py"]
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     told = subprocess.run(check, cwd=tmp_path, env=clean, capture_output=True, text=True).stdout
-    assert re.search(r'script.py:7: note: Revealed type is ".*dict\[.*str, Any\]"', told), told
+    assert re.search(r'script.py:7: note: Revealed type is ".*bridle\.api\.results\.RunResult.*"', told), told
     # It names the function or the protocol that stands for it, by what of the package it saw before.
     assert re.search(r'script.py:8: error: Argument "recipe" to .* has incompatible type "str"', told), told
     assert "Found 1 error" in told, told

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from bridle import progress
 from bridle.api.options import Init, Validate, takes
+from bridle.api.results import Difference, InitResult, Validated
 from bridle.api.session import pick_device
 from bridle.config.recipe import Recipe
 from bridle.errors import ConfigError, UsageError, nearest
@@ -18,11 +19,8 @@ if TYPE_CHECKING:
 
 
 @takes(Init)
-def init(shards: str | Path = "shards", *, chosen: Init) -> dict[str, Any]:
+def init(shards: str | Path = "shards", *, chosen: Init) -> InitResult:
     """Write a commented configuration for the sets below `shards`; see `bridle.init_config`.
-
-    Returns:
-        `{config, modality, preset, samples, steps, memory_mb, step_ms}`.
 
     Raises:
         UsageError: `out` exists.
@@ -58,12 +56,10 @@ def init(shards: str | Path = "shards", *, chosen: Init) -> dict[str, Any]:
 
 
 @takes(Validate)
-def config_validate(files: Sequence[str | Path], chosen: Validate) -> list[dict[str, Any]]:
+def config_validate(files: Sequence[str | Path], chosen: Validate) -> list[Validated]:
     """Load configurations as `pretrain` would, with shards as its `dry_run` does.
 
-    Returns:
-        `{file, preset, modality, parameters}` of each; with `shards` also `samples`, `batch_size`, `steps`,
-        `memory_mb`. What fits the shards badly is told as warnings.
+    Warns of what fits the shards badly.
 
     Raises:
         ConfigError: every mistake of every file.
@@ -82,7 +78,7 @@ def config_validate(files: Sequence[str | Path], chosen: Validate) -> list[dict[
     return found
 
 
-def _validate(file: Path, preset: str | None, sets: Sequence[str], shards: str | Path | None) -> dict[str, Any]:
+def _validate(file: Path, preset: str | None, sets: Sequence[str], shards: str | Path | None) -> Validated:
     from bridle.api.training import pretrain
 
     recipe = Recipe(preset=preset, file=file, sets=sets)
@@ -96,10 +92,16 @@ def _validate(file: Path, preset: str | None, sets: Sequence[str], shards: str |
         }
     _compare_with(recipe, shards, lambda message: progress.warn(f"{file}: {message}"))
     plan = pretrain(shards, recipe=recipe, dry_run=True)
-    kept = ("samples", "batch_size", "steps", "memory_mb")
-    parameters = sum(plan["parameters"].values())
-    about = {"file": str(file), "preset": plan["preset"], "modality": plan["modality"], "parameters": parameters}
-    return about | {name: plan[name] for name in kept}
+    return {
+        "file": str(file),
+        "preset": plan["preset"],
+        "modality": plan["modality"],
+        "parameters": sum(plan["parameters"].values()),
+        "samples": plan["samples"],
+        "batch_size": plan["batch_size"],
+        "steps": plan["steps"],
+        "memory_mb": plan["memory_mb"],
+    }
 
 
 def _parameters(config: Config) -> int:
@@ -126,15 +128,15 @@ def _compare_with(recipe: Recipe, shards: str | Path, warn: Any) -> None:
         warn(f"{now}: more than the clips have ({sizes}); a preset would take {better}")
 
 
-def config_diff(a: str | Path, b: str | Path) -> list[dict[str, Any]]:
-    """`{key, a, b}` for each key in which two configurations differ.
+def config_diff(a: str | Path, b: str | Path) -> list[Difference]:
+    """The keys in which two configurations differ.
 
     Args:
         a, b: a preset, a YAML file, a run or an export.
     """
     from bridle.config import differences
 
-    return differences(_named(a), _named(b))
+    return cast(list[Difference], differences(_named(a), _named(b)))
 
 
 def _named(name: str | Path) -> Config:

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, cast
 
 from bridle import progress
 from bridle.api.options import Shard, Verify, takes
+from bridle.api.results import ShardResult, Verified
 from bridle.errors import DataError, UsageError
 from bridle.storage import Location, locate
 
-if TYPE_CHECKING:
-    pass
-
 
 @takes(Shard)
-def shard(raw: str | Path, chosen: Shard) -> dict[str, Any]:
+def shard(raw: str | Path, chosen: Shard) -> ShardResult:
     """Turn the media below a folder into tars and a manifest; see `bridle.sharding.shard` for what is returned."""
     from bridle.schema import Modality
     from bridle.sharding import Options, Split
@@ -49,7 +47,7 @@ def shard(raw: str | Path, chosen: Shard) -> dict[str, Any]:
         group_column=group_column,
         **{name: getattr(chosen, name) for name in same},
     )
-    return run(
+    result = run(
         locate(raw),
         Modality(kind) if kind else None,
         locate(out) if out else None,
@@ -62,6 +60,7 @@ def shard(raw: str | Path, chosen: Shard) -> dict[str, Any]:
         resume=chosen.resume,
         dry_run=chosen.dry_run,
     )
+    return cast(ShardResult, result)
 
 
 def _release(task: str, raw: Location, max_missing: float) -> tuple[dict[str, tuple[str, str | list[str]]], str, bool]:
@@ -97,12 +96,12 @@ def shard_info(shards: str | Path) -> list[dict[str, Any]]:
 
 
 @takes(Verify)
-def shard_verify(shards: str | Path, chosen: Verify) -> list[dict[str, Any]]:
+def shard_verify(shards: str | Path, chosen: Verify) -> list[Verified]:
     """Compare each set at or below a folder with its manifest; see `bridle.sharding.verify`."""
     from bridle.inputs import find_all_sets
     from bridle.sharding import verify
 
-    found, wrong = [], list[str]()
+    found, wrong = list[Any](), list[str]()
     for manifest in find_all_sets(locate(shards)):
         try:
             found.append(verify(manifest, decode=chosen.decode, workers=chosen.workers or os.cpu_count() or 1))

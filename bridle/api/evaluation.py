@@ -7,11 +7,13 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from bridle import progress
+from bridle.api.models import open_model
 from bridle.api.options import Compare, Evaluate, takes
-from bridle.api.session import RUNS, open_model, pick_device
+from bridle.api.results import EvalResult, Question, TaskInfo
+from bridle.api.session import RUNS, pick_device
 from bridle.config.recipe import Recipe
 from bridle.errors import DataError, EnvironmentFault, UsageError
 from bridle.outputs import disk_errors, exists
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @takes(Evaluate)
-def evaluate(data: str | Path | None = None, *, chosen: Evaluate) -> dict[str, Any]:
+def evaluate(data: str | Path | None = None, *, chosen: Evaluate) -> EvalResult:
     """Judge a frozen encoder, its codes (`protocol="codes"`) or its codebooks (`"codebook"`), or fine-tune it
     (`"finetune"`) and judge what came out again elsewhere (`"head"`); see `bridle.evaluate.evaluate`.
 
@@ -85,11 +87,11 @@ def evaluate(data: str | Path | None = None, *, chosen: Evaluate) -> dict[str, A
     )
     result |= {"data": str(place), "labels": str(labels) if labels and labels != "folder" else None}
     _keep(model, head, out, result, kept)
-    return result
+    return cast(EvalResult, result)
 
 
 @takes(Compare)
-def compare(runs: Sequence[str | Path], chosen: Compare) -> list[dict[str, Any]]:
+def compare(runs: Sequence[str | Path], chosen: Compare) -> list[Question]:
     """The kept results of several runs, or of other folders that `evaluate(out=...)` wrote, each against the first; see
     `bridle.evaluate.compare` for what is returned.
 
@@ -99,7 +101,7 @@ def compare(runs: Sequence[str | Path], chosen: Compare) -> list[dict[str, Any]]
     """
     from bridle.evaluate import compare as run
 
-    return run([Path(one) for one in runs], protocol=chosen.protocol, task=chosen.task)
+    return cast(list[Question], run([Path(one) for one in runs], protocol=chosen.protocol, task=chosen.task))
 
 
 def _divided(recipe: Recipe) -> tuple[Recipe, list[str]]:
@@ -171,11 +173,12 @@ def _keep_classifier(model: Bridle, head: Head | None, out: Path, result: dict[s
     save_classifier(model, head, out, {"finetuned": told})
 
 
-def tasks() -> list[dict[str, Any]]:
+def tasks() -> list[TaskInfo]:
     """The published benchmarks that `evaluate` knows: what each wants, and where it is to be had."""
     from bridle.tasks import load_task, task_names
 
-    return [load_task(name).model_dump(mode="json", exclude={"reader"}) for name in task_names()]
+    known = [load_task(name).model_dump(mode="json", exclude={"reader"}) for name in task_names()]
+    return cast(list[TaskInfo], known)
 
 
 def _data_of(task: str) -> Path:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import cast
+
+from bridle.api.results import Finding
 
 
-def doctor() -> list[dict[str, Any]]:
-    """Versions, decoders (each tried in a process of its own), devices, memory, disks and limits.
-
-    Returns:
-        `{check, status, found, remedy}` for each; `status` is `ok`, `note`, `warning` or `fault`.
-    """
+def doctor() -> list[Finding]:
+    """Versions, decoders (each tried in a process of its own), devices, memory, disks and limits."""
     from bridle.doctor import examine
 
-    return examine()
+    return cast(list[Finding], examine())

@@ -1,16 +1,11 @@
-"""What every function of the interface needs: the device, the model, somewhere to report to."""
+"""What many functions of the interface need: the device, and where runs lie."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from bridle.errors import EnvironmentFault, UsageError
-from bridle.storage import Remote, locate
-
-if TYPE_CHECKING:
-    from bridle.model import Bridle
 
 RUNS = Path("runs")
 
@@ -41,17 +36,3 @@ def pick_device(name: str) -> str:
             f"{what}, and {there} CUDA devices on this machine.", "Fewer --devices, or a lower number."
         )
     return f"cuda:{number}"
-
-
-def open_model(checkpoint: str | Path | None, device: str) -> Bridle:
-    """The network of a checkpoint; `None` takes the newest run.
-
-    Raises:
-        UsageError: it is in object storage. DataError: there is no usable model.
-    """
-    from bridle.checkpoint import load_model, newest_run
-
-    if checkpoint is not None and isinstance(locate(checkpoint), Remote):
-        raise UsageError(f"{checkpoint}: a checkpoint must lie on a disk of this machine", "Copy it there first.")
-
-    return load_model(newest_run(RUNS) if checkpoint is None else Path(checkpoint), device=pick_device(device))

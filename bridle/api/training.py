@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 from bridle import progress
 from bridle.api.options import Pretrain, takes
+from bridle.api.results import RunListed, RunResult
 from bridle.api.session import RUNS, pick_device
 from bridle.config.recipe import Recipe
 from bridle.errors import ConfigError, DataError
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @takes(Pretrain)
-def pretrain(shards: str | Path = "shards", *, chosen: Pretrain) -> dict[str, Any]:
+def pretrain(shards: str | Path = "shards", *, chosen: Pretrain) -> RunResult:
     """Pretrain an encoder and its codebooks on every set below `shards`; see `bridle.train.pretrain`.
 
     Processes that `torchrun` started train together.
@@ -50,7 +51,7 @@ def pretrain(shards: str | Path = "shards", *, chosen: Pretrain) -> dict[str, An
             progress.detail(message)
         for message in notices_together(manifests, config):
             progress.warn(message)
-        return run(
+        result = run(
             config,
             manifests,
             folder,
@@ -63,6 +64,7 @@ def pretrain(shards: str | Path = "shards", *, chosen: Pretrain) -> dict[str, An
             dry_run=chosen.dry_run,
             profile=chosen.profile,
         )
+        return cast(RunResult, result)
 
 
 @progress.heard
@@ -89,7 +91,7 @@ def resume(
     dry_run: bool = False,
     profile: bool = False,
     on_event: progress.Listener | None = None,
-) -> dict[str, Any]:
+) -> RunResult:
     """Go on with an interrupted run from its last checkpoint, with its own configuration and length.
 
     Args:
@@ -105,7 +107,7 @@ def resume(
         folder = distributed.first_decides(lambda: Path(run) if run else newest_run(RUNS, unfinished=True))
         progress.report("run", path=str(folder))
         loaded, manifests, preset = distributed.together(lambda: _found(folder, shards, sets))
-        return train(
+        result = train(
             loaded,
             manifests,
             folder,
@@ -116,9 +118,10 @@ def resume(
             dry_run=dry_run,
             profile=profile,
         )
+        return cast(RunResult, result)
 
 
-def runs(root: str | Path = RUNS) -> list[dict[str, Any]]:
+def runs(root: str | Path = RUNS) -> list[RunListed]:
     """What runs there are, and how far; see `bridle.checkpoint.list_runs`.
 
     Raises:
@@ -128,7 +131,7 @@ def runs(root: str | Path = RUNS) -> list[dict[str, Any]]:
 
     if Path(root) != RUNS and not Path(root).is_dir():
         raise DataError(f"{root} is no folder.", "Name a folder of runs; without a name it is runs/.")
-    return list_runs(Path(root))
+    return cast(list[RunListed], list_runs(Path(root)))
 
 
 def prepare(shards: Location, recipe: Recipe | Config) -> tuple[Config, str, list[Manifest]]:

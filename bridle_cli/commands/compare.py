@@ -10,6 +10,7 @@ import click
 
 from bridle import api
 from bridle.api.options import Compare
+from bridle.api.results import Question
 from bridle_cli import options
 from bridle_cli.console import Console
 from bridle_cli.progress import Progress
@@ -57,7 +58,7 @@ def command(console: Console, chosen: Compare, runs: tuple[Path, ...]) -> None:
         )
 
 
-def _show(console: Console, question: dict[str, Any]) -> None:
+def _show(console: Console, question: Question) -> None:
     rows = [
         (
             row["run"],
@@ -71,7 +72,7 @@ def _show(console: Console, question: dict[str, Any]) -> None:
     ]
     its = f"its {100 * question['confidence']:.4g} % interval"
     columns = ("run", "value %", "95 % interval", "difference", its, "mark")
-    console.table(columns, rows, title=_title(question))
+    console.table(columns, rows, title=_title({**question}))
     for row in question["rows"]:
         if row["note"]:
             console.note(f"{row['run']}: {row['note']}")

@@ -113,15 +113,12 @@ def diff(console: Console, a: str, b: str) -> None:
     if console.json:
         console.record({"a": a, "b": b, "differences": rows})
     elif rows:
-        shown = [(row["key"], *(_value(row, side) for side in ("a", "b"))) for row in rows]
+        shown = [(row["key"], *(_value(row[side]) if side in row else "" for side in ("a", "b"))) for row in rows]
         console.table(("key", a, b), shown)
     else:
         console.note("no differences")
 
 
-def _value(row: dict[str, object], side: str) -> str:
-    """As in YAML; empty where the configuration has no such key."""
-    if side not in row:
-        return ""
-    value = row[side]
+def _value(value: object) -> str:
+    """As in YAML."""
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

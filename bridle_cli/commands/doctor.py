@@ -29,8 +29,8 @@ def command(console: Console) -> None:
     if console.json:
         console.record({"findings": found})
     else:
-        columns = ("status", "check", "found", "remedy")
-        console.table(columns, [[one[name] for name in columns] for one in found])
+        rows = [(one["status"], one["check"], one["found"], one["remedy"]) for one in found]
+        console.table(("status", "check", "found", "remedy"), rows)
     faults = [one["check"] for one in found if one["status"] == "fault"]
     if faults:
         raise EnvironmentFault(f"Checks failed: {', '.join(faults)}.", "See the table for fixes.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -101,7 +102,8 @@ def command(
     if console.json:
         console.record(result)
         return
-    console.result({key: result[key] for key in _SHOWN if result.get(key) not in (None, {}, [])})
+    every: dict[str, Any] = {**result}
+    console.result({key: every[key] for key in _SHOWN if every.get(key) not in (None, {}, [])})
     if result["skipped"]:
         console.note(f"files that could not be read: {len(result['skipped'])}; --verbose and --json list them")
         for one in result["skipped"]:

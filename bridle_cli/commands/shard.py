@@ -12,6 +12,7 @@ import click
 
 from bridle import api
 from bridle.api.options import Shard, Verify
+from bridle.api.results import ShardResult
 from bridle_cli import options
 from bridle_cli.console import Console
 from bridle_cli.progress import Progress
@@ -112,7 +113,7 @@ def _told_how_to_go_on(progress: Progress, console: Console) -> Iterator[None]:
         raise
 
 
-def _by_part(result: dict[str, Any]) -> dict[str, Any]:
+def _by_part(result: ShardResult) -> dict[str, Any]:
     return {part: f"{one['samples']} samples" for part, one in result.get("splits", {}).items()}
 
 

@@ -10,6 +10,7 @@ import click
 
 from bridle import api
 from bridle.api.options import WriteCodes
+from bridle.api.results import FileCodes
 from bridle.errors import UsageError
 from bridle_cli import options, parts
 from bridle_cli.console import Console
@@ -81,7 +82,7 @@ def command(
         console.table(["file", "grid", "level", "codes"], rows)
 
 
-def _rows(record: dict[str, Any]) -> list[list[Any]]:
+def _rows(record: FileCodes) -> list[list[Any]]:
     """One row a level with the first codes; the file is named once."""
     rows: list[list[Any]] = []
     for level, codes in enumerate(record["codes"], start=1):

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from bridle.api.options import Report, takes
+from bridle.api.results import ReportResult
 from bridle.api.session import pick_device
 from bridle.storage import locate
 
 
 @takes(Report)
-def report(run: str | Path, chosen: Report) -> dict[str, Any]:
+def report(run: str | Path, chosen: Report) -> ReportResult:
     """Curves, codebooks, a map of clips, clips with their codes, results and facts of a run, in one file that needs no
     network; see `bridle.report.write_report`.
-
-    Returns:
-        `{run, out, bytes, sections, clips, skipped}`.
     """
     from bridle.report import write_report
 
-    return write_report(
+    result = write_report(
         Path(run),
         data=locate(chosen.data) if chosen.data else None,
         out=Path(chosen.out) if chosen.out else None,
@@ -28,3 +26,4 @@ def report(run: str | Path, chosen: Report) -> dict[str, Any]:
         device=pick_device(chosen.device),
         overwrite=chosen.overwrite,
     )
+    return cast(ReportResult, result)

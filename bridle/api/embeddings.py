@@ -6,28 +6,25 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, cast
 
+from bridle.api.models import open_model
 from bridle.api.options import Embed, Search, takes
-from bridle.api.session import open_model, pick_device
+from bridle.api.results import Found, VectorsWritten
+from bridle.api.session import pick_device
 from bridle.errors import DataError, MediaError, UsageError
 from bridle.storage import locate
 
-if TYPE_CHECKING:
-    pass
-
 
 @takes(Embed)
-def embed(inputs: Sequence[str | Path], out: str | Path, chosen: Embed) -> dict[str, Any]:
+def embed(inputs: Sequence[str | Path], out: str | Path, chosen: Embed) -> VectorsWritten:
     """Vectors of files, folders and sets of shards in one file; its layout is in `bridle.formats.vectors`.
 
-    The work is done in parts that are kept beside `out`; processes that `torchrun` started share them.
+    The work is done in parts that are kept beside `out`; processes that `torchrun` started share them, and all but the
+    first return `{}`.
 
     Args:
         out: `.npz`, `.safetensors` or `.parquet`.
-
-    Returns:
-        `{out, files, vectors, width, bytes, skipped, seconds, failures}`; `{}` from processes but the first.
     """
     from bridle import distributed, infer
 
@@ -40,19 +37,18 @@ def embed(inputs: Sequence[str | Path], out: str | Path, chosen: Embed) -> dict[
         distributed.first_decides(lambda: infer.check_vectors_output(target, **rules))
         model, how = open_model(chosen.checkpoint, picked), infer.How(workers=chosen.workers)
         what: dict[str, Any] = {"per": chosen.per, "pool": chosen.pool, "half": chosen.half}
-        return infer.write_embeddings(model, places, target, how, **what, **rules) or {}
+        return cast(VectorsWritten, infer.write_embeddings(model, places, target, how, **what, **rules) or {})
 
 
 @takes(Search)
-def search(queries: Sequence[str | Path], index: str | Path, chosen: Search) -> list[dict[str, Any]]:
+def search(queries: Sequence[str | Path], index: str | Path, chosen: Search) -> list[Found]:
     """The files of an index (made by `embed`) that are most like each of some files.
 
     Args:
         checkpoint: the model that made the index; None: where it was then.
 
     Returns:
-        For each query `{query, hits: [{file, similarity, start_s, path}]}`, the nearest first; `path` is None for what
-        is not on this disk as a file of its own (it lies in shards, or elsewhere).
+        For each query its hits, the nearest first.
 
     Raises:
         DataError: the index is damaged or of another model, or a query cannot be read.
@@ -76,10 +72,11 @@ def search(queries: Sequence[str | Path], index: str | Path, chosen: Search) -> 
     except MediaError as error:
         hint = f"A query is {model.modality} in a file that can be decoded, such as {vectors.files[0]}."
         raise MediaError(error.message, hint) from error
-    return [
+    found = [
         {"query": str(query), "hits": [{**asdict(hit), "path": _path_of(hit.file, vectors.about)} for hit in hits]}
         for query, hits in zip(queries, ready.search(query_MD, chosen.top), strict=True)
     ]
+    return cast(list[Found], found)
 
 
 def _model_of(about: dict[str, Any], index: Path, checkpoint: str | Path | None) -> str | Path:

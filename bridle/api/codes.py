@@ -1,0 +1,80 @@
+"""Codes of many files, and the files that codes are in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from bridle import progress
+from bridle.api.models import open_model
+from bridle.api.options import Tokenize, WriteCodes, takes
+from bridle.api.results import CodesWritten, FileCodes
+from bridle.api.session import pick_device
+from bridle.errors import UsageError
+from bridle.storage import locate
+
+if TYPE_CHECKING:
+    from bridle.schema import Codes
+
+
+def tokenize(
+    inputs: Sequence[str | Path], *, on_event: progress.Listener | None = None, **options: Any
+) -> Iterator[FileCodes]:
+    """Codes of files, folders and sets of shards, one object a file.
+
+    `codes` is nested: levels, then time, rows and columns as in `grid`; `times` are the starts of the time steps in
+    seconds.
+
+    Args:
+        options: see `bridle.api.options.Tokenize`.
+    """
+    from bridle.infer import tokenize_inputs
+
+    chosen = Tokenize(**options)
+    model = open_model(chosen.checkpoint, chosen.device if chosen.engine == "local" else "cpu")
+    places = [locate(item) for item in inputs]
+    how: dict[str, Any] = {"levels": chosen.levels, "engine": chosen.engine, "device": chosen.device}
+    found = tokenize_inputs(model, places, workers=chosen.workers or 0, **how)
+    for codes in progress.each(found, on_event):
+        yield {
+            "file": codes.file,
+            "levels": codes.levels,
+            "grid": list(codes.grid),
+            "codes": codes.codes_THWQ.movedim(-1, 0).tolist(),
+            "times": codes.times_T,
+        }
+
+
+@takes(WriteCodes)
+def write_codes(inputs: Sequence[str | Path], out: str | Path, chosen: WriteCodes) -> CodesWritten:
+    """As `tokenize`, into `out`: `.codes`, `.parquet`, `.npz` or `.safetensors`, or (without an ending) a copy of the
+    shards with their codes beside the media. The forms are described in docs/codes.md, `read_codes` reads them all.
+
+    The work is done in parts that are kept beside `out`; processes that `torchrun` started share them, and all but the
+    first return `{}`.
+    """
+    from bridle import distributed
+    from bridle.infer.tokenize import How, check_output, write_tokens
+
+    places, target, local = [locate(item) for item in inputs], locate(out), chosen.engine == "local"
+    rules = {"resume": chosen.resume, "overwrite": chosen.overwrite}
+    with distributed.group(picked := pick_device(chosen.device if local else "cpu")):
+        # Before anything is loaded.
+        distributed.first_decides(lambda: check_output(target, places, **rules))
+        model = open_model(chosen.checkpoint, picked if local else "cpu")
+        how = How(workers=chosen.workers, engine=chosen.engine, device=chosen.device)
+        return cast(CodesWritten, write_tokens(model, places, target, how, levels=chosen.levels, **rules) or {})
+
+
+def read_codes(path: str | Path, *, levels: int | None = None) -> list[Codes]:
+    """The codes of every file in what `write_codes` wrote, in order.
+
+    Args:
+        levels: the first so many of each: the codes are residual, so they are a coarser tokenization of their own.
+    """
+    from bridle.formats import read_codes as read
+
+    if "://" in str(path):
+        raise UsageError(f"{path} is not on this machine", "Copy it here first.")
+    return read(Path(path), levels)
