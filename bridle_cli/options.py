@@ -14,6 +14,7 @@ from click.shell_completion import CompletionItem
 
 from bridle.api.options import MODALITIES
 from bridle.config import MOST_SEED
+from bridle.config.recipe import Recipe
 from bridle.errors import nearest
 from bridle_cli.console import Console
 
@@ -97,6 +98,8 @@ class Option(click.Option):
     def __init__(self, names: Sequence[str], heading: str = "", **settings: Any) -> None:
         super().__init__(names, **settings)
         self.heading = heading
+        if isinstance(self.type, click.IntRange | click.FloatRange):
+            self.metavar = self.metavar or "N"
 
 
 class Command(click.Command):
@@ -233,6 +236,26 @@ sets = option(
     heading="Configuration",
     help="Override one setting, e.g. optim.lr=1e-3; repeatable.",
 )
+
+
+def recipe(command: _Command) -> _Command:
+    """--modality, --preset, --config and --set; the command gets them as one `recipe`."""
+
+    @functools.wraps(command)
+    def call(
+        *arguments: Any,
+        modality: str | None,
+        preset: str | None,
+        config_file: Path | None,
+        sets: tuple[str, ...],
+        **given: Any,
+    ) -> Any:
+        return command(*arguments, recipe=Recipe(modality, preset, config_file, sets), **given)
+
+    decorated: Any = modality(preset(config_file(sets(call))))
+    return decorated  # type: ignore[no-any-return]
+
+
 devices = option(
     "--devices",
     type=click.IntRange(min=1),

@@ -23,6 +23,8 @@ _LONGEST = (
     "test_train_ranks", "test_wheel", "test_docs", "test_train", "test_export_program", "test_report", "test_ray",
     "test_export_huggingface", "test_export_onnx", "test_sharding_resume",
 )  # fmt: skip
+# A shell that starts the tests in the background has them ignore Ctrl-C, and so would every process that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 _ENDING_S = 20.0  # what ends by itself may take so long, on a busy machine
 
 

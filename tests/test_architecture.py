@@ -239,7 +239,6 @@ LONG = {
     "bridle/sharding/shard.py: _open",
     "bridle/stream/loader.py: __init__",
     "bridle/train/pretrain.py: pretrain",
-    "bridle_cli/commands/pretrain.py: command",
 }
 
 

@@ -63,21 +63,10 @@ def _list(context: click.Context, parameter: click.Parameter, value: bool) -> No
 @options.option(
     "--list", is_flag=True, expose_value=False, callback=_list, help="Print the published benchmarks and their layouts."
 )
-@options.modality
-@options.preset
-@options.config_file
-@options.sets
+@options.recipe
 @options.shared
 @click.pass_obj
-def command(
-    console: Console,
-    chosen: Evaluate,
-    data: str | Path | None,
-    modality: str | None,
-    preset: str | None,
-    config_file: Path | None,
-    sets: tuple[str, ...],
-) -> None:
+def command(console: Console, chosen: Evaluate, data: str | Path | None, recipe: api.Recipe) -> None:
     """Judge features and codes by labels, or fine-tune.
 
     Figures have a 95 % interval.
@@ -97,7 +86,6 @@ def command(
       bridle eval --data shards/digits --protocol codebook --json
     """
     with Progress(console) as progress:
-        recipe = api.Recipe(modality, preset, config_file, sets)
         result = api.evaluate(data, **vars(replace(chosen, recipe=recipe, on_event=progress)))
     if console.json:
         console.record(result)

@@ -38,8 +38,7 @@ def _as_settings(batch_size: str | None) -> tuple[str, ...]:
     default=None,
     help="A set, or a folder of sets (default: shards).",
 )
-@options.modality
-@options.preset
+@options.recipe
 @options.takes(Pretrain)
 @options.option(
     "--resume",
@@ -49,8 +48,6 @@ def _as_settings(batch_size: str | None) -> tuple[str, ...]:
     metavar="[RUN]",
     help="Continue an interrupted run; without a name: --out, or the newest.",
 )
-@options.config_file
-@options.sets
 @options.option(
     "--batch-size",
     metavar="N|auto",
@@ -74,11 +71,8 @@ def command(
     console: Console,
     chosen: Pretrain,
     shards: str | Path | None,
-    modality: str | None,
-    preset: str | None,
+    recipe: api.Recipe,
     resume: str | None,
-    config_file: Path | None,
-    sets: tuple[str, ...],
     batch_size: str | None,
     force: bool,
     seed: int | None,
@@ -106,11 +100,16 @@ def command(
     restarted = chosen.restarted or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
     first = os.environ.get("RANK", "0") == "0"
     console.quiet = console.quiet or not first
-    sets += _as_settings(batch_size)
+    sets = (*recipe.sets, *_as_settings(batch_size))
     with PretrainProgress(console) as progress:
         try:
             if resume is not None:
-                own = {"--preset": preset, "--config": config_file, "--modality": modality, "--seed": seed}
+                own = {
+                    "--preset": recipe.preset,
+                    "--config": recipe.file,
+                    "--modality": recipe.modality,
+                    "--seed": seed,
+                }
                 _refuse_with_resume({**own, **limits, "--overwrite": chosen.overwrite})
                 result = api.resume(
                     chosen.out if resume == _NEWEST else Path(resume),
@@ -123,7 +122,7 @@ def command(
                     on_event=progress,
                 )
             else:
-                recipe = api.Recipe(modality, preset, config_file, sets, seed, workers)
+                recipe = replace(recipe, sets=sets, seed=seed, workers=workers)
                 given = replace(chosen, recipe=recipe, restarted=restarted, on_event=progress)
                 result = api.pretrain(shards or Path("shards"), **vars(given))
         except KeyboardInterrupt:
