@@ -44,6 +44,7 @@ def shard(raw: str | Path, chosen: Shard) -> ShardResult:
         sound_tracks=sounds,
         split=Split(split, group_by) if split else None,
         task=chosen.task or "",
+        named=named,
         group_column=group_column,
         **{name: getattr(chosen, name) for name in same},
     )
@@ -53,7 +54,6 @@ def shard(raw: str | Path, chosen: Shard) -> ShardResult:
         locate(out) if out else None,
         name=name,
         options=options,
-        named=named,
         workers=chosen.workers,
         engine=chosen.engine,
         overwrite=chosen.overwrite,

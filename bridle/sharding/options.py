@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
 
 from bridle.sharding.labels import Labels
 from bridle.sharding.split import Split
 from bridle.sharding.tables import Columns
 
 MAX_SHARD_BYTES = 256 * 10**6
+Named = Mapping[str, tuple[str, str | list[str]]]  # path below the raw folder -> part and label
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,8 @@ class Options:
         pixel_range: values that become black and white in images with more than 8 bits a channel; None: measured.
         seed: of the order of samples in the shards.
         split: parts, each a set of its own; None: one set.
-        task: name of the benchmark whose lists say which files count, their parts and labels (see `shard`).
+        task: name of the benchmark whose lists say which files count.
+        named: part and label of each of them; each part is a set of its own.
     """
 
     labels: Labels = "folder"
@@ -47,7 +50,13 @@ class Options:
     path_column: str | None = None
     label_column: str | None = None
     group_column: str | None = None
+    named: Named | None = None
 
     @property
     def columns(self) -> Columns:
         return Columns(self.path_column, self.label_column, self.group_column)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a set that is continued must have been begun with; `task` stands for its lists."""
+        return {name: value for name, value in asdict(replace(self, named=None)).items() if name != "named"}

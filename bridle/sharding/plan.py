@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
 from pathlib import Path
 
 from bridle.archive import TarReader, describe_sample, load_index, tar_of
@@ -20,9 +19,6 @@ from bridle.storage import Location, Remote
 _SIZES = ("duration_s", "rate_hz", "frames", "height", "width")
 
 
-Named = Mapping[str, tuple[str, str | list[str]]]  # path below the raw folder -> part and label
-
-
 def list_files(
     journal: Journal,
     raw: Location,
@@ -30,12 +26,8 @@ def list_files(
     options: Options,
     part: str,
     old: Manifest | None,
-    named: Named | None = None,
 ) -> Modality:
     """Note every candidate below `raw` that belongs to this part and is not in `old`; the modality they have.
-
-    Args:
-        named: the files that count, with their part and label; None: all, by the options.
 
     Raises:
         DataError: nothing to list, several kinds of media, or a table of labels that does not fit.
@@ -44,7 +36,7 @@ def list_files(
         _note_old(journal, old, options.seed)
         modality = modality or old.modality
     found, grouped, known, left_out = Found(), 0, 0, 0
-    label_of, split = labeller(options.labels, raw), options.split
+    label_of, split, named = labeller(options.labels, raw), options.split, options.named
     table = options.labels if isinstance(options.labels, Path | Remote) else None
     for path, kind in walk(raw, found, sound_tracks=options.sound_tracks):
         if modality not in (None, kind):

@@ -13,7 +13,6 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ from bridle.sharding.journal import FILE as JOURNAL
 from bridle.sharding.journal import Journal
 from bridle.sharding.notices import notices
 from bridle.sharding.options import Options
-from bridle.sharding.plan import Named, list_files
+from bridle.sharding.plan import list_files
 from bridle.sharding.publish import building, check_no_set, check_output, files_of, indexes_of, publish
 from bridle.storage import Location, Remote
 
@@ -46,7 +45,6 @@ def shard(
     *,
     name: str | None = None,
     options: Options | None = None,
-    named: Named | None = None,
     workers: int | None = 1,
     engine: Engine = "local",
     overwrite: bool = False,
@@ -61,7 +59,6 @@ def shard(
         out: folder of the set, with a split of its parts' folders; default `shards/NAME`.
         name: begins every tar's name; default the name of `out`, else of `raw`.
         options: what decides the bytes.
-        named: with `options.task`, part and label of each file that its lists name; each part is a set of its own.
         workers: decoding processes; None: one for each core of the machine or cluster.
         engine: "local", or "ray" for processes all over a Ray cluster, whose nodes see `raw` under the same path. The
             bytes depend on neither; a run that was begun with one may be resumed with the other.
@@ -87,8 +84,8 @@ def shard(
     wanted = _clean(name or (out or raw).resolve().name)
     out = out or Path("shards") / wanted
     parts = list(options.split.shares) if options.split else [""]
-    if named is not None:
-        parts = sorted({part for part, _ in named.values()})
+    if options.named is not None:
+        parts = sorted({part for part, _ in options.named.values()})
     if parts != [""] and not dry_run:
         check_no_set(out)
     check_raw(raw)
@@ -98,7 +95,7 @@ def shard(
             called = f"{wanted}-{part}" if part else wanted
             if not name and resume and not overwrite and (out / part / MANIFEST).exists():
                 called = read_manifest(out / part).name  # of a folder that was renamed
-            build = _open(stack, raw, modality, out / part, called, options, part, overwrite, resume, dry_run, named)
+            build = _open(stack, raw, modality, out / part, called, options, part, overwrite, resume, dry_run)
             builds.append(build)
         for build in builds:
             build.others = [other.journal for other in builds if other is not build]
@@ -143,7 +140,6 @@ def _open(
     overwrite: bool,
     resume: bool,
     dry_run: bool,
-    named: Named | None,
 ) -> Build:
     """Take the output and list the files; what an interrupted run listed is not listed again."""
     check_output(out, overwrite=overwrite, resume=resume)
@@ -154,14 +150,14 @@ def _open(
         if not (overwrite or resume):
             check_output(out, overwrite=False, resume=False)  # another process may have ended just before
     journal = stack.enter_context(closing(Journal(folder / JOURNAL)))
-    identity = json.loads(json.dumps({"raw": raw.resolve(), "name": name, **asdict(options)}, default=str))
-    defaults = asdict(Options())  # what older sets do not state
+    identity = json.loads(json.dumps({"raw": raw.resolve(), "name": name, **options.identity}, default=str))
+    defaults = Options().identity  # what older sets do not state
     if (before := journal.noted("options")) is None:
         adds = resume and not overwrite and (out / MANIFEST).exists()
         old = read_manifest(out) if adds else None
         if old and old.options:
             same_settings(_kept(defaults) | old.options, _kept(identity), out)
-        journal.note("modality", list_files(journal, raw, modality, options, part, old, named))
+        journal.note("modality", list_files(journal, raw, modality, options, part, old))
         journal.note("adds", adds)
         journal.note("replaces", files_of(out, name) if old is None else indexes_of(out))
         journal.note("options", identity)
