@@ -27,7 +27,7 @@ def pick_device(name: str) -> str:
     from bridle import distributed
 
     if not isinstance(name, str) or not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
-        raise UsageError(f"device {name!r} is not known", "choose from auto, cpu, cuda and cuda:N")
+        raise UsageError(f"unknown device {name!r}", "Choose from auto, cpu, cuda and cuda:N.")
     kind, _, one = name.partition(":")
     number = int(one) if one else distributed.local_rank()
     available = torch.cuda.is_available()
@@ -38,7 +38,7 @@ def pick_device(name: str) -> str:
     if number >= (there := torch.cuda.device_count()):
         what = f"no device {name}" if one else f"{number + 1} processes"
         raise EnvironmentFault(
-            f"{what}, and {there} CUDA devices on this machine.", "Fewer --devices, or a lower number."
+            f"{what}, but {there} CUDA devices on this machine.", "Use fewer --devices, or a lower device number."
         )
     return f"cuda:{number}"
 
@@ -52,6 +52,8 @@ def open_model(checkpoint: str | Path | None, device: str) -> Bridle:
     from bridle.checkpoint import load_model, newest_run
 
     if checkpoint is not None and isinstance(locate(checkpoint), Remote):
-        raise UsageError(f"{checkpoint}: a checkpoint must lie on a disk of this machine", "Copy it there first.")
+        raise UsageError(
+            f"{checkpoint}is remote; a checkpoint must be on a local disk", "Copy it to this machine first."
+        )
 
     return load_model(newest_run(RUNS) if checkpoint is None else Path(checkpoint), device=pick_device(device))

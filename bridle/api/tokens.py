@@ -46,11 +46,11 @@ def load(
 
     dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     if not isinstance(dtype, str) or dtype not in dtypes:
-        raise UsageError(f"dtype {dtype} is not known", f"choose from {', '.join(dtypes)}")
+        raise UsageError(f"unknown dtype {dtype}", f"Choose from {', '.join(dtypes)}.")
     if not isinstance(batch_size, int) or not isinstance(workers, int) or batch_size < 1 or workers < 0:
-        raise UsageError(f"batch_size {batch_size}, workers {workers}: whole numbers from 1 and 0 are needed")
+        raise UsageError(f"batch_size {batch_size}, workers {workers}: expected integers of at least 1 and 0")
     if not isinstance(checkpoint, str | os.PathLike | None) or checkpoint == "":
-        raise UsageError(f"checkpoint {checkpoint!r} is no path", "name a run, a checkpoint or an export")
+        raise UsageError(f"checkpoint {checkpoint!r} is not a path", "Name a run, a checkpoint or an export.")
     checkpoint = None if checkpoint is None else os.fsdecode(checkpoint)
     return Pretrained(open_model(checkpoint, device), dtypes[dtype], batch_size, workers)
 

@@ -122,12 +122,12 @@ def runs(root: str | Path = RUNS) -> list[dict[str, Any]]:
     """What runs there are, and how far; see `bridle.checkpoint.list_runs`.
 
     Raises:
-        DataError: `root` is no folder. That there is no `runs` here yet is no mistake.
+        DataError: `root` is not a folder. That there is no `runs` here yet is no mistake.
     """
     from bridle.checkpoint import list_runs
 
     if Path(root) != RUNS and not Path(root).is_dir():
-        raise DataError(f"{root} is no folder.", "Name a folder of runs; without a name it is runs/.")
+        raise DataError(f"{root} is not a folder.", "Name a folder of runs (default: runs/).")
     return list_runs(Path(root))
 
 
@@ -186,7 +186,7 @@ def _found(folder: Path, shards: str | Path | None, sets: Sequence[str]) -> tupl
     )
     for place in places:
         if not place.exists():
-            raise DataError(f"The shards of {folder} are gone: {place}", "Say where they are now with --shards.")
+            raise DataError(f"The shards of {folder} are gone: {place}", "Set their new location with --shards.")
     modality = Modality(loaded.patches.modality)
     return loaded, [found for place in places for found in find_sets(place, modality)], state["preset"]
 

@@ -32,7 +32,9 @@ def embed(inputs: Sequence[str | Path], out: str | Path, chosen: Embed) -> dict[
     from bridle import distributed, infer
 
     if chosen.per != "file" and chosen.pool != "mean":
-        raise UsageError(f"--pool {chosen.pool} makes one vector a file.", f"Leave out --per {chosen.per}, or --pool.")
+        raise UsageError(
+            f"--pool {chosen.pool} makes one vector per file.", f"Leave out --per {chosen.per}, or --pool."
+        )
     places, target = [locate(item) for item in inputs], locate(out)
     rules: dict[str, Any] = {"resume": chosen.resume, "overwrite": chosen.overwrite}
     with distributed.group(picked := pick_device(chosen.device)):
@@ -52,7 +54,7 @@ def search(queries: Sequence[str | Path], index: str | Path, chosen: Search) -> 
 
     Returns:
         For each query `{query, hits: [{file, similarity, start_s, path}]}`, the nearest first; `path` is None for what
-        is not on this disk as a file of its own (it lies in shards, or elsewhere).
+        is not a separate file on this disk (it lies in shards, or elsewhere).
 
     Raises:
         DataError: the index is damaged or of another model, or a query cannot be read.
@@ -67,8 +69,8 @@ def search(queries: Sequence[str | Path], index: str | Path, chosen: Search) -> 
     model = infer.Pretrained(open_model(_model_of(vectors.about, Path(index), chosen.checkpoint), chosen.device))
     if model.model.fingerprint() != vectors.about.get("model"):
         raise DataError(
-            f"{index} holds vectors of another model than {model.model.source}",
-            f"Name the one that made it with --checkpoint (it was {vectors.about.get('checkpoint')}), or embed again.",
+            f"{index} was not made by {model.model.source}",
+            f"Use --checkpoint with the model that made it (it was {vectors.about.get('checkpoint')}), or embed again.",
         )
     how = vectors.about["pool"]
     try:
@@ -88,7 +90,9 @@ def _model_of(about: dict[str, Any], index: Path, checkpoint: str | Path | None)
         return checkpoint
     made_by = Path(about.get("folder", ""), about["checkpoint"])
     if not made_by.exists():
-        raise UsageError(f"{index} was made with {made_by}, which is not there", "Name it: --checkpoint RUN")
+        raise UsageError(
+            f"{index} was made by {made_by}, which does not exist", "Name its model with --checkpoint RUN."
+        )
     return made_by
 
 

@@ -41,7 +41,7 @@ def check_digest(path: Path, digest: str) -> None:
     DataError: the file is not what was written.
     """
     if hashed(path) != digest:
-        raise DataError(f"{path} is not what was written: its hash differs", "Use another checkpoint of the run.")
+        raise DataError(f"{path} was changed: its hash differs", "Use another checkpoint of the run.")
 
 
 def check_finite(tensors: dict[str, Tensor], path: Path) -> None:
@@ -66,7 +66,7 @@ def read_json(path: Path) -> Any:
     """
     content = json.loads(read_text(path))
     if isinstance(content, dict) and content.pop(_OWN, None) not in (None, _hash(content)):
-        raise ValueError(f"{path.name} is not what was written: its hash differs")
+        raise ValueError(f"{path.name} was changed: its hash differs")
     return content
 
 

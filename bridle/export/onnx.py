@@ -48,7 +48,7 @@ def check_extras() -> None:
 def check_opset(opset: int | None) -> None:
     """Raises UsageError for an opset that cannot be written."""
     if opset is not None and opset not in OPSETS:
-        raise UsageError(f"--opset {opset} cannot be written", f"choose one from {OPSETS[0]} to {OPSETS[-1]}")
+        raise UsageError(f"--opset {opset} is not supported", f"Use {OPSETS[0]} to {OPSETS[-1]}.")
 
 
 def write(program: Program, example: tuple[Tensor, ...], path: Path, *, opset: int | None, dtype: str) -> None:

@@ -56,10 +56,10 @@ def read_arrays(path: Path, names: Sequence[str], what: str, suffix: str = "") -
         arrays, text = (_read_npz if (suffix or path.suffix) == ".npz" else _read_safetensors)(path, names)
         header = json.loads(text)
         if not isinstance(header, dict):
-            raise ValueError("its header is no object")
+            raise ValueError("its header is not an object")
         wanted = header.pop("crc32", None)  # there is none in files of the first versions
         if names and wanted not in (None, _crc(header, arrays)):
-            raise ValueError("its checksum is another")
+            raise ValueError("its checksum differs")
         return arrays, header
     except FileNotFoundError:
         raise

@@ -63,7 +63,7 @@ class VectorsFile:
 def check_ending(out: Location) -> None:
     """Raises UsageError for a name that tells no form, EnvironmentFault where a library is missing for it."""
     if out.suffix not in SUFFIXES:
-        raise UsageError(f"{out} does not end in {', '.join(SUFFIXES)}", "Give --out a name with one of these endings.")
+        raise UsageError(f"{out} does not end in {', '.join(SUFFIXES)}", "Give --out one of these suffixes.")
     if out.suffix == ".parquet":
         require_pyarrow()
 

@@ -127,7 +127,7 @@ class Pretrained:
         if isinstance(media, str | os.PathLike):
             path = os.fsdecode(media)
             if not path or "\0" in path:
-                raise UsageError(f"{path!r} is no path: it {'holds a zero byte' if path else 'is empty'}")
+                raise UsageError(f"{path!r} is not a path: it {'holds a zero byte' if path else 'is empty'}")
             return Source(path, locate(path))
         if not isinstance(media, Clip):
             try:

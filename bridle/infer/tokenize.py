@@ -275,8 +275,8 @@ def require_codes(model: Bridle, instead: str = "") -> None:
     """Raises UsageError for a model whose codebooks were never fitted; `instead`: what else may be tried."""
     if not model.ready:
         run = run_of(str(model.source))
-        remedy = f"train on: bridle pretrain --resume {run}" if run else "train one: bridle pretrain"
-        raise UsageError(f"{model.source} has no codes: its codebooks were never fitted", instead + remedy)
+        remedy = f"Continue training: bridle pretrain --resume {run}" if run else "Train one: bridle pretrain"
+        raise UsageError(f"{model.source} has no codes: its codebooks were never trained", instead + remedy)
 
 
 def nothing_read(failures: Failures) -> NothingRead:

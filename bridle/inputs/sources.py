@@ -81,7 +81,7 @@ def check_modality(found: set[Modality], wanted: Modality, where: Location | str
         kinds = ", ".join(sorted(found))
         raise DataError(
             f"{where} holds {kinds}, but the checkpoint was trained on {wanted}",
-            f"choose a checkpoint for {kinds} with --checkpoint, or other data",
+            f"Choose a checkpoint for {kinds} with --checkpoint, or other data.",
         )
 
 

@@ -70,7 +70,7 @@ class Patcher(nn.Module, ABC):
         for number, what, axis in ((clips, "clips", 0), (crops, "crops", 2)):
             if number > 1 and axis not in self.axes:
                 raise UsageError(
-                    f"--views {clips}x{crops}: media of this kind have no {what} to choose from", "--views 1x1"
+                    f"--views {clips}x{crops}: this modality has no {what} to choose from", "Use --views 1x1."
                 )
 
     def step_of(self, clip: Clip) -> float:

@@ -50,7 +50,7 @@ class Stop:
         Interrupted: by a signal. DataError, EnvironmentFault: data failed, here or elsewhere.
         """
         if self.failed:
-            raise self.failure or EnvironmentFault("another process of the run could not go on; it says why")
+            raise self.failure or EnvironmentFault("another rank failed; see its error")
         if self.agreed:
             raise Interrupted(self.agreed)
 

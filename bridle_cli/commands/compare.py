@@ -33,7 +33,7 @@ def command(console: Console, chosen: Compare, runs: tuple[Path, ...]) -> None:
 
     \b
     The difference is over the clips that both were tested on, with an interval from resampling them. Mark:
-    + better, - worse, = not to be told apart.
+    + better, - worse, = no significant difference.
 
     \b
     Examples:
@@ -51,9 +51,9 @@ def command(console: Console, chosen: Compare, runs: tuple[Path, ...]) -> None:
             _show(console, question)
     if not console.json and any(row["mark"] for question in found for row in question["rows"]):
         console.note(
-            f"mark: + better than {runs[0]}, - worse, = not to be told apart (the interval of the difference holds 0). "
-            "The intervals speak of other clips, not of other training seeds. With more runs those of the differences "
-            "are wider, so that the marks of a table hold together."
+            f"mark: + better than {runs[0]}, - worse, = no significant difference (its interval contains 0). Intervals "
+            "are over clips, not training seeds. With more runs those of the differences are wider, to correct for "
+            "multiple comparisons."
         )
 
 

@@ -47,7 +47,7 @@ def _list(context: click.Context, parameter: click.Parameter, value: bool) -> No
         console.table(columns, rows)
         for one in found:
             console.text(f"\n{one['name']}: {one['get']}\n{one['layout']}\n")
-        console.note("bridle eval --task NAME without data says which files are wanted, and where they are to be had.")
+        console.note("bridle eval --task NAME without data lists the files it expects and where to get them.")
     context.exit()
 
 

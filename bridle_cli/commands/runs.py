@@ -36,7 +36,7 @@ def command(console: Console, root: Path) -> None:
             console.record(one)
         return
     if not found:
-        console.note(f"no runs below {root}; train one: bridle pretrain --shards shards/")
+        console.note(f"no runs below {root}; Train one: bridle pretrain --shards shards/")
         return
     rows = []
     for one in found:

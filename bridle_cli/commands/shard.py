@@ -71,7 +71,7 @@ def command(console: Console, chosen: Shard, raw: str | Path) -> None:
     if len(rejects) > shown:
         console.warn(f"... and {len(rejects) - shown} more; all are listed in {result['out']}/manifest.json")
     if result["unmatched"]:
-        console.warn(f"{result['unmatched']} rows of {chosen.labels} label no file that was found")
+        console.warn(f"{result['unmatched']} rows of {chosen.labels} match no file")
     for note in result["notes"]:
         console.warn(note)
     if result["absent"] and result["absent"] + result["added"] == result["samples"]:
@@ -85,7 +85,7 @@ def command(console: Console, chosen: Shard, raw: str | Path) -> None:
             if chosen.group_column or (chosen.group_by or "").startswith("column:")
             else "do not match --group-by"
         )
-        console.warn(f"{result['ungrouped']} files {by}: each of them is a group of its own")
+        console.warn(f"{result['ungrouped']} files {by}: each of them is its own group")
     if result["duplicates"] > result["dropped"]:
         files = "1 file has" if result["duplicates"] == 1 else f"{result['duplicates']} files have"
         console.warn(f"{files} the same bytes as another; --dedup leaves them out")
@@ -108,7 +108,7 @@ def _told_how_to_go_on(progress: Progress, console: Console) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         if progress.done:
-            console.warn("the same command with --resume goes on from the tars that are complete, if there are any")
+            console.warn("the same command with --resume continues after the complete tars")
         raise
 
 

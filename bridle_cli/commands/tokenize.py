@@ -24,8 +24,8 @@ _SHOWN_CODES = 16
     "--out",
     type=options.LOCATION,
     default=None,
-    help="Write the codes instead of printing them: NAME.codes, .parquet, .npz or .safetensors. A name without a "
-    "suffix is a folder: the shards again, with the codes beside their media.",
+    help="Write the codes instead of printing them: NAME.codes, .parquet, .npz or .safetensors. Without a "
+    "suffix: a folder with a copy of the shards and the codes beside their media.",
 )
 @options.takes(WriteCodes)
 @options.devices
@@ -63,7 +63,7 @@ def command(
         what = "--resume" if chosen.resume else "--overwrite" if chosen.overwrite else "--devices"
         raise UsageError(f"{what} is for codes that are written, not printed.", "Name a file with --out.")
     if chosen.engine == "ray" and parts.several(devices):
-        raise UsageError("--engine ray shares the work itself.", "Leave out --devices or torchrun.")
+        raise UsageError("--engine ray distributes the work itself.", "Leave out --devices or torchrun.")
     if out is not None:
         work = partial(api.write_codes, inputs, out, **vars(chosen))
         parts.run(console, devices, chosen.resume or restarted, work)

@@ -48,7 +48,9 @@ class Finetune(Section):
     @model_validator(mode="after")
     def _one_mix(self) -> Finetune:
         if self.mixup + self.cutmix > 1:
-            raise ValueError(f"mixup {self.mixup} and cutmix {self.cutmix} are shares of the clips: more than all")
+            raise ValueError(
+                f"mixup {self.mixup} and cutmix {self.cutmix} are fractions of the clips and add up to more than 1"
+            )
         return self
 
 
@@ -74,7 +76,7 @@ def load_recipe(name: str | None, task: str, modality: str, sets: Sequence[str] 
     file = Path(chosen)
     if not file.is_file():
         raise UsageError(
-            f"There is no recipe and no file '{chosen}'; {nearest(chosen, known)}", f"Recipes: {', '.join(known)}"
+            f"There is no recipe or file '{chosen}'; {nearest(chosen, known)}", f"Recipes: {', '.join(known)}."
         )
     try:
         text = file.read_text("utf-8")
