@@ -69,7 +69,7 @@ class _Commands(options.Group):
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, "--version", prog_name="bridle")
 def commands() -> None:
-    """Raw audio, images or video in; a pretrained encoder and discrete tokens out.
+    """Pretrain encoders and discrete tokenizers on raw audio, images or video.
 
     \b
     Examples:

@@ -144,7 +144,8 @@ def _option(one: dataclasses.Field[Any]) -> Callable[[_Command], _Command]:
     elif place := about.get("place"):
         settings = {"type": LOCATION if place == "location" else PATH}
     elif "int" in str(one.type) and not about["parse"]:
-        settings = {"type": click.IntRange(about.get("low"), about.get("high"))}
+        bounded = "low" in about or "high" in about
+        settings = {"type": click.IntRange(about.get("low"), about.get("high")) if bounded else click.INT}
     elif "float" in str(one.type) and not about["parse"]:
         bounds = about.get("low", about.get("above")), about.get("high", about.get("below"))
         settings = {"type": Between(*bounds, min_open="above" in about, max_open="below" in about)}

@@ -230,7 +230,7 @@ class Shard(Heard):
         parse=lambda typed: None if typed == "none" else typed,
     )
     split: Mapping[str, float] | None = option(
-        None, "Split into separate sets, e.g. train=0.9,val=0.1.", metavar="NAME=SHARE,...", parse=_shares
+        None, "Split into separate sets, e.g. train=0.9,val=0.1.", metavar="NAME=FRACTION,...", parse=_shares
     )
     resume: bool = _resume("Continue after an interruption, or add new files.")
     overwrite: bool = _overwrite()

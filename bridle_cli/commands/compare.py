@@ -25,15 +25,11 @@ _MORE = ("labels", "test_share", "split_file", "views")  # what else tells quest
 def command(console: Console, chosen: Compare, runs: tuple[Path, ...]) -> None:
     """Compare the results of several runs.
 
-    Puts what bridle eval found side by side, each run against the first.
+    Compares each RUN with the first: runs, or folders written by bridle eval --out. Prints one table for each
+    evaluation (task, data, protocol, pooling, folds) that they share, with the newest result of each.
 
-    RUN is a run, or any other folder with a results.json, such as bridle eval --out DIR writes. There is a table for
-    each question (task, data, protocol, pooling, folds) that the first RUN and another answer; the newest result of
-    each counts.
-
-    \b
-    The difference is over the clips that both were tested on, with an interval from resampling them. Mark:
-    + better, - worse, = no significant difference.
+    Differences are over the clips that both were tested on, with a bootstrap interval. Marks: + better, - worse,
+    = no significant difference.
 
     \b
     Examples:

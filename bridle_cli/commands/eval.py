@@ -77,12 +77,10 @@ def command(
     config_file: Path | None,
     sets: tuple[str, ...],
 ) -> None:
-    """Judge features and codes by labels, or fine-tune.
+    """Evaluate features and codes with labels, or fine-tune.
 
-    Figures have a 95 % interval.
-
-    Folders or sets called train and test (or val) are used as such; else the files are divided into folds, unless
-    an option says how to split.
+    Prints results with 95 % intervals. Folders or sets named train and test (or val) are used as the splits. Otherwise
+    the default is cross-validation.
 
     \b
     Examples:

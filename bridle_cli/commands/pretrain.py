@@ -87,7 +87,7 @@ def command(
 ) -> None:
     """Pretrain an encoder and its codebooks on shards.
 
-    The configuration is the preset, then --config, then --set, then the options here; `bridle config show` prints it.
+    The preset is overridden by --config, then --set, then the other options; `bridle config show` prints the result.
 
     \b
     Examples:

@@ -25,12 +25,12 @@ _FAILS_WITHIN_S = 2.0  # an opener that still runs then has found a program
 @options.shared
 @click.pass_obj
 def command(console: Console, chosen: Search, queries: tuple[Path, ...], index: Path, shown: int) -> None:
-    """Find the files that are most like a given one.
+    """Find the files most similar to a given one.
 
-    Ranks the files of an index by the cosine of their vectors to that of each FILE.
+    Ranks the files of an index by cosine similarity to each FILE, with the model that made the index.
 
-    Needs the model that made the index. Of an index with --per step or patch the best place in each file is given in
-    seconds; a FILE stands for its mean.
+    For an index made with --per step or patch, shows the best position in each file in seconds; each FILE is
+    represented by its mean.
 
     \b
     Examples:

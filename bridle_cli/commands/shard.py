@@ -44,9 +44,8 @@ class _Shard(options.Command):
 def command(console: Console, chosen: Shard, raw: str | Path) -> None:
     """Turn a folder of media into tar shards.
 
-    Takes all audio, image or video files below RAW and writes WebDataset tars and a manifest.
-
-    Files that cannot be decoded are listed and skipped.
+    Reads all audio, image or video files below RAW and writes WebDataset tars and a manifest. Files that cannot be
+    decoded are skipped and listed.
 
     \b
     Examples:
@@ -121,7 +120,7 @@ def _by_part(result: dict[str, Any]) -> dict[str, Any]:
 @options.shared
 @click.pass_obj
 def info(console: Console, shards: str | Path) -> None:
-    """Show what the sets of shards at or below SHARDS hold.
+    """Show the contents of the sets of shards at or below SHARDS.
 
     \b
     Examples:
@@ -147,9 +146,9 @@ def info(console: Console, shards: str | Path) -> None:
 @options.shared
 @click.pass_obj
 def verify(console: Console, chosen: Verify, shards: str | Path) -> None:
-    """Read every byte of the sets at or below SHARDS: hashes, counts, index, and a sample of decodes.
+    """Verify sets of shards: hashes, counts, index, and a sample of decodes.
 
-    Exit code 4 and the name of what was altered, if anything was.
+    Ends with exit code 4 and the name of the first file that was changed.
 
     \b
     Examples:

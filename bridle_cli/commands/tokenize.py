@@ -42,11 +42,10 @@ def command(
 ) -> None:
     """Turn media into discrete codes.
 
-    Files, folders or shards of any length become codes: levels x grid (time, rows, columns).
+    Codes have the shape levels x grid (time, rows, columns). Long audio and video are processed in windows.
 
-    Prints a table, or with --json one object a file and line; long audio and video go through in windows. Into a file
-    it works in parts: interrupted, it goes on with --resume and ends with the same bytes. The forms of --out and how to
-    read them: docs/codes.md.
+    Prints a table, or with --json one object per file and line. With --out an interrupted command continues with
+    --resume and writes the same bytes. Formats: docs/codes.md.
 
     \b
     Examples:
