@@ -1,4 +1,4 @@
-"""Configurations: begin one for given shards, check some, compare two."""
+"""Create, check and compare configurations."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @takes(Init)
 def init(shards: str | Path = "shards", *, chosen: Init) -> dict[str, Any]:
-    """Write a commented configuration for the sets below `shards`; see `bridle.init_config`.
+    """Write a commented configuration for the sets of shards at or below `shards`.
 
     Returns:
         `{config, modality, preset, samples, steps, memory_mb, step_ms}`.
@@ -59,11 +59,11 @@ def init(shards: str | Path = "shards", *, chosen: Init) -> dict[str, Any]:
 
 @takes(Validate)
 def config_validate(files: Sequence[str | Path], chosen: Validate) -> list[dict[str, Any]]:
-    """Load configurations as `pretrain` would, with shards as its `dry_run` does.
+    """Load and check configurations as `pretrain` does, with `shards` also against the data.
 
     Returns:
         `{file, preset, modality, parameters}` of each; with `shards` also `samples`, `batch_size`, `steps`,
-        `memory_mb`. What fits the shards badly is told as warnings.
+        `memory_mb`. Settings that fit the shards badly give warnings.
 
     Raises:
         ConfigError: every mistake of every file.
@@ -127,7 +127,7 @@ def _compare_with(recipe: Recipe, shards: str | Path, warn: Any) -> None:
 
 
 def config_diff(a: str | Path, b: str | Path) -> list[dict[str, Any]]:
-    """`{key, a, b}` for each key in which two configurations differ.
+    """List the keys in which two configurations differ, as `{key, a, b}`.
 
     Args:
         a, b: a preset, a YAML file, a run or an export.

@@ -1,4 +1,4 @@
-"""Raw media -> shards, and what shards hold."""
+"""Create, describe and verify shards."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 
 @takes(Shard)
 def shard(raw: str | Path, chosen: Shard) -> dict[str, Any]:
-    """Turn the media below a folder into tars and a manifest; see `bridle.sharding.shard` for what is returned."""
+    """Turn the media below a folder into tars and a manifest.
+
+    Returns:
+        The result of `bridle.sharding.shard`.
+    """
     from bridle.schema import Modality
     from bridle.sharding import Options, Split
     from bridle.sharding import shard as run
@@ -89,7 +93,7 @@ def _release(task: str, raw: Location, max_missing: float) -> tuple[dict[str, tu
 
 
 def shard_info(shards: str | Path) -> list[dict[str, Any]]:
-    """What each set at or below a folder holds; see `bridle.sharding.describe`."""
+    """Describe each set of shards at or below a folder; see `bridle.sharding.describe`."""
     from bridle.inputs import find_all_sets
     from bridle.sharding import describe
 
@@ -98,7 +102,7 @@ def shard_info(shards: str | Path) -> list[dict[str, Any]]:
 
 @takes(Verify)
 def shard_verify(shards: str | Path, chosen: Verify) -> list[dict[str, Any]]:
-    """Compare each set at or below a folder with its manifest; see `bridle.sharding.verify`."""
+    """Verify each set of shards at or below a folder; see `bridle.sharding.verify`."""
     from bridle.inputs import find_all_sets
     from bridle.sharding import verify
 

@@ -1,4 +1,4 @@
-"""A checkpoint and labelled data -> how much its features and codes are worth."""
+"""Evaluate checkpoints on labelled data, and compare results."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 @takes(Evaluate)
 def evaluate(data: str | Path | None = None, *, chosen: Evaluate) -> dict[str, Any]:
-    """Judge a frozen encoder, its codes (`protocol="codes"`) or its codebooks (`"codebook"`), or fine-tune it
-    (`"finetune"`) and judge what came out again elsewhere (`"head"`); see `bridle.evaluate.evaluate`.
+    """Evaluate an encoder, its codes (`protocol="codes"`) or codebooks (`"codebook"`), fine-tune it (`"finetune"`), or
+    test a fine-tuned classifier (`"head"`); see `bridle.evaluate.evaluate`.
 
     Args:
-        data: media in class folders, or shards; of a published task its release, by default what lies in
-            `$BRIDLE_DATA/TASK` or `data/TASK`.
+        data: media in class folders, or shards; for a published task its release (default: `$BRIDLE_DATA/TASK` or
+            `data/TASK`).
     """
     from bridle.evaluate import OWN_DATA, Division, Protocol, load_recipe
     from bridle.evaluate import evaluate as run
@@ -90,12 +90,14 @@ def evaluate(data: str | Path | None = None, *, chosen: Evaluate) -> dict[str, A
 
 @takes(Compare)
 def compare(runs: Sequence[str | Path], chosen: Compare) -> list[dict[str, Any]]:
-    """The kept results of several runs, or of other folders that `evaluate(out=...)` wrote, each against the first; see
-    `bridle.evaluate.compare` for what is returned.
+    """Compare the results of runs, or of folders written by `evaluate(out=...)`, with those of the first.
+
+    Returns:
+        The result of `bridle.evaluate.compare`.
 
     Raises:
-        UsageError: fewer than two runs, or one twice.
-        DataError: a folder without results, no question in common, or a clip with other labels in another folder.
+        UsageError: fewer than two runs, or duplicates.
+        DataError: a folder without results, no evaluation in common, or different labels of a clip.
     """
     from bridle.evaluate import compare as run
 
@@ -172,7 +174,7 @@ def _keep_classifier(model: Bridle, head: Head | None, out: Path, result: dict[s
 
 
 def tasks() -> list[dict[str, Any]]:
-    """The published benchmarks that `evaluate` knows: what each wants, and where it is to be had."""
+    """List the published benchmarks of `evaluate`, with their expected files and sources."""
     from bridle.tasks import load_task, task_names
 
     return [load_task(name).model_dump(mode="json", exclude={"reader"}) for name in task_names()]

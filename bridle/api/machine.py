@@ -1,4 +1,4 @@
-"""What of this machine would stand in the way."""
+"""Check this machine."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def doctor() -> list[dict[str, Any]]:
-    """Versions, decoders (each tried in a process of its own), devices, memory, disks and limits.
+    """Check versions, decoders (each in a separate process), devices, memory, disks and limits.
 
     Returns:
         `{check, status, found, remedy}` for each; `status` is `ok`, `note`, `warning` or `fault`.

@@ -1,4 +1,4 @@
-"""The options of each command, once: the keywords of a function of the interface, and the options on the command line.
+"""The options of each command: keywords of the function in the interface, and options on the command line.
 
 A field has its name, its type, its default and its help; `bridle_cli.options.takes` makes an option of it and `takes`
 below a keyword. Cheap to import.
@@ -212,7 +212,7 @@ def _trained() -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Heard:
-    """`on_event(kind, **fields)` is told what is done meanwhile, see `bridle.progress`."""
+    """`on_event(kind, **fields)` receives progress events, see `bridle.progress`."""
 
     on_event: progress.Listener | None = None
 

@@ -1,4 +1,4 @@
-"""A run -> one HTML file about it."""
+"""Write the HTML report on a run."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from bridle.storage import locate
 
 @takes(Report)
 def report(run: str | Path, chosen: Report) -> dict[str, Any]:
-    """Curves, codebooks, a map of clips, clips with their codes, results and facts of a run, in one file that needs no
-    network; see `bridle.report.write_report`.
+    """Write a self-contained HTML report on a run: curves, codebooks, a map of clips, codes, results and system facts.
 
     Returns:
         `{run, out, bytes, sections, clips, skipped}`.

@@ -1,4 +1,4 @@
-"""What every function of the interface needs: the device, the model, somewhere to report to."""
+"""The device and the model for the functions of the interface."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ RUNS = Path("runs")
 
 
 def pick_device(name: str) -> str:
-    """`auto` -> `cuda` if there is one, else `cpu`.
+    """Resolve a device name: `auto` is `cuda` if available, else `cpu`.
 
     Raises:
-        UsageError: none of auto, cpu, cuda and cuda:N.
-        EnvironmentFault: `cuda` was asked for and there is none.
+        UsageError: an unknown name.
+        EnvironmentFault: no such CUDA device.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""A checkpoint at work on files: codes, vectors, an export."""
+"""Tokenize files with a checkpoint, load one, and export one."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ def load(
     batch_size: int = 32,
     workers: int = 0,
 ) -> Pretrained:
-    """A model that takes paths, arrays and lists of them: `load("runs/voices").embed("clip.wav")`.
+    """Load a trained model for use on paths and arrays: `load("runs/voices").embed("clip.wav")`.
 
     Args:
         checkpoint: a run, checkpoint or export; `None`: the newest run below `runs/`.
-        device: "auto", "cpu", "cuda" or one of several, as "cuda:1".
-        dtype: what features are computed in; they are float32 when they come out, and codes always are computed in it.
-        batch_size: windows that the model sees at once.
-        workers: threads that decode ahead.
+        device: "auto", "cpu", "cuda" or, for example, "cuda:1".
+        dtype: in which features are computed; they are returned as float32. Codes are always computed in float32.
+        batch_size: windows per forward pass.
+        workers: decoding threads.
 
     Raises:
-        UsageError: an unknown dtype, or a batch of nothing.
-        DataError: no run, or none that can be read.
+        UsageError: an unknown dtype or invalid batch size.
+        DataError: the checkpoint is missing or damaged.
         EnvironmentFault: no such device.
     """
     import torch
@@ -58,9 +58,9 @@ def load(
 def tokenize(
     inputs: Sequence[str | Path], *, on_event: progress.Listener | None = None, **options: Any
 ) -> Iterator[dict[str, Any]]:
-    """Codes of files, folders and sets of shards, one object a file: `{file, levels, grid, codes, times}`.
+    """Iterate over the codes of files, folders and sets of shards: one `{file, levels, grid, codes, times}` per file.
 
-    `codes` is nested: levels, then time, rows and columns as in `grid`; `times` are the starts of the time steps in
+    `codes` are nested lists by level, time, row and column (see `grid`); `times` are the starts of the time steps in
     seconds.
 
     Args:
@@ -85,10 +85,11 @@ def tokenize(
 
 @takes(WriteCodes)
 def write_codes(inputs: Sequence[str | Path], out: str | Path, chosen: WriteCodes) -> dict[str, Any]:
-    """As `tokenize`, into `out`: `.codes`, `.parquet`, `.npz` or `.safetensors`, or (without an ending) a copy of the
-    shards with their codes beside the media. The forms are described in docs/codes.md, `read_codes` reads them all.
+    """Write the codes of files, folders and sets of shards to `out`.
 
-    The work is done in parts that are kept beside `out`; processes that `torchrun` started share them.
+    The suffix sets the format: `.codes`, `.parquet`, `.npz` or `.safetensors`; without one, a copy of the shards with
+    the codes beside the media (docs/codes.md). `read_codes` reads all formats. The work is done in chunks that are kept
+    beside `out`; processes started by `torchrun` share them.
 
     Returns:
         `{out, files, levels, patches, bytes, skipped, seconds, failures}`; `{}` from processes but the first.
@@ -107,10 +108,10 @@ def write_codes(inputs: Sequence[str | Path], out: str | Path, chosen: WriteCode
 
 
 def read_codes(path: str | Path, *, levels: int | None = None) -> list[Codes]:
-    """The codes of every file in what `write_codes` wrote, in order.
+    """Read the codes of every file from the output of `write_codes`, in order.
 
     Args:
-        levels: the first so many of each: the codes are residual, so they are a coarser tokenization of their own.
+        levels: read only the first N levels, a valid, coarser tokenization.
     """
     from bridle.formats import read_codes as read
 
@@ -121,7 +122,7 @@ def read_codes(path: str | Path, *, levels: int | None = None) -> list[Codes]:
 
 @takes(Export)
 def export(run: str | Path, chosen: Export) -> dict[str, Any]:
-    """Write a run for others to load, and check that what was written computes the same.
+    """Export a model, and check that the export gives the same results.
 
     Returns:
         `{format, out, files, parity}`; see `bridle.export`.

@@ -1,4 +1,4 @@
-"""Embeddings of many files, and what is like what."""
+"""Embed files and search embeddings."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 @takes(Embed)
 def embed(inputs: Sequence[str | Path], out: str | Path, chosen: Embed) -> dict[str, Any]:
-    """Vectors of files, folders and sets of shards in one file; its layout is in `bridle.formats.vectors`.
+    """Write the embeddings of files, folders and sets of shards to one file; layout: `bridle.formats.vectors`.
 
-    The work is done in parts that are kept beside `out`; processes that `torchrun` started share them.
+    The work is done in chunks that are kept beside `out`; processes started by `torchrun` share them.
 
     Args:
         out: `.npz`, `.safetensors` or `.parquet`.
@@ -47,18 +47,18 @@ def embed(inputs: Sequence[str | Path], out: str | Path, chosen: Embed) -> dict[
 
 @takes(Search)
 def search(queries: Sequence[str | Path], index: str | Path, chosen: Search) -> list[dict[str, Any]]:
-    """The files of an index (made by `embed`) that are most like each of some files.
+    """Find the files of an index (made by `embed`) that are most similar to each query.
 
     Args:
-        checkpoint: the model that made the index; None: where it was then.
+        checkpoint: the model that made the index; None: the path stored in the index.
 
     Returns:
-        For each query `{query, hits: [{file, similarity, start_s, path}]}`, the nearest first; `path` is None for what
-        is not a separate file on this disk (it lies in shards, or elsewhere).
+        For each query `{query, hits: [{file, similarity, start_s, path}]}`, the nearest first; `path` is None if it
+        is not a separate file on this disk (for example in shards).
 
     Raises:
         DataError: the index is damaged or of another model, or a query cannot be read.
-        UsageError: the index's model is not where it was.
+        UsageError: the index's model was moved or removed.
         EnvironmentFault: faiss is not installed.
     """
     from bridle import infer

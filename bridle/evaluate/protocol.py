@@ -43,7 +43,7 @@ class Protocol:
     recipe: Finetune | None = None
 
     def check_division(self, division: Division) -> None:
-        """Raises UsageError for a way to divide where nothing is divided."""
+        """Check that split options have an effect; raises UsageError."""
         said: dict[str, object] = {
             "--folds": division.folds,
             "--test-share": division.test_share,

@@ -46,7 +46,7 @@ def new_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
 
 
 def check_output(out: Path, *, overwrite: bool) -> None:
-    """Raises UsageError where there is something already that may not be replaced, or is no export."""
+    """Check that an export may be written here; raises UsageError if something else is there."""
     if not os.path.lexists(out):
         return
     if not overwrite:

@@ -70,7 +70,7 @@ _CHILD = Path(__file__).with_name("huggingface_child.py")
 
 
 def check_extras() -> None:
-    """Raises EnvironmentFault where the package is missing."""
+    """Check that the package is installed; raises EnvironmentFault."""
     if find_spec("transformers") is None:
         raise EnvironmentFault(
             "--format huggingface needs a library that is not installed: transformers",

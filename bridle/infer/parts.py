@@ -133,7 +133,7 @@ class _Work:
         return sum(len(self.span(int(path.name))) for path in finished(self.folder))
 
     def check_shared(self) -> None:
-        """Raises EnvironmentFault where the folder that the first process has made is not seen."""
+        """Check that this rank sees the folder made by rank 0; raises EnvironmentFault."""
         if not (self.folder / IDENTITY).exists():
             raise EnvironmentFault(
                 f"{self.folder}, made by rank 0, does not exist on {socket.gethostname()}",

@@ -54,7 +54,7 @@ def pool(
 
 
 def check_pool(how: str) -> None:
-    """Raises UsageError for one that is not known."""
+    """Check the name; raises UsageError."""
     if how not in get_args(Pool):
         raise UsageError(f"--pool: unknown value '{how}'; {nearest(str(how), get_args(Pool))}")
 

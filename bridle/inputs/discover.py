@@ -65,7 +65,7 @@ class Found:
 
 
 def refuse_archives(place: Location) -> None:
-    """Raises DataError if archives of another program lie at or below a place where shards are expected."""
+    """Refuse archives of other programs where shards are expected; raises DataError."""
     found = Found()
     if place.is_file():
         found.other(place.name)
@@ -107,7 +107,7 @@ def _is_ours(tar: Location) -> bool:
 
 
 def check_raw(raw: Location) -> None:
-    """Raises DataError if there is no such folder."""
+    """Check that the folder exists; raises DataError."""
     try:
         exists, folder = raw.exists(), raw.is_dir()
     except OSError as error:

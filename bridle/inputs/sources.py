@@ -76,7 +76,7 @@ class View:
 
 
 def check_modality(found: set[Modality], wanted: Modality, where: Location | str) -> None:
-    """Raises DataError naming both when data are not what the checkpoint was trained on."""
+    """Check that data have the checkpoint's modality; raises DataError naming both."""
     if wanted not in found:
         kinds = ", ".join(sorted(found))
         raise DataError(

@@ -168,7 +168,7 @@ def _open(raw: bytes) -> Image.Image | None:
 
 
 def _refuse_tiff(raw: bytes) -> None:
-    """Raises MediaError for a TIFF, with the layout that Pillow does not know."""
+    """Refuse a TIFF that Pillow cannot read, naming its layout; raises MediaError."""
     if not raw.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):  # the last two with offsets of 64 bits
         return
     tags, file = TiffImagePlugin.ImageFileDirectory_v2(raw[: 16 if b"+" in raw[:4] else 8]), io.BytesIO(raw)

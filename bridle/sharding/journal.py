@@ -189,7 +189,7 @@ class Journal:
         return Matched(lines, named, ambiguous, tuple(os.fsdecode(path) for path in example or () if path is not None))
 
     def _refuse_contradictions(self, table: Location) -> None:
-        """Raises DataError where the lines disagree with each other, or with the samples of an earlier run."""
+        """Refuse lines that contradict each other or the samples of an earlier run; raises DataError."""
         found = self._db.execute(
             "SELECT file FROM line WHERE files = 1 GROUP BY file HAVING min(label) != max(label)"
             " OR min(coalesce(name, '')) != max(coalesce(name, '')) LIMIT 1"

@@ -187,9 +187,7 @@ def _identity(config: Config, stream: ClipStream, limits: dict[str, Any]) -> dic
 
 
 def _same_everywhere(identities: Sequence[dict[str, Any]]) -> None:
-    """Raises:
-    ConfigError: names the first key that is not.
-    """
+    """Check that all ranks have the same settings; raises ConfigError naming the first key that differs."""
     for rank, identity in enumerate(identities):
         for key in identity:
             if identity[key] != identities[0][key]:

@@ -46,8 +46,11 @@ class Stop:
             self.agreed = FAILED if told >= FAILED else self.told or signal.SIGTERM
 
     def raise_agreed(self) -> None:
-        """Raises:
-        Interrupted: by a signal. DataError, EnvironmentFault: data failed, here or elsewhere.
+        """Stop if the ranks agreed to.
+
+        Raises:
+            Interrupted: by a signal.
+            DataError, EnvironmentFault: data failed, on this rank or another.
         """
         if self.failed:
             raise self.failure or EnvironmentFault("another rank failed; see its error")

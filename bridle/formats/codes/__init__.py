@@ -22,7 +22,7 @@ SUFFIXES = (".codes", ".parquet", ".npz", ".safetensors")
 
 
 def check_ending(out: Location) -> None:
-    """Raises UsageError for a name that tells no form, EnvironmentFault where a library is missing for it."""
+    """Check the suffix; raises UsageError if it is unknown, EnvironmentFault if its library is missing."""
     if out.name in SUFFIXES:
         raise UsageError(f"{out} is a suffix without a name", f"Give --out a name: NAME{out.name}")
     if out.suffix and out.suffix not in SUFFIXES:

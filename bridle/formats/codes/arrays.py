@@ -103,7 +103,7 @@ def as_codes(
 
 
 def check_codes(header: Any, path: Path) -> None:
-    """Raises DataError for what is no description of codes, or one of a later version."""
+    """Check that a header describes codes of a known version; raises DataError."""
     check_version(header, path, FORMAT, VERSION, "Write one: bridle tokenize FILES --out codes.npz")
 
 

@@ -685,7 +685,7 @@ def test_results_that_are_damaged_are_put_aside(tmp_path: Path) -> None:
     [
         ("name,part\na,train\n", "has the columns 'name,part'"),
         ("path,part\na.png\n", "line 2"),
-        ("path,part\na.png,train\na.png,test\n", "line 3: a.png is in train already"),
+        ("path,part\na.png,train\na.png,test\n", "line 3: a.png is already in train"),
         ("path,part\na.png,train,7\n", "line 2: expected 2 values"),
         ("path,part\nbright/photo0_0.png,fold1\n", "fold1 alone: at least two"),
         ("path,part\na.png,train\n", "matches none of the 20 files"),

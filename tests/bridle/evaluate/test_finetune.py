@@ -570,7 +570,7 @@ def test_a_multi_label_head_scores_each_class_by_itself(tmp_path: Path) -> None:
         (["--protocol", "codes", "--views", "1x3"], "--views with --protocol codes"),
         (["--protocol", "linear", "--pool", "segments", "--views", "1x3"], "--views with --protocol linear"),
         (["--protocol", "knn", "--views", "3"], "expected CLIPSxCROPS"),
-        (["--protocol", "knn", "--views", "5x1"], "have no clips to choose from"),
+        (["--protocol", "knn", "--views", "5x1"], "has no clips to choose from"),
         (["--protocol", "knn", "--finetune", "audio"], "is not fine-tuning"),
         (["--protocol", "linear", "--set", "finetune.lr=1"], "is not fine-tuning"),
         (["--protocol", "finetune", "--finetune", "nothing"], "no recipe or file 'nothing'"),

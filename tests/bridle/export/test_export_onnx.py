@@ -200,8 +200,8 @@ def test_files_say_nothing_of_the_machine(exported: Callable[[str], Exported]) -
     ("options", "said"),
     [
         ({"format": "onxx"}, "did you mean 'onnx'"),
-        ({"opset": 17}, "from 18 to 22"),
-        ({"opset": 23}, "from 18 to 22"),
+        ({"opset": 17}, "18 to 22"),
+        ({"opset": 23}, "18 to 22"),
         ({"dtype": "fp8"}, "Choose from fp32, fp16, bf16, int8"),
         ({"format": "torch-export", "dtype": "int8"}, "Choose from fp32, fp16, bf16"),
         ({"format": "safetensors", "dtype": "int8"}, "Choose from fp32, fp16, bf16"),

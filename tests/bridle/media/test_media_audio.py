@@ -430,7 +430,7 @@ def test_channels_that_cancel_are_told_and_one_can_be_taken(tmp_path: Path) -> N
 
     with pytest.raises(UsageError, match="channel 2, not None"):
         api.shard(raw, out=tmp_path / "second", resume=True, workers=1)
-    with pytest.raises(UsageError, match="channel None, now it is 2"):
+    with pytest.raises(UsageError, match="channel None, not 2"):
         api.shard(raw, out=tmp_path / "mean", resume=True, channel=2, workers=1)
     (reject,) = api.shard(raw, out=tmp_path / "third", channel=3, workers=1)["rejects"]
     assert reject == {"file": "anti.wav", "reason": "has 2 channels, not the requested channel 3"}

@@ -184,7 +184,7 @@ def test_memory_that_is_full_names_what_would_fit(
         return real(self, *arguments)
 
     monkeypatch.setattr(Stepper, "_loss", loss)
-    with pytest.raises(EnvironmentFault, match="full with 8 clips") as caught:
+    with pytest.raises(EnvironmentFault, match="8 clips at once do not fit") as caught:
         api.pretrain(shards, recipe=recipe(), out=tmp_path / "run", steps=8)
     assert "train.part=4" in caught.value.hint
     said: list[str] = []
