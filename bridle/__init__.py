@@ -1,4 +1,4 @@
-"""BRIDLE: raw audio, images or video in; a pretrained encoder and discrete tokens out (arXiv 2502.02118).
+"""BRIDLE: pretrained encoders and discrete tokens of raw audio, images or video (arXiv 2502.02118).
 
 model = bridle.load("runs/voices")
 vector_D = model.embed("clip.wav")

@@ -128,7 +128,7 @@ class _Actor:
 
     def __init__(self, version: str, kind: Callable[..., Any], *arguments: Any) -> None:
         if version != __version__:
-            raise EnvironmentFault(f"{node()} has bridle {__version__}, and bridle {version} sends it work")
+            raise EnvironmentFault(f"{node()} has bridle {__version__}, but this machine has bridle {version}")
         self._worker = kind(*arguments)
 
     def begin(self) -> None:
@@ -249,7 +249,7 @@ def node() -> str:
 def unseen(path: Path, where: str) -> EnvironmentFault:
     """The error for a file that is here and not on a node: to reject it would make a set that depends on the nodes."""
     return EnvironmentFault(
-        f"{where}, a node of the cluster, does not see {path}, which is there on this machine",
+        f"{where}, a node of the cluster, does not see {path}, which exists on this machine",
         "All nodes need the files under the same path (a shared file system); then start again (shard: with --resume).",
     )
 
@@ -258,5 +258,5 @@ def _lost(what: str, error: Exception) -> EnvironmentFault:
     last = str(error).strip().splitlines() or [type(error).__name__]
     return EnvironmentFault(
         f"the Ray cluster lost {what} {_TRIES} times, the last time with: {last[0]}",
-        "Look at the nodes (ray status): memory that runs out is the usual cause; fewer --workers need less.",
+        "Check the nodes (ray status). The usual cause is memory: use fewer --workers.",
     )

@@ -74,7 +74,7 @@ def group(device: str) -> Iterator[None]:
             raise
         raise EnvironmentFault(
             f"rank {os.environ['RANK']} lost contact with the other ranks: {first_line(error)}",
-            "What ended them is said above, if they could; --resume goes on.",
+            "See their errors above; continue with --resume.",
         ) from error
     finally:
         if dist.is_initialized():

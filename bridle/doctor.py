@@ -108,7 +108,7 @@ def _packages() -> Iterator[Finding]:
     try:
         yield Finding("bridle", "ok", importlib.metadata.version("bridle"))
     except importlib.metadata.PackageNotFoundError:
-        yield Finding("bridle", "fault", "is not installed, only found", "in its folder: pip install -e .")
+        yield Finding("bridle", "fault", "is found, but not installed", "in its folder: pip install -e .")
         return
     packages = _asked_for("")
     broken = _broken(packages)
@@ -122,7 +122,7 @@ def _packages() -> Iterator[Finding]:
         elif version:
             yield Finding(name, "warning", f"{version}, tried with {bounds}", install)
         elif name == "decord":
-            yield Finding(name, "note", "is not there: PyAV decodes video")
+            yield Finding(name, "note", "is missing: PyAV decodes video")
         else:
             yield Finding(name, "fault", "is missing", install)
 
@@ -138,7 +138,7 @@ def _extras() -> Iterator[Finding]:
         for name, bounds in packages.items():
             version = _version(name)
             if version is None:
-                status, found = max(status, "note", key=_STATUSES.index), f"{name} is not there"
+                status, found = max(status, "note", key=_STATUSES.index), f"{name} is missing"
             elif name in broken:
                 status, found = "fault", f"{name} {version} cannot be imported: {broken[name]}"
             elif not bounds.contains(version, prereleases=True):
@@ -192,7 +192,7 @@ def _broken(names: Iterable[str]) -> dict[str, str]:
             ran = subprocess.run(command, capture_output=True, text=True, timeout=_IMPORTING_S, check=False)
             lines, died = ran.stdout.splitlines(), _how_it_died(ran.returncode)
         except subprocess.TimeoutExpired as late:
-            lines, died = bytes(late.stdout or b"").decode().splitlines(), f"hangs for {_IMPORTING_S} s"
+            lines, died = bytes(late.stdout or b"").decode().splitlines(), f"hung for {_IMPORTING_S} s"
         told = dict(zip(lines[::2], [*lines[1::2], died]))
         broken |= {modules[top]: why for top, why in told.items() if why}
         waiting = waiting[len(told) :] if told else []
@@ -210,11 +210,11 @@ def _decoders() -> Iterator[Finding]:
             ran = subprocess.run(command, capture_output=True, text=True, timeout=_DECODING_S, check=False)
         except subprocess.TimeoutExpired:
             yield Finding(
-                f"decodes {modality}", "fault", f"hangs for {_DECODING_S} s", _reinstall(*_DECODED_BY[modality])
+                f"decodes {modality}", "fault", f"hung for {_DECODING_S} s", _reinstall(*_DECODED_BY[modality])
             )
             continue
         if ran.returncode == 0:
-            yield Finding(f"decodes {modality}", "ok", f"{ran.stdout.strip()} of a clip made here")
+            yield Finding(f"decodes {modality}", "ok", f"{ran.stdout.strip()} from a generated clip")
             continue
         last = (ran.stderr.strip().splitlines() or ["?"])[-1]
         why = _how_it_died(ran.returncode) if ran.returncode < 0 else last
@@ -232,7 +232,7 @@ def _devices() -> Iterator[Finding]:
     yield Finding("CPU", "ok", f"{cores()} cores for this process, {torch.get_num_threads()} threads, {computes}")
     if not torch.cuda.is_available():
         built = torch.version.cuda is not None
-        remedy = "A GPU is there? Its driver must fit PyTorch's CUDA: nvidia-smi" if built else ""
+        remedy = "If there is a GPU, its driver must match PyTorch's CUDA: see nvidia-smi." if built else ""
         yield Finding(
             "GPU", "note", f"none{f' (PyTorch is built for CUDA {torch.version.cuda})' if built else ''}", remedy
         )
@@ -243,7 +243,7 @@ def _devices() -> Iterator[Finding]:
             f"GPU {number}",
             "warning" if busy else "ok",
             f"{torch.cuda.get_device_name(number)}, {free / _GIGABYTE:.1f} of {total / _GIGABYTE:.1f} GB free",
-            "Others compute on it: nvidia-smi says who." if busy else "",
+            "Other processes use it: see nvidia-smi." if busy else "",
         )
 
 
@@ -257,11 +257,11 @@ def _memory() -> Iterator[Finding]:
     except ImportError:
         return
     if free == float("inf"):
-        yield Finding("memory", "note", "nobody says how much is free")
+        yield Finding("memory", "note", "free memory is unknown")
     else:
         low = free < 2
         yield Finding(
-            "memory", "warning" if low else "ok", f"{free:.1f} GB free", "Close what else runs." if low else ""
+            "memory", "warning" if low else "ok", f"{free:.1f} GB free", "Close other programs." if low else ""
         )
 
 
@@ -269,7 +269,7 @@ def _disks() -> Iterator[Finding]:
     try:
         places = {"disk here": Path.cwd(), "disk of the cache": cache_folder()}
     except (OSError, BridleError) as error:
-        yield Finding("disk of the cache", "fault", str(error), "Name a folder: BRIDLE_CACHE=...")
+        yield Finding("disk of the cache", "fault", str(error), "Set a folder: BRIDLE_CACHE=...")
         return
     for check, folder in places.items():
         there = next(one for one in (folder, *folder.parents) if one.exists())
@@ -279,7 +279,10 @@ def _disks() -> Iterator[Finding]:
                 pass
         except OSError as error:
             yield Finding(
-                check, "fault", f"{folder} cannot be written: {error.strerror}", "Work elsewhere, or BRIDLE_CACHE=..."
+                check,
+                "fault",
+                f"{folder} cannot be written: {error.strerror}",
+                "Use another folder, or set BRIDLE_CACHE=...",
             )
             continue
         low = free < _LEAST_DISK_GB

@@ -1,6 +1,6 @@
-"""Every error a user can meet: one message, one remedy, one exit code.
+"""User-facing errors: a message, a hint and an exit code.
 
-Raise these for anything a user can cause or mend; `assert` is for our own invariants.
+Raise these for anything a user can cause or fix; `assert` is for our own invariants.
 The command line prints `message` and `hint` and leaves with `exit_code`; the library raises.
 """
 
@@ -20,10 +20,10 @@ class BridleError(Exception):
 
     Args:
         message: names the file, option or line, and says why.
-        hint: the next thing to try, as a sentence or a command line.
+        hint: the next step, as a sentence or a command line.
 
     Attributes:
-        result: what `--json` prints all the same; None: nothing.
+        result: still printed by `--json`; None: nothing.
     """
 
     exit_code = 1
@@ -56,7 +56,7 @@ class DataError(BridleError):
 
 
 class MediaError(DataError):
-    """One file cannot be decoded; sharding and streaming catch it, count it and go on."""
+    """One file cannot be decoded; sharding and streaming catch it, count it and continue."""
 
 
 class EnvironmentFault(BridleError):
@@ -66,13 +66,13 @@ class EnvironmentFault(BridleError):
 
 
 class NumericalError(BridleError):
-    """Training produced values that are not finite too often to go on."""
+    """Training produced values that are not finite too often to continue."""
 
     exit_code = 6
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal ended the work: what is finished is kept, what is half-done is not.
+    """A signal ended the work; finished work is kept.
 
     Args:
         signal_number: 2 (SIGINT) leaves with 130, 15 (SIGTERM) with 143, as a shell reports them.

@@ -69,5 +69,5 @@ def launch(command: Sequence[str], devices: int, restarts: int) -> int:
             code = 128 - killed[0] if killed else (telling or codes)[0]
         if not killed or not restarts:
             return code
-        progress.warn("a process was killed: all start again, from what was kept")
+        progress.warn("a process was killed; all restart from the last checkpoint")
         restarts, extra = restarts - 1, ["--restarted"]

@@ -1,4 +1,4 @@
-"""What the library reports while it works: to whoever listens, else to the log.
+"""Progress events of the library, sent to a listener or to the log.
 
     with progress.listening(callback):   # callback(kind, **fields)
         pretrain(...)

@@ -1,4 +1,4 @@
-"""The nouns that flow through BRIDLE, from bytes to codes.
+"""Data types, from bytes to codes.
 
     raw media --media--> Clip --patches--> PatchBatch --model--> features, Embedded, Codes
 
@@ -20,7 +20,7 @@ AUDIO_HZ = 16000  # default sampling rate, and the one that shards are measured 
 
 
 class Modality(StrEnum):
-    """What kind of media a corpus holds."""
+    """Media type of a corpus."""
 
     AUDIO = "audio"
     IMAGE = "image"
@@ -29,7 +29,7 @@ class Modality(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class MediaInfo:
-    """What a probe learned about one file without keeping its samples.
+    """Properties of one media file, without its samples.
 
     Audio fills `duration_s`, `rate_hz` (samples a second) and `channels`; images `height` and `width`, and `frames`
     where a check found several pages or frames, of which the first is used;
@@ -69,7 +69,7 @@ class Clip:
 
 @dataclass(slots=True)
 class PatchBatch:
-    """A batch of clips cut into patches: all the model ever sees, whatever the modality.
+    """A batch of clips cut into patches: the input of the model, for every modality.
 
     Attributes:
         x_BNP: float32 patch values, normalised; padding is zero.

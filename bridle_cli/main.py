@@ -69,7 +69,7 @@ class _Commands(options.Group):
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, "--version", prog_name="bridle")
 def commands() -> None:
-    """Raw audio, images or video in; a pretrained encoder and discrete tokens out.
+    """Pretrain encoders and discrete tokenizers on raw audio, images or video.
 
     \b
     Examples:
@@ -199,16 +199,16 @@ def _report(error: BaseException, console: Console) -> int:
 def _machine(error: BaseException) -> tuple[str, str]:
     """Message and hint for what the machine refused."""
     if isinstance(error, ImportError):
-        return f"A library is missing or broken: {error}", "bridle doctor says which, and what to type."
+        return f"A library is missing or broken: {error}", "Run bridle doctor for the fix."
     if not isinstance(error, OSError):
         return (
             f"Out of memory: {error}",
-            "Compute less at once: --batch-size auto, a smaller --set optim.batch_size=32 or a smaller preset.",
+            "Use less memory: --batch-size auto, a smaller --set optim.batch_size=32 or a smaller preset.",
         )
     name = f"{error.filename}: " if error.filename else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return (
             f"{name}the disk is full.",
-            "Nothing half-written was kept. Free some space and run the command again, with --resume if it has that.",
+            "Partial output was removed. Free some space and run the command again, with --resume if it has that.",
         )
     return f"{name}{error.strerror or error}", ""

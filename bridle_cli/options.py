@@ -147,7 +147,8 @@ def _option(one: dataclasses.Field[Any]) -> Callable[[_Command], _Command]:
     elif place := about.get("place"):
         settings = {"type": LOCATION if place == "location" else PATH}
     elif "int" in str(one.type) and not about["parse"]:
-        settings = {"type": click.IntRange(about.get("low"), about.get("high"))}
+        bounded = "low" in about or "high" in about
+        settings = {"type": click.IntRange(about.get("low"), about.get("high")) if bounded else click.INT}
     elif "float" in str(one.type) and not about["parse"]:
         bounds = about.get("low", about.get("above")), about.get("high", about.get("below"))
         settings = {"type": Between(*bounds, min_open="above" in about, max_open="below" in about)}
@@ -201,8 +202,8 @@ def shared(command: _Command) -> _Command:
     """`--json`, `--quiet`, `--verbose` and `--debug`: every command has them."""
     for switch in (
         _switch("debug", "Show the traceback of a failure."),
-        _switch("verbose", "Every step and skipped file, where settings come from, how long what took, versions."),
-        _switch("quiet", "No progress and notes; warnings and errors stay."),
+        _switch("verbose", "Show each step and skipped file, sources of settings, timings and versions."),
+        _switch("quiet", "Show only warnings and errors."),
         _switch("json", "Print the result as JSON."),
     ):
         command = switch(command)
@@ -262,7 +263,7 @@ devices = option(
     default=1,
     show_default=True,
     heading="Execution",
-    help="Number of GPUs of this machine to use (without any: of processes). Several machines: torchrun.",
+    help="Number of GPUs (without a GPU: CPU processes). For several machines use torchrun.",
 )
 restarted = option("--restarted", is_flag=True, hidden=True)  # said by whoever started the processes, to the next ones
 _COMPLETE = {"presets": _presets, "tasks": _tasks, "checkpoints": _checkpoints, "folders": _folders}

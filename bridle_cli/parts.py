@@ -15,7 +15,7 @@ from bridle_cli.console import Console
 from bridle_cli.progress import Progress
 
 _INTERRUPTED = 130, 143
-_GO_ON = "what is done is kept; go on with the same command and --resume"
+_GO_ON = "finished work is kept; continue with the same command and --resume"
 
 
 class _Progress(Progress):

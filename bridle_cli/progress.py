@@ -135,12 +135,12 @@ class PretrainProgress(Progress):
     def _probe(self, step: int, clips: int, knn: float, mutual_information: list[float], **_: Any) -> None:
         bits = " ".join(f"{value:.2f}" for value in mutual_information)
         self._console.note(
-            f"step {step}: kNN on {clips} labelled clips {100 * knn:.0f} %, codes tell {bits} bits of the label"
+            f"step {step}: kNN on {clips} labelled clips {100 * knn:.0f} %, codes hold {bits} bits about the label"
         )
 
     def _profile(self, phase: str, step_ms: float, ms: dict[str, float], trace: str, **_: Any) -> None:
         parts = ", ".join(f"{part} {taken:.1f} ({taken / step_ms:.0%})" for part, taken in ms.items())
-        self._console.note(f"phase {phase}: {step_ms:.1f} ms a step, of it {parts}; {trace}")
+        self._console.note(f"phase {phase}: {step_ms:.1f} ms per step: {parts}; {trace}")
 
     def _step(self, phase: str, phase_index: int, step: int, done: float, **fields: Any) -> None:
         name = f"{phase_index + 1}/{self._phases} {phase}"
@@ -165,7 +165,7 @@ def _details(fields: dict[str, Any]) -> str:
     if fields.get("usage"):
         parts.append(f"codes in use {' '.join(f'{100 * share:.0f}' for share in fields['usage'])} %")
     if fields.get("data_wait", 0.0) >= _NOTABLE_WAIT:
-        parts.append(f"waits for data {fields['data_wait']:.0%}")
+        parts.append(f"data wait {fields['data_wait']:.0%}")
     if fields.get("memory_mb"):
         parts.append(f"{fields['memory_mb'] / 1e3:.1f} GB")
     if fields.get("mfu"):

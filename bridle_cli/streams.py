@@ -111,7 +111,7 @@ class _Results(_Stream):
         if isinstance(error, BrokenPipeError):
             raise ReaderGone from None
         raise EnvironmentFault(
-            f"The result cannot be written to stdout: {error.strerror or error}.", "Send it somewhere else."
+            f"The result cannot be written to stdout: {error.strerror or error}.", "Redirect it elsewhere."
         ) from error
 
 

@@ -50,7 +50,7 @@ import sys
 class Blocker:
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in {blocked!r}:
-            raise ImportError(name + " is not to be had here")
+            raise ImportError(name + " is not available here")
 sys.meta_path.insert(0, Blocker())
 """
 

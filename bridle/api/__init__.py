@@ -1,10 +1,10 @@
-"""BRIDLE from Python: one function a command, each the same as the command of its name.
+"""Python interface: one function per command, with the same results.
 
     api.shard("recordings", modality="audio")
     run = api.pretrain("shards/recordings", recipe=api.Recipe(preset="audio-tiny"))
     codes = list(api.tokenize(["clip.wav"], checkpoint=run["run"]))
 
-What they return is typed in `bridle.api.results`. Raw media and shards may lie in object storage: `s3://bucket/folder`,
+What they return is typed in `bridle.api.results`. Raw media and shards may be in object storage: `s3://bucket/folder`,
 as text. Importing this package is cheap; each function imports what it needs.
 """
 

@@ -1,4 +1,4 @@
-"""Codes of many files, and the files that codes are in."""
+"""Tokenize files, write and read codes."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 def tokenize(
     inputs: Sequence[str | Path], *, on_event: progress.Listener | None = None, **options: Any
 ) -> Iterator[FileCodes]:
-    """Codes of files, folders and sets of shards, one object a file.
+    """Iterate over the codes of files, folders and sets of shards.
 
-    `codes` is nested: levels, then time, rows and columns as in `grid`; `times` are the starts of the time steps in
+    `codes` are nested lists by level, time, row and column (see `grid`); `times` are the starts of the time steps in
     seconds.
 
     Args:
@@ -48,11 +48,12 @@ def tokenize(
 
 @takes(WriteCodes)
 def write_codes(inputs: Sequence[str | Path], out: str | Path, chosen: WriteCodes) -> CodesWritten:
-    """As `tokenize`, into `out`: `.codes`, `.parquet`, `.npz` or `.safetensors`, or (without an ending) a copy of the
-    shards with their codes beside the media. The forms are described in docs/codes.md, `read_codes` reads them all.
+    """Write the codes of files, folders and sets of shards to `out`.
 
-    The work is done in parts that are kept beside `out`; processes that `torchrun` started share them, and all but the
-    first return `{}`.
+    The suffix sets the format: `.codes`, `.parquet`, `.npz` or `.safetensors`; without one, a copy of the shards with
+    the codes beside the media (docs/codes.md). `read_codes` reads all formats. The work is done in chunks that are kept
+    beside `out`; processes started by `torchrun` share them, and all but
+    the first return `{}`.
     """
     from bridle import distributed
     from bridle.infer.tokenize import How, check_output, write_tokens
@@ -68,10 +69,10 @@ def write_codes(inputs: Sequence[str | Path], out: str | Path, chosen: WriteCode
 
 
 def read_codes(path: str | Path, *, levels: int | None = None) -> list[Codes]:
-    """The codes of every file in what `write_codes` wrote, in order.
+    """Read the codes of every file from the output of `write_codes`, in order.
 
     Args:
-        levels: the first so many of each: the codes are residual, so they are a coarser tokenization of their own.
+        levels: read only the first N levels, a valid, coarser tokenization.
     """
     from bridle.formats import read_codes as read
 

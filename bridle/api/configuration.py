@@ -1,4 +1,4 @@
-"""Configurations: begin one for given shards, check some, compare two."""
+"""Create, check and compare configurations."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @takes(Init)
 def init(shards: str | Path = "shards", *, chosen: Init) -> InitResult:
-    """Write a commented configuration for the sets below `shards`; see `bridle.init_config`.
+    """Write a commented configuration for the sets of shards at or below `shards`.
 
     Raises:
         UsageError: `out` exists.
@@ -57,9 +57,8 @@ def init(shards: str | Path = "shards", *, chosen: Init) -> InitResult:
 
 @takes(Validate)
 def config_validate(files: Sequence[str | Path], chosen: Validate) -> list[Validated]:
-    """Load configurations as `pretrain` would, with shards as its `dry_run` does.
+    """Load and check configurations as `pretrain` does, with `shards` also against the data.
 
-    Warns of what fits the shards badly.
 
     Raises:
         ConfigError: every mistake of every file.
@@ -129,7 +128,7 @@ def _compare_with(recipe: Recipe, shards: str | Path, warn: Any) -> None:
 
 
 def config_diff(a: str | Path, b: str | Path) -> list[Difference]:
-    """The keys in which two configurations differ.
+    """List the keys in which two configurations differ, as `{key, a, b}`.
 
     Args:
         a, b: a preset, a YAML file, a run or an export.

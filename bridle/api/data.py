@@ -1,4 +1,4 @@
-"""Raw media -> shards, and what shards hold."""
+"""Create, describe and verify shards."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bridle.storage import Location, locate
 
 @takes(Shard)
 def shard(raw: str | Path, chosen: Shard) -> ShardResult:
-    """Turn the media below a folder into tars and a manifest; see `bridle.sharding.shard` for what is returned."""
+    """Turn the media below a folder into tars and a manifest."""
     from bridle.schema import Modality
     from bridle.sharding import Options, Split
     from bridle.sharding import shard as run
@@ -29,13 +29,13 @@ def shard(raw: str | Path, chosen: Shard) -> ShardResult:
                 f"--{option}-column {column!r} is a column of a table", "Name the table: --labels TABLE.csv"
             )
     if group_by and group_column:
-        raise UsageError("--group-by and --group-column both say what belongs together", "Use only one of them.")
+        raise UsageError("--group-by and --group-column both define the groups", "Use only one of them.")
     if group_by and not split:
-        raise UsageError("--group-by says what a --split keeps together; there is no --split.")
+        raise UsageError("--group-by has no effect without --split.")
     named, kind, sounds, name, out = None, chosen.modality, chosen.sound_tracks, chosen.name, chosen.out
     if chosen.task:
         if split or labels != "folder":
-            raise UsageError("--task brings labels and parts along", "Leave out --labels, --split and --group-by.")
+            raise UsageError("--task sets labels and splits itself", "Leave out --labels, --split and --group-by.")
         named, kind, sounds = _release(chosen.task, locate(raw), chosen.max_missing)
         name, out = name or chosen.task, out or Path("shards") / chosen.task
     same = "max_size_bytes transcode check dedup channel pixel_range path_column label_column seed".split()
@@ -69,18 +69,18 @@ def _release(task: str, raw: Location, max_missing: float) -> tuple[dict[str, tu
 
     wanted = load_task(task)
     if not isinstance(raw, Path):
-        raise DataError(f"{raw} is in remote storage, where releases are not read", "Copy it here.")
+        raise DataError(f"{raw} is in remote storage; releases are read from a local disk only", "Copy it here.")
     listing = read_task(wanted, raw, max_missing=max_missing)
     for item in listing.items:
         if item.span_s or item.path.startswith("../"):
             raise DataError(
-                f"{task}: {item.path} is a piece of a file, or lies beside {raw}: shards hold whole files below it",
-                f"bridle eval --task {task} --data {raw} reads the release as it lies.",
+                f"{task}: {item.path} is a segment of a file, or outside of {raw}: shards hold whole files below it",
+                f"bridle eval --task {task} --data {raw} reads the release as it was published.",
             )
     for note in listing.notes:
         progress.note(note)
     for part, gone in listing.missing.items():
-        progress.warn(f"{part}: {len(gone)} clips are listed and not there, such as {gone[0]}")
+        progress.warn(f"{part}: {len(gone)} listed clips are missing, such as {gone[0]}")
     labelled = {
         item.path: (item.part, list(item.labels) if wanted.multi_label else item.labels[0]) for item in listing.items
     }
@@ -88,7 +88,7 @@ def _release(task: str, raw: Location, max_missing: float) -> tuple[dict[str, tu
 
 
 def shard_info(shards: str | Path) -> list[dict[str, Any]]:
-    """What each set at or below a folder holds; see `bridle.sharding.describe`."""
+    """Describe each set of shards at or below a folder; see `bridle.sharding.describe`."""
     from bridle.inputs import find_all_sets
     from bridle.sharding import describe
 
@@ -97,7 +97,7 @@ def shard_info(shards: str | Path) -> list[dict[str, Any]]:
 
 @takes(Verify)
 def shard_verify(shards: str | Path, chosen: Verify) -> list[Verified]:
-    """Compare each set at or below a folder with its manifest; see `bridle.sharding.verify`."""
+    """Verify each set of shards at or below a folder; see `bridle.sharding.verify`."""
     from bridle.inputs import find_all_sets
     from bridle.sharding import verify
 

@@ -1,4 +1,4 @@
-"""Embeddings of many files, and what is like what."""
+"""Embed files and search embeddings."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from bridle.storage import locate
 
 @takes(Embed)
 def embed(inputs: Sequence[str | Path], out: str | Path, chosen: Embed) -> VectorsWritten:
-    """Vectors of files, folders and sets of shards in one file; its layout is in `bridle.formats.vectors`.
+    """Write the embeddings of files, folders and sets of shards to one file; layout: `bridle.formats.vectors`.
 
-    The work is done in parts that are kept beside `out`; processes that `torchrun` started share them, and all but the
-    first return `{}`.
+    The work is done in chunks that are kept beside `out`; processes started by `torchrun` share them, and all but
+    the first return `{}`.
 
     Args:
         out: `.npz`, `.safetensors` or `.parquet`.
@@ -29,7 +29,9 @@ def embed(inputs: Sequence[str | Path], out: str | Path, chosen: Embed) -> Vecto
     from bridle import distributed, infer
 
     if chosen.per != "file" and chosen.pool != "mean":
-        raise UsageError(f"--pool {chosen.pool} makes one vector a file.", f"Leave out --per {chosen.per}, or --pool.")
+        raise UsageError(
+            f"--pool {chosen.pool} makes one vector per file.", f"Leave out --per {chosen.per}, or --pool."
+        )
     places, target = [locate(item) for item in inputs], locate(out)
     rules: dict[str, Any] = {"resume": chosen.resume, "overwrite": chosen.overwrite}
     with distributed.group(picked := pick_device(chosen.device)):
@@ -42,17 +44,17 @@ def embed(inputs: Sequence[str | Path], out: str | Path, chosen: Embed) -> Vecto
 
 @takes(Search)
 def search(queries: Sequence[str | Path], index: str | Path, chosen: Search) -> list[Found]:
-    """The files of an index (made by `embed`) that are most like each of some files.
+    """Find the files of an index (made by `embed`) that are most similar to each query.
 
     Args:
-        checkpoint: the model that made the index; None: where it was then.
+        checkpoint: the model that made the index; None: the path stored in the index.
 
     Returns:
         For each query its hits, the nearest first.
 
     Raises:
         DataError: the index is damaged or of another model, or a query cannot be read.
-        UsageError: the index's model is not where it was.
+        UsageError: the index's model was moved or removed.
         EnvironmentFault: faiss is not installed.
     """
     from bridle import infer
@@ -63,8 +65,8 @@ def search(queries: Sequence[str | Path], index: str | Path, chosen: Search) -> 
     model = infer.Pretrained(open_model(_model_of(vectors.about, Path(index), chosen.checkpoint), chosen.device))
     if model.model.fingerprint() != vectors.about.get("model"):
         raise DataError(
-            f"{index} holds vectors of another model than {model.model.source}",
-            f"Name the one that made it with --checkpoint (it was {vectors.about.get('checkpoint')}), or embed again.",
+            f"{index} was not made by {model.model.source}",
+            f"Use --checkpoint with the model that made it (it was {vectors.about.get('checkpoint')}), or embed again.",
         )
     how = vectors.about["pool"]
     try:
@@ -85,7 +87,9 @@ def _model_of(about: dict[str, Any], index: Path, checkpoint: str | Path | None)
         return checkpoint
     made_by = Path(about.get("folder", ""), about["checkpoint"])
     if not made_by.exists():
-        raise UsageError(f"{index} was made with {made_by}, which is not there", "Name it: --checkpoint RUN")
+        raise UsageError(
+            f"{index} was made by {made_by}, which does not exist", "Name its model with --checkpoint RUN."
+        )
     return made_by
 
 

@@ -1,4 +1,4 @@
-"""A checkpoint and labelled data -> how much its features and codes are worth."""
+"""Evaluate checkpoints on labelled data, and compare results."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 
 @takes(Evaluate)
 def evaluate(data: str | Path | None = None, *, chosen: Evaluate) -> EvalResult:
-    """Judge a frozen encoder, its codes (`protocol="codes"`) or its codebooks (`"codebook"`), or fine-tune it
-    (`"finetune"`) and judge what came out again elsewhere (`"head"`); see `bridle.evaluate.evaluate`.
+    """Evaluate an encoder, its codes (`protocol="codes"`) or codebooks (`"codebook"`), fine-tune it (`"finetune"`), or
+    test a fine-tuned classifier (`"head"`); see `bridle.evaluate.evaluate`.
 
     Args:
-        data: media in class folders, or shards; of a published task its release, by default what lies in
-            `$BRIDLE_DATA/TASK` or `data/TASK`.
+        data: media in class folders, or shards; for a published task its release (default: `$BRIDLE_DATA/TASK` or
+            `data/TASK`).
     """
     from bridle.evaluate import OWN_DATA, Division, Protocol, load_recipe
     from bridle.evaluate import evaluate as run
@@ -46,7 +46,7 @@ def evaluate(data: str | Path | None = None, *, chosen: Evaluate) -> EvalResult:
     recipe, tuning = _divided(chosen.recipe or Recipe())
     if not untrained and any((recipe.modality, recipe.preset, recipe.file, recipe.sets)):
         raise UsageError(
-            "A trained checkpoint brings its own configuration.",
+            "A trained checkpoint has its own configuration.",
             "Leave out --preset, --config, --set and --modality, or use --checkpoint random.",
         )
     seeds = range(seed, seed + chosen.seeds)
@@ -55,7 +55,7 @@ def evaluate(data: str | Path | None = None, *, chosen: Evaluate) -> EvalResult:
         raise UsageError(f"--protocol {protocol} is not fine-tuning: its recipe has no effect.")
     if protocol == "head" and untrained:
         raise UsageError(
-            "An untrained model has no head.", "--checkpoint: a folder that --protocol finetune --out made."
+            "An untrained model has no head.", "Set --checkpoint to a folder written by --protocol finetune --out."
         )
     split_file = Path(chosen.split_file) if chosen.split_file else None
     division = Division(chosen.folds, chosen.test_share, split_file, chosen.group_by)
@@ -92,12 +92,12 @@ def evaluate(data: str | Path | None = None, *, chosen: Evaluate) -> EvalResult:
 
 @takes(Compare)
 def compare(runs: Sequence[str | Path], chosen: Compare) -> list[Question]:
-    """The kept results of several runs, or of other folders that `evaluate(out=...)` wrote, each against the first; see
-    `bridle.evaluate.compare` for what is returned.
+    """Compare the results of runs, or of folders written by `evaluate(out=...)`, with those of the first.
+
 
     Raises:
-        UsageError: fewer than two runs, or one twice.
-        DataError: a folder without results, no question in common, or a clip with other labels in another folder.
+        UsageError: fewer than two runs, or duplicates.
+        DataError: a folder without results, no evaluation in common, or different labels of a clip.
     """
     from bridle.evaluate import compare as run
 
@@ -125,10 +125,10 @@ def _check_out(out: Path, classifier: bool, overwrite: bool, checkpoint: str | P
     """
     if (out / "state.json").exists() or (out / "checkpoints").exists():
         if classifier:
-            raise UsageError(f"{out} is a run: a classifier there would take its place", "Choose another --out.")
+            raise UsageError(f"{out} is a run; a classifier written there would replace it", "Choose another --out.")
         own = Path(checkpoint).resolve() if checkpoint else None
         if own is None or out.resolve() not in (own, *own.parents):
-            raise UsageError(f"{out} is another run: the result would pass for its own", "Choose another --out.")
+            raise UsageError(f"{out} is another run; the result would be taken for its own", "Choose another --out.")
     if classifier and not overwrite and (out / "model.json").exists():
         raise exists(out, "a model")
     with disk_errors(out):
@@ -153,19 +153,19 @@ def _keep(model: Bridle, head: Head | None, out: Path | None, result: dict[str, 
     for folder in dict.fromkeys([own, out]):
         try:
             if folder and (aside := add_result(folder, result, tested)):
-                progress.warn(f"{folder}: the results there were damaged; they are in {aside.name} now")
+                progress.warn(f"{folder}: damaged results were moved to {aside.name}")
             if folder and folder == out and result["protocol"] == "finetune":
                 made = next((one for one in kept if isinstance(one, Head)), None)
                 _keep_classifier(model, made, folder, result)
         except (OSError, EnvironmentFault) as error:
-            progress.warn(f"{folder}: the result is not kept: {getattr(error, 'strerror', None) or error}")
+            progress.warn(f"{folder}: the result was not saved: {getattr(error, 'strerror', None) or error}")
 
 
 def _keep_classifier(model: Bridle, head: Head | None, out: Path, result: dict[str, Any]) -> None:
     from bridle.checkpoint import save_classifier
 
     if head is None:
-        progress.note(f"{out} has the result alone: with several folds there is no one classifier to keep")
+        progress.note(f"{out} holds only the result: with several folds there is no single classifier to save")
         return
     told = {key: result[key] for key in ("checkpoint", "task", "data", "metric", "value", "ci95", "recipe")}
     if told["checkpoint"] != "random":
@@ -174,7 +174,7 @@ def _keep_classifier(model: Bridle, head: Head | None, out: Path, result: dict[s
 
 
 def tasks() -> list[TaskInfo]:
-    """The published benchmarks that `evaluate` knows: what each wants, and where it is to be had."""
+    """List the published benchmarks of `evaluate`, with their expected files and sources."""
     from bridle.tasks import load_task, task_names
 
     known = [load_task(name).model_dump(mode="json", exclude={"reader"}) for name in task_names()]
@@ -190,17 +190,19 @@ def _data_of(task: str) -> Path:
     from bridle.tasks import load_task
 
     if task == "folder":
-        raise UsageError("--data: which folder or shards?", "bridle eval --task folder --data shards/NAME")
+        raise UsageError(
+            "--data is missing: name a folder or shards.", "Example: bridle eval --task folder --data shards/NAME"
+        )
     wanted = load_task(task)
     places = [Path(root) / task for root in (os.environ.get("BRIDLE_DATA"), "data") if root]
     for place in places:
         if place.exists():
             return place
     raise UsageError(
-        f"There are no data for {wanted.title}: looked in {' and '.join(map(str, places))}; --data says another place.",
-        f"Wanted, with these files:\n{wanted.layout}\nAvailable from: {wanted.get}\n"
-        f"As it lies: bridle eval --task {task} --data DIR. As shards: bridle shard DIR --task {task}, then --data "
-        f"shards/{task}.",
+        f"No data found for {wanted.title} in {' or '.join(map(str, places))}; use --data to set another folder.",
+        f"Expected files:\n{wanted.layout}\nAvailable from: {wanted.get}\n"
+        f"Evaluate as released: bridle eval --task {task} --data DIR. As shards: bridle shard DIR --task {task}, then "
+        f"--data shards/{task}.",
     )
 
 
@@ -212,7 +214,7 @@ def _untrained(recipe: Recipe, data: Location, seed: int, device: str, *, task: 
     from bridle.schema import Modality
 
     if not (recipe.preset or recipe.file):
-        raise UsageError("--checkpoint random needs to know its shape.", "Add --preset, such as --preset audio-tiny.")
+        raise UsageError("--checkpoint random needs a configuration.", "Add --preset, such as --preset audio-tiny.")
     modality = Modality(recipe.load()[0].patches.modality)
     if task and task.modality is not modality:
         raise DataError(

@@ -1,4 +1,4 @@
-"""What of this machine would stand in the way."""
+"""Check this machine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from bridle.api.results import Finding
 
 
 def doctor() -> list[Finding]:
-    """Versions, decoders (each tried in a process of its own), devices, memory, disks and limits."""
+    """Check versions, decoders (each in a separate process), devices, memory, disks and limits."""
     from bridle.doctor import examine
 
     return cast(list[Finding], examine())

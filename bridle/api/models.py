@@ -1,4 +1,4 @@
-"""The model of a checkpoint: load it, export it."""
+"""Load and export models."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ def load(
     batch_size: int = 32,
     workers: int = 0,
 ) -> Pretrained:
-    """A model that takes paths, arrays and lists of them: `load("runs/voices").embed("clip.wav")`.
+    """Load a trained model for use on paths and arrays: `load("runs/voices").embed("clip.wav")`.
 
     Args:
         checkpoint: a run, checkpoint or export; `None`: the newest run below `runs/`.
-        device: "auto", "cpu", "cuda" or one of several, as "cuda:1".
-        dtype: what features are computed in; they are float32 when they come out, and codes always are computed in it.
-        batch_size: windows that the model sees at once.
-        workers: threads that decode ahead.
+        device: "auto", "cpu", "cuda" or, for example, "cuda:1".
+        dtype: in which features are computed; they are returned as float32. Codes are always computed in float32.
+        batch_size: windows per forward pass.
+        workers: decoding threads.
 
     Raises:
-        UsageError: an unknown dtype, or a batch of nothing.
-        DataError: no run, or none that can be read.
+        UsageError: an unknown dtype or invalid batch size.
+        DataError: the checkpoint is missing or damaged.
         EnvironmentFault: no such device.
     """
     import torch
@@ -45,18 +45,18 @@ def load(
 
     dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     if not isinstance(dtype, str) or dtype not in dtypes:
-        raise UsageError(f"dtype {dtype} is not known", f"choose from {', '.join(dtypes)}")
+        raise UsageError(f"unknown dtype {dtype}", f"Choose from {', '.join(dtypes)}.")
     if not isinstance(batch_size, int) or not isinstance(workers, int) or batch_size < 1 or workers < 0:
-        raise UsageError(f"batch_size {batch_size}, workers {workers}: whole numbers from 1 and 0 are needed")
+        raise UsageError(f"batch_size {batch_size}, workers {workers}: expected integers of at least 1 and 0")
     if not isinstance(checkpoint, str | os.PathLike | None) or checkpoint == "":
-        raise UsageError(f"checkpoint {checkpoint!r} is no path", "name a run, a checkpoint or an export")
+        raise UsageError(f"checkpoint {checkpoint!r} is not a path", "Name a run, a checkpoint or an export.")
     checkpoint = None if checkpoint is None else os.fsdecode(checkpoint)
     return Pretrained(open_model(checkpoint, device), dtypes[dtype], batch_size, workers)
 
 
 @takes(Export)
 def export(run: str | Path, chosen: Export) -> ExportResult:
-    """Write a run for others to load, and check that what was written computes the same; see `bridle.export`."""
+    """Export a model, and check that the export gives the same results; see `bridle.export`."""
     from bridle.export import export as write
 
     result = write(
@@ -81,6 +81,8 @@ def open_model(checkpoint: str | Path | None, device: str) -> Bridle:
     from bridle.checkpoint import load_model, newest_run
 
     if checkpoint is not None and isinstance(locate(checkpoint), Remote):
-        raise UsageError(f"{checkpoint}: a checkpoint must lie on a disk of this machine", "Copy it there first.")
+        raise UsageError(
+            f"{checkpoint} is remote; a checkpoint must be on a local disk", "Copy it to this machine first."
+        )
 
     return load_model(newest_run(RUNS) if checkpoint is None else Path(checkpoint), device=pick_device(device))

@@ -1,4 +1,4 @@
-"""The options of each command, once: the keywords of a function of the interface, and the options on the command line.
+"""The options of each command: keywords of the function in the interface, and options on the command line.
 
 A field has its name, its type, its default and its help; `bridle_cli.options.takes` makes an option of it and `takes`
 below a keyword. Cheap to import.
@@ -118,7 +118,7 @@ def _size(typed: str) -> int:
     match = re.fullmatch(r"([0-9]{1,18}(?:\.[0-9]+)?)\s*([KMG]i?B|)", typed.strip(), re.IGNORECASE)
     size = int(float(match[1]) * _UNITS[match[2].upper()]) if match else 0
     if size <= 0:
-        raise ValueError(f"'{typed}' is not a size; wanted something like 256MB or 1GiB.")
+        raise ValueError(f"'{typed}' is not a size; expected e.g. 256MB or 1GiB.")
     return size
 
 
@@ -128,16 +128,16 @@ def _shares(typed: str) -> dict[str, float]:
     try:
         shares = {name.strip(): float(share) for name, _, share in parts}
     except ValueError:
-        raise ValueError(f"'{typed}' is not like train=0.9,val=0.1.") from None
+        raise ValueError(f"'{typed}' is not a split; expected e.g. train=0.9,val=0.1.") from None
     if len(shares) < len(parts):
-        raise ValueError(f"'{typed}' names a part twice.")
+        raise ValueError(f"'{typed}' names a split twice.")
     return shares
 
 
 def _channel(typed: str) -> int | None:
     """`mean` -> None, or the number of a channel."""
     if typed != "mean" and not (typed.isdecimal() and int(typed) > 0):
-        raise ValueError(f"'{typed}' is neither mean nor a number from 1.")
+        raise ValueError(f"'{typed}' is neither 'mean' nor a channel number (1 is the first).")
     return None if typed == "mean" else int(typed)
 
 
@@ -148,7 +148,7 @@ def _range(typed: str) -> tuple[float, float]:
     except ValueError:
         low = high = 0.0
     if not -math.inf < low < high < math.inf:
-        raise ValueError(f"'{typed}' is not like 0,4095.")
+        raise ValueError(f"'{typed}' is not a range; expected e.g. 0,4095.")
     return low, high
 
 
@@ -156,7 +156,7 @@ def _views(typed: str) -> tuple[int, int]:
     """`5x3` -> (5, 3)."""
     match = re.fullmatch(r"([1-9]\d{0,3})x([1-9]\d{0,3})", typed)
     if not match:
-        raise ValueError(f"'{typed}' is not something like 5x3.")
+        raise ValueError(f"'{typed}' is invalid; expected CLIPSxCROPS, e.g. 5x3.")
     return int(match[1]), int(match[2])
 
 
@@ -187,7 +187,7 @@ def _workers(help: str = "Decoding processes (default: one per core).", default:
 def _engine() -> Any:
     return option(
         "local",
-        "Processes of this machine, or a Ray cluster: that of RAY_ADDRESS, the running one, or a new one here.",
+        "local: processes on this machine. ray: a Ray cluster (RAY_ADDRESS, a running one, or a new local one).",
         "Execution",
         choices=("local", "ray"),
     )
@@ -212,7 +212,7 @@ def _trained() -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Heard:
-    """`on_event(kind, **fields)` is told what is done meanwhile, see `bridle.progress`."""
+    """`on_event(kind, **fields)` receives progress events, see `bridle.progress`."""
 
     on_event: progress.Listener | None = None
 
@@ -230,9 +230,9 @@ class Shard(Heard):
         parse=lambda typed: None if typed == "none" else typed,
     )
     split: Mapping[str, float] | None = option(
-        None, "Split into separate sets, e.g. train=0.9,val=0.1.", metavar="NAME=SHARE,...", parse=_shares
+        None, "Split into separate sets, e.g. train=0.9,val=0.1.", metavar="NAME=FRACTION,...", parse=_shares
     )
-    resume: bool = _resume("Continue after an interruption, or add files that came since.")
+    resume: bool = _resume("Continue after an interruption, or add new files.")
     overwrite: bool = _overwrite()
     dry_run: bool = _dry_run()
     path_column: str | None = option(None, "Table column with the file names.", "Labels and splits", metavar="NAME")
@@ -242,13 +242,13 @@ class Shard(Heard):
     )
     group_by: str | None = option(
         None,
-        "Files with the same match stay in one part (no match at all: exit code 2).",
+        "Keep files with the same match in one split.",
         "Labels and splits",
         metavar="REGEX|column:NAME",
     )
     task: str | None = option(
         None,
-        "RAW is the release of a published benchmark (bridle eval --list).",
+        "RAW is the release of this published benchmark (bridle eval --list).",
         "Labels and splits",
         metavar="NAME",
         complete="tasks",
@@ -263,16 +263,18 @@ class Shard(Heard):
     dedup: bool = option(False, "Leave out files with the same bytes as another.", "Media")
     sound_tracks: bool = option(False, "Use the audio tracks of video files.", "Media")
     channel: int | None = option(
-        None, "Channel of audio files that have several.", "Media", metavar="mean|N", typed="mean", parse=_channel
+        None, "Channel of multi-channel audio.", "Media", metavar="mean|N", typed="mean", parse=_channel
     )
     pixel_range: tuple[float, float] | None = option(
         None,
-        "Black and white in images of more than 8 bits (default: measured).",
+        "Values of black and white in images of more than 8 bits (default: measured).",
         "Media",
         metavar="LOW,HIGH",
         parse=_range,
     )
-    transcode: bool = option(False, "Store small FLAC, JPEG or H.264 instead of the bytes as they are.", "Tars")
+    transcode: bool = option(
+        False, "Transcode to small FLAC, JPEG or H.264 instead of storing the original bytes.", "Tars"
+    )
     max_size_bytes: int = option(
         256 * 10**6, "Maximum shard size.", "Tars", flag="--max-size", metavar="SIZE", typed="256MB", parse=_size
     )
@@ -298,7 +300,7 @@ class Init(Heard):
     modality: str | None = _modality()
     preset: str | None = option(None, "A recipe, such as audio-tiny.", metavar="NAME", complete="presets")
     minutes: float | None = option(
-        None, "How long the run may take: some steps are timed, and the schedule is scaled to fit.", above=0.0
+        None, "Length of the run in minutes: some steps are timed and the schedule is scaled to fit.", above=0.0
     )
     device: str = _device()
     overwrite: bool = _overwrite()
@@ -315,15 +317,13 @@ class Pretrain(Heard):
     recipe: Recipe | Config | None = None
     out: Place | None = option(None, "Folder of the run (default: runs/SET-PRESET).", place="path")
     steps: int | None = option(None, "Length of the run in steps.", low=1)
-    epochs: float | None = option(None, "Length of the run in passes over the data.", above=0.0)
+    epochs: float | None = option(None, "Length of the run in epochs.", above=0.0)
     max_minutes: float | None = option(None, "Train for N minutes; the schedule is scaled to fit.", above=0.0)
     device: str = _device()
     overwrite: bool = _overwrite()
     dry_run: bool = _dry_run()
-    profile: bool = option(
-        False, "Show where the time goes; traces of some steps are written to RUN/profile/.", "Execution"
-    )
-    restarted: bool = option(False, "Started again after a failure.", hidden=True)
+    profile: bool = option(False, "Profile the run; traces of some steps are written to RUN/profile/.", "Execution")
+    restarted: bool = option(False, "Restarted after a failure.", hidden=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -333,7 +333,7 @@ class Tokenize(Heard):
     checkpoint: Place | None = _trained()
     levels: int | None = option(None, "Keep only the first N levels.", low=1)
     device: str = _device()
-    workers: int | None = _workers("Decoding processes (default: as many as pay; printed codes: none).")
+    workers: int | None = _workers("Decoding processes (default: automatic).")
     engine: Engine = _engine()
 
 
@@ -355,12 +355,12 @@ class Embed(Heard):
     )
     pool: Literal["mean", "segments", "class"] = option(
         "mean",
-        "Vector of a file: mean of its patches, means of its segments, or the class token.",
+        "Pooling per file: mean of all patches, means of segments, or the class token.",
         choices=("mean", "segments", "class"),
     )
     half: bool = option(
         False,
-        "Storage type of the numbers.",
+        "Data type of the stored vectors.",
         flag="--dtype",
         choices=("fp32", "fp16"),
         typed="fp32",
@@ -369,7 +369,7 @@ class Embed(Heard):
     device: str = _device()
     resume: bool = _resume()
     overwrite: bool = _overwrite()
-    workers: int | None = _workers("Decoding processes (default: as many as pay).")
+    workers: int | None = _workers("Decoding processes (default: automatic).")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -395,18 +395,21 @@ class Evaluate(Heard):
         complete="checkpoints",
     )
     out: Place | None = option(
-        None, "Folder that also keeps the result; after fine-tuning with the classifier.", place="path"
+        None, "Folder for a copy of the result, and for the fine-tuned classifier.", place="path"
     )
     overwrite: bool = _overwrite()
     device: str = _device()
     labels: Place | None = option(
         None,
-        "Labels of media in a folder: the folder of each file, a JSON beside it, or a table.  [default: folder]",
+        "Labels of a folder of media: the folder of each file, a JSON beside it, or a table.  [default: folder]",
         "Data and splits",
         metavar="folder|sidecar|TABLE",
     )
     folds: int | None = option(
-        None, "Cross-validation.  [default: 5, without train and test parts]", "Data and splits", low=2
+        None,
+        "Number of cross-validation folds.  [default: 5 if there is no train/test split]",
+        "Data and splits",
+        low=2,
     )
     test_share: float | None = option(
         None, "Single split with this test fraction instead of folds.", "Data and splits", above=0.0, below=1.0
@@ -416,21 +419,21 @@ class Evaluate(Heard):
     )
     group_by: str | None = option(
         None,
-        "Files whose names agree in the first group stay on one side, e.g. '_([a-z]+)_' for DIGIT_SPEAKER_TAKE.wav.",
+        "Keep files with the same first group together, e.g. '_([a-z]+)_' for DIGIT_SPEAKER_TAKE.wav.",
         "Data and splits",
         metavar="REGEX",
     )
     max_missing: float = _max_missing("Data and splits")
     pool: str | None = option(
         None,
-        "Vector of a clip: mean of its patches, means of its segments, the class token, or (linear) attentive "
+        "Pooling per clip: mean of all patches, means of segments, the class token, or (linear) attentive "
         "pooling.  [default: mean]",
         "Protocol",
         choices=("mean", "segments", "class", "attentive"),
     )
     views: tuple[int, int] | None = option(
         None,
-        "Average the test over clips in time and crops of each, e.g. 5x3.  [default: the task's, else the whole file]",
+        "Average test predictions over N clips in time and M crops, e.g. 5x3.  [default: the task's, else one file]",
         "Protocol",
         metavar="CLIPSxCROPS",
         parse=_views,
@@ -441,15 +444,15 @@ class Evaluate(Heard):
     seeds: int = option(1, "Number of seeds; reports the mean.", "Protocol", low=1)
     recipe: Recipe | None = None
     seed: int = _seed()
-    workers: int = _workers("Threads that decode ahead.", 0)
+    workers: int = _workers("Decoding threads.", 0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Compare(Heard):
     """Of `compare`."""
 
-    task: str | None = option(None, "Only results of this task.", metavar="NAME")
-    protocol: str | None = option(None, "Only results of this protocol.", metavar="NAME")
+    task: str | None = option(None, "Compare only results of this task.", metavar="NAME")
+    protocol: str | None = option(None, "Compare only results of this protocol.", metavar="NAME")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -475,16 +478,18 @@ class Export(Heard):
         required=True,
         choices=("safetensors", "huggingface", "onnx", "torch-export"),
     )
-    out: Place = option(MISSING, "Folder for the files.", place="path")
+    out: Place = option(MISSING, "Output folder.", place="path")
     part: str = option(
-        "both", "Features, codes or both; not available for safetensors.", choices=("encoder", "tokenizer", "both")
+        "both",
+        "encoder: features, tokenizer: codes; not available for safetensors.",
+        choices=("encoder", "tokenizer", "both"),
     )
     dtype: str = option(
         "fp32",
         "Type of the encoder's weights; the tokenizer stays fp32. int8: onnx only.",
         choices=("fp32", "fp16", "bf16", "int8"),
     )
-    opset: int | None = option(None, "Opset of ONNX, 18 to 22 (default: 20).")
+    opset: int | None = option(None, "ONNX opset, 18 to 22 (default: 20).")
     data: Place | None = option(
         None, "Media or shards to check the result on (default: the run's shards, else noise).", place="location"
     )
@@ -506,4 +511,4 @@ class Validate(Heard):
 
     preset: str | None = option(None, "A recipe, such as audio-tiny.", metavar="NAME", complete="presets")
     sets: Sequence[str] = ()
-    shards: Place | None = option(None, "Check whether it fits these shards, too.", place="location")
+    shards: Place | None = option(None, "Also check that it fits these shards.", place="location")

@@ -1,4 +1,4 @@
-"""A run -> one HTML file about it."""
+"""Write the HTML report on a run."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ from bridle.storage import locate
 
 @takes(Report)
 def report(run: str | Path, chosen: Report) -> ReportResult:
-    """Curves, codebooks, a map of clips, clips with their codes, results and facts of a run, in one file that needs no
-    network; see `bridle.report.write_report`.
-    """
+    """Write a self-contained HTML report on a run: curves, codebooks, a map of clips, codes and results."""
     from bridle.report import write_report
 
     result = write_report(

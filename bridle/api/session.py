@@ -1,4 +1,4 @@
-"""What many functions of the interface need: the device, and where runs lie."""
+"""The device for the functions of the interface, and the folder of runs."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ RUNS = Path("runs")
 
 
 def pick_device(name: str) -> str:
-    """`auto` -> `cuda` if there is one, else `cpu`.
+    """Resolve a device name: `auto` is `cuda` if available, else `cpu`.
 
     Raises:
-        UsageError: none of auto, cpu, cuda and cuda:N.
-        EnvironmentFault: `cuda` was asked for and there is none.
+        UsageError: an unknown name.
+        EnvironmentFault: no such CUDA device.
     """
     import torch
 
     from bridle import distributed
 
     if not isinstance(name, str) or not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
-        raise UsageError(f"device {name!r} is not known", "choose from auto, cpu, cuda and cuda:N")
+        raise UsageError(f"unknown device {name!r}", "Choose from auto, cpu, cuda and cuda:N.")
     kind, _, one = name.partition(":")
     number = int(one) if one else distributed.local_rank()
     available = torch.cuda.is_available()
@@ -33,6 +33,6 @@ def pick_device(name: str) -> str:
     if number >= (there := torch.cuda.device_count()):
         what = f"no device {name}" if one else f"{number + 1} processes"
         raise EnvironmentFault(
-            f"{what}, and {there} CUDA devices on this machine.", "Fewer --devices, or a lower number."
+            f"{what}, but {there} CUDA devices on this machine.", "Use fewer --devices, or a lower device number."
         )
     return f"cuda:{number}"

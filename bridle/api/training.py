@@ -1,4 +1,4 @@
-"""Shards -> a run: begin it, go on with it, list what there is."""
+"""Start and resume training runs, and list them."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 def pretrain(shards: str | Path = "shards", *, chosen: Pretrain) -> RunResult:
     """Pretrain an encoder and its codebooks on every set below `shards`; see `bridle.train.pretrain`.
 
-    Processes that `torchrun` started train together.
+    Processes started by `torchrun` train together.
 
     Args:
         shards: a set, or a folder of sets.
         recipe: where the configuration comes from, or the configuration itself; default: MODALITY-tiny.
-        restarted: another process began with the same call and was lost: its run is continued, if it left one.
+        restarted: continue the run of an earlier process with the same call, if there is one.
     """
     from bridle import distributed
     from bridle.checkpoint import run_of_launch
@@ -71,9 +71,9 @@ def pretrain(shards: str | Path = "shards", *, chosen: Pretrain) -> RunResult:
 def launch(
     command: Sequence[str], devices: int, *, restarts: int = 3, on_event: progress.Listener | None = None
 ) -> int:
-    """Run a command of the command line as several processes of this machine that train together; its exit code.
+    """Run a command with several processes on this machine; returns its exit code.
 
-    Processes that are killed or lost are started again, all of them, with `--restarted`.
+    If a process is killed, all are restarted with `--restarted`.
     """
     from bridle.launch import launch as start
 
@@ -92,12 +92,12 @@ def resume(
     profile: bool = False,
     on_event: progress.Listener | None = None,
 ) -> RunResult:
-    """Go on with an interrupted run from its last checkpoint, with its own configuration and length.
+    """Continue an interrupted run from its last checkpoint, with its own configuration and length.
 
     Args:
         run: run folder; default: the newest that is not complete.
-        shards: where the shards lie now, if they moved.
-        sets: `section.key=value` over its configuration, with `force`, for keys that change nothing that is learned.
+        shards: new location of the shards, if they moved.
+        sets: `section.key=value` overrides, with `force`, of keys that do not affect training.
     """
     from bridle import distributed
     from bridle.checkpoint import newest_run
@@ -122,15 +122,15 @@ def resume(
 
 
 def runs(root: str | Path = RUNS) -> list[RunListed]:
-    """What runs there are, and how far; see `bridle.checkpoint.list_runs`.
+    """List the runs in a folder and their progress; see `bridle.checkpoint.list_runs`.
 
     Raises:
-        DataError: `root` is no folder. That there is no `runs` here yet is no mistake.
+        DataError: `root` is not a folder (a missing default `runs` is not an error).
     """
     from bridle.checkpoint import list_runs
 
     if Path(root) != RUNS and not Path(root).is_dir():
-        raise DataError(f"{root} is no folder.", "Name a folder of runs; without a name it is runs/.")
+        raise DataError(f"{root} is not a folder.", "Name a folder of runs (default: runs/).")
     return cast(list[RunListed], list_runs(Path(root)))
 
 
@@ -189,7 +189,7 @@ def _found(folder: Path, shards: str | Path | None, sets: Sequence[str]) -> tupl
     )
     for place in places:
         if not place.exists():
-            raise DataError(f"The shards of {folder} are gone: {place}", "Say where they are now with --shards.")
+            raise DataError(f"The shards of {folder} are gone: {place}", "Set their new location with --shards.")
     modality = Modality(loaded.patches.modality)
     return loaded, [found for place in places for found in find_sets(place, modality)], state["preset"]
 

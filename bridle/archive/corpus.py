@@ -37,7 +37,7 @@ def merge_statistics(manifests: Sequence[Manifest]) -> dict[str, Any]:
     channels = {channel for manifest in manifests if (channel := manifest.options.get("channel"))}
     if len(channels) > 1:
         raise DataError(
-            f"the sets take different channels: {', '.join(map(str, sorted(channels)))}",
+            f"the sets use different channels: {', '.join(map(str, sorted(channels)))}",
             "Shard them again with one --channel.",
         )
     if channels:
@@ -57,7 +57,7 @@ def _pixel_rules(manifests: Sequence[Manifest]) -> dict[str, Any]:
     if ranges and not all(rules):
         old = manifests[rules.index({})]
         raise DataError(
-            f"{old.folder} was sharded before images of more than 8 bits had a range, which the other sets have",
+            f"{old.folder} was sharded by an older BRIDLE, without the pixel range that the other sets have",
             "Shard it again with --overwrite.",
         )
     widest = {"range": [min(low for low, _ in ranges), max(high for _, high in ranges)]} if ranges else {}

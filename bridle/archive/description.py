@@ -25,7 +25,7 @@ def parse_description(content: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise MediaError(f"its description is damaged: {error}") from error
     if not isinstance(meta, dict) or (wrong := next(_mistakes(meta), "")):
-        raise MediaError(f"its description is damaged: {wrong if isinstance(meta, dict) else 'no JSON object'}")
+        raise MediaError(f"its description is damaged: {wrong if isinstance(meta, dict) else 'not a JSON object'}")
     return meta
 
 
@@ -40,7 +40,7 @@ def _mistakes(meta: dict[str, Any]) -> Any:
     for name in _NUMBERS:
         value = meta.get(name)
         if value is not None and (type(value) not in (int, float) or not 0 <= value <= _MOST):
-            yield f"{name} that is no number in reach"
+            yield f"{name} that is not a number in range"
     if meta.get("channel") is not None and not (type(meta["channel"]) is int and meta["channel"] > 0):
         yield f"channel {meta['channel']!r}"
     for name in ("decoder", "group"):
@@ -50,12 +50,12 @@ def _mistakes(meta: dict[str, Any]) -> Any:
         yield f"sha256 {meta['sha256']!r}"
     several = meta.get("labels", [])
     if not isinstance(several, list):
-        yield "labels that are no list"
+        yield "labels that are not a list"
     labels = [*several, *([] if meta.get("label") is None else [meta["label"]])]
     if not all(isinstance(one, str) for one in labels):
-        yield "a label that is no text"
+        yield "a label that is not text"
     try:
         os.fsencode(meta["path"])  # names of files may hold bytes that are no UTF-8; other halves of pairs are damage
         "".join([*labels, meta.get("group") or ""]).encode()
     except UnicodeEncodeError:
-        yield "text that is none"
+        yield "text that is not text"

@@ -189,10 +189,10 @@ def rows_of(path: Location, shard: Shard, number: int) -> np.ndarray:
     except OSError as error:
         raise damaged(path, f"it cannot be read ({error.strerror or error})") from error
     except (tarfile.TarError, ValueError, OverflowError) as error:
-        raise damaged(path, f"it is no whole tar ({error})") from error
+        raise damaged(path, f"it is not a complete tar ({error})") from error
     rows = [(key, number, *span, *meta[key]) for key, span in media.items() if key in meta]
     if len(rows) != shard.samples:
-        raise damaged(path, f"it holds {len(rows)} whole samples, the manifest says {shard.samples}")
+        raise damaged(path, f"it holds {len(rows)} complete samples, the manifest says {shard.samples}")
     return np.array(rows, dtype=_SCANNED)
 
 

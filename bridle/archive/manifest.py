@@ -145,13 +145,13 @@ def _mistake(manifest: Manifest) -> str | None:
     """What is wrong with a manifest whose values have the right types."""
     files = [shard.file for shard in manifest.shards]
     if not re.fullmatch("[A-Za-z0-9_-]+", manifest.name):
-        return f"has the name {manifest.name!r}, which is none that bridle shard gives"
+        return f"has the name {manifest.name!r}, which bridle shard never gives"
     if not all(map(is_plain, files)):
         return "names a shard outside its folder"
     if len(set(files)) < len(files):
         return "names a shard twice"
     if manifest.samples != sum(shard.samples for shard in manifest.shards):
-        return f"disagrees with itself: {manifest.samples} samples, its shards hold another number"
+        return f"is inconsistent: its shards do not add up to {manifest.samples} samples"
     if not all(math.isfinite(value) for values in manifest.spread.values() for value in values):
         return "has sizes that are not finite numbers"
     return what_is_missing(manifest.modality, manifest.statistics, manifest.extent)

@@ -15,7 +15,7 @@ from bridle.errors import DataError, MediaError
 from bridle.storage import Cache, Location, Remote
 
 _OPEN_FILES = 64
-_HINT = "Copy the set again; a run that was reading it goes on with bridle pretrain --resume."
+_HINT = "Copy the set again; then continue the run with bridle pretrain --resume."
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +55,9 @@ class TarReader:
         except OSError as error:
             raise DataError(f"{place.tar} cannot be read: {error.strerror}", _HINT) from error
         if len(content) != place.bytes:
-            raise DataError(f"{place.tar} was cut while it was being read", _HINT)
+            raise DataError(f"{place.tar} was truncated while being read", _HINT)
         if place.crc is not None and zlib.crc32(content) != place.crc:
-            raise MediaError(
-                f"{place.tar} was altered: the bytes from {place.offset} on are not those that were written"
-            )
+            raise MediaError(f"{place.tar} was changed: the bytes from {place.offset} on differ from what was written")
         return content
 
     def _opened(self, tar: Path) -> int:

@@ -46,7 +46,7 @@ def load_model(
         return read_model(find_checkpoint(Path(source)), device)
     if config is None or statistics is None:
         raise UsageError(
-            "an untrained model needs to know its shape", "Name a run, or train one: bridle pretrain --shards shards/"
+            "an untrained model needs a configuration", "Name a run, or train one: bridle pretrain --shards shards/"
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

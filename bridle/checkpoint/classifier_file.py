@@ -84,7 +84,7 @@ def read_classifier(folder: Path, device: str = "cpu") -> tuple[Bridle, Head]:
     if not isinstance(said, dict):
         raise DataError(
             f"{folder} has no classifier: it was never fine-tuned",
-            "bridle eval --protocol finetune --data ... --out FOLDER makes one.",
+            "Make one: bridle eval --protocol finetune --data DATA --out FOLDER",
         )
     try:
         check_digest(folder / HEAD, said["sha256"])

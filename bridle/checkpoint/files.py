@@ -37,17 +37,13 @@ def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
 
 
 def check_digest(path: Path, digest: str) -> None:
-    """Raises:
-    DataError: the file is not what was written.
-    """
+    """Check the hash of a file; raises DataError if it was changed."""
     if hashed(path) != digest:
-        raise DataError(f"{path} is not what was written: its hash differs", "Use another checkpoint of the run.")
+        raise DataError(f"{path} was changed: its hash differs", "Use another checkpoint of the run.")
 
 
 def check_finite(tensors: dict[str, Tensor], path: Path) -> None:
-    """Raises:
-    DataError: naming a tensor that holds NaN or infinity.
-    """
+    """Check that all tensors are finite; raises DataError naming the first that is not."""
     for name, value in tensors.items():
         if value.is_floating_point() and not bool(value.isfinite().all()):
             raise DataError(f"{path}: {name} is not finite", "Use another checkpoint of the run, or train again.")
@@ -66,7 +62,7 @@ def read_json(path: Path) -> Any:
     """
     content = json.loads(read_text(path))
     if isinstance(content, dict) and content.pop(_OWN, None) not in (None, _hash(content)):
-        raise ValueError(f"{path.name} is not what was written: its hash differs")
+        raise ValueError(f"{path.name} was changed: its hash differs")
     return content
 
 

@@ -62,7 +62,7 @@ def read_results(run: Path) -> list[dict[str, Any]]:
     except FileNotFoundError:
         return []
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{file} is damaged: {error}", "Mend it, or remove it and run `bridle eval` again.") from error
+        raise DataError(f"{file} is damaged: {error}", "Fix it, or remove it and run `bridle eval` again.") from error
     return [one for one in found if isinstance(one, dict)]
 
 
@@ -84,7 +84,7 @@ def read_tested(run: Path, result: dict[str, Any]) -> Tested:
         return tested
     except (OSError, SafetensorError, ValueError, LookupError, TypeError) as error:
         raise DataError(
-            f"{file} cannot be read ({error}): what was said of each clip is not known", "Run `bridle eval` again."
+            f"{file} cannot be read ({error}): the results of each clip are unknown", "Run `bridle eval` again."
         ) from error
 
 
@@ -102,7 +102,7 @@ def _check(tested: Tested) -> None:
     if not fits or (not several and not 0 <= int(tested.y.min()) <= int(tested.y.max()) < classes):
         raise ValueError(f"{clips} clips and {classes} classes, but scores {shape} and labels {tuple(tested.y.shape)}")
     if not all(isinstance(name, str) for name in (*tested.paths, *tested.classes)):
-        raise ValueError("names that are no text")
+        raise ValueError("names that are not text")
 
 
 def run_of(checkpoint: str) -> Path | None:

@@ -161,7 +161,7 @@ class RunFolder:
             missing = isinstance(error, FileNotFoundError)
             raise DataError(
                 f"{self.path} is not a run: " + (f"no {STATE} in it" if missing else f"{STATE} cannot be read ({why})"),
-                "Runs lie below runs/ unless --out said so.",
+                "Runs are below runs/ unless --out was used.",
             ) from error
         return state
 
@@ -224,7 +224,7 @@ def find_checkpoint(where: Path) -> Path:
         raise DataError(f"{where} does not exist.", "Give a run folder, one of its checkpoints, or an export.")
     found = RunFolder(where).checkpoints()
     if not found and (where / "preprocessing.json").exists():
-        raise DataError(f"{where} is an export for other programs.", "Only those in safetensors can be read again.")
+        raise DataError(f"{where} is an export for other programs.", "Only safetensors exports can be read.")
     if not found:
         raise DataError(f"{where} holds no checkpoint.", "Give a run folder, one of its checkpoints, or an export.")
     return found[-1]
@@ -244,7 +244,7 @@ def newest_run(root: Path, *, unfinished: bool = False) -> Path:
     if unfinished:
         runs = [run for run in runs if _waits(RunFolder(run))]
     if not runs and unfinished:
-        raise DataError(f"no run below {root} waits to be resumed", "Name one: bridle pretrain --resume RUN")
+        raise DataError(f"no interrupted run below {root}", "Name one: bridle pretrain --resume RUN")
     if not runs:
         raise DataError(f"no run with a checkpoint below {root}", "Train one: bridle pretrain --shards shards/")
     return max(runs, key=lambda run: (run / STATE).stat().st_mtime)

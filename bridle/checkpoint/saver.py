@@ -50,7 +50,7 @@ class Saver:
         try:
             writing.result()
         except OSError as error:
-            progress.warn(f"{error}: training goes on, the checkpoint before is kept")
+            progress.warn(f"{error}: training continues, the last checkpoint is kept")
 
     def close(self) -> None:
         """Waits, and ends the thread."""

@@ -50,7 +50,7 @@ def parse_set(text: str) -> tuple[Settings, list[str]]:
     key, equals, value = text.partition("=")
     key = key.strip()
     if not equals or not key:
-        return {}, [f"--set {_cut(text)}: wanted section.key=value, such as optim.lr=1e-3"]
+        return {}, [f"--set {_cut(text)}: expected section.key=value, such as optim.lr=1e-3"]
     try:
         loader = _Loader(value)
         node = loader.get_single_node()
@@ -98,7 +98,7 @@ class _Loader(yaml.SafeLoader):
             if isinstance(value, int):
                 str(value)  # Python writes none of more than 4300 digits, which it reads as hexadecimal
         except (ValueError, LookupError, AttributeError, ArithmeticError):
-            problem = f"{_cut(repr(node.value))} is no usable {node.tag.rpartition(':')[2]}"
+            problem = f"{_cut(repr(node.value))} is not a valid {node.tag.rpartition(':')[2]}"
             raise MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from None
         return value
 
@@ -121,17 +121,17 @@ def _flatten(
     where = f"{origin}:{node.start_mark.line + 1}" if lines else origin
     if not isinstance(node, yaml.MappingNode):
         if not prefix:
-            raise ConfigError(f"{where}: wanted sections with keys (`optim:` and below it `lr: 1e-3`).")
+            raise ConfigError(f"{where}: expected sections with keys (`optim:` and below it `lr: 1e-3`).")
         return {prefix: Setting(loader.construct_object(node, deep=True), where)}
     if node.tag != "tag:yaml.org,2002:map":
-        mistakes.append(f"{prefix or 'the file'} ({where}): has the tag {node.tag}; wanted plain sections")
+        mistakes.append(f"{prefix or 'the file'} ({where}): has the tag {node.tag}; expected plain sections")
     if prefix and not node.value:
         return {prefix: Setting({}, where)}
     seen: dict[str, str] = {}
     for key_node, value_node in node.value:
         line = f"{origin}:{key_node.start_mark.line + 1}" if lines else origin
         if key_node.tag == "tag:yaml.org,2002:merge":
-            mistakes.append(f"<< ({line}): merge keys are not read; write out what they stand for")
+            mistakes.append(f"<< ({line}): merge keys are not supported; write the values out")
             continue
         name = str(loader.construct_object(key_node, deep=True))
         if not name:
@@ -142,7 +142,7 @@ def _flatten(
         places = {one: setting.origin for one, setting in inside.items()} | {key: line}
         if twice := [one for one in (key, *inside) if one in seen]:  # also as `optim: {lr: 1}` and `optim.lr: 2`
             both = " and ".join(dict.fromkeys((seen[twice[0]], places[twice[0]])))
-            mistakes.append(f"{twice[0]} ({both}): is there twice; keep one")
+            mistakes.append(f"{twice[0]} ({both}): given twice; keep one")
         seen |= places
         settings |= inside
     return settings

@@ -57,7 +57,7 @@ def load(
     """
     by_hand, parent, mistakes = _read_file(Path(file)) if file is not None else ({}, None, [])
     if preset and parent and preset != parent:
-        mistakes.append(f"{file} extends preset '{parent}', but --preset asks for '{preset}': leave one of them out")
+        mistakes.append(f"{file} extends preset '{parent}', but --preset asks for '{preset}': use only one of them")
     preset = preset or parent
     settings = _read_preset(preset) if preset else {}
     fixed = settings.get("patches.modality")
@@ -139,7 +139,7 @@ def _read_file(path: Path) -> tuple[Settings, str | None, list[str]]:
     """Of a file, or of the run (or export) in a folder."""
     if path.is_dir():
         if not (path / "config.yaml").exists():
-            raise ConfigError(f"{path} is a folder without config.yaml: no run and no export.", _PRINT_ONE)
+            raise ConfigError(f"{path} is a folder without config.yaml, so neither a run nor an export.", _PRINT_ONE)
         path = path / "config.yaml"
     try:
         text = path.read_text("utf-8")
@@ -157,7 +157,7 @@ def _read_yaml(text: str, origin: str, *, lines: bool) -> tuple[Settings, str | 
     if parent is None or parent.value in presets():
         return settings, parent.value if parent else None, mistakes
     if not isinstance(parent.value, str):
-        mistakes.append(f"extends ({parent.origin}): wanted the name of a preset, got {show(parent.value)}")
+        mistakes.append(f"extends ({parent.origin}): expected the name of a preset, got {show(parent.value)}")
         return settings, "", mistakes
     mistakes.append(
         f"extends ({parent.origin}): there is no preset '{parent.value}'; {nearest(parent.value, presets())}"
@@ -195,7 +195,7 @@ def _check(settings: Settings, mistakes: list[str], preset: str | None) -> Confi
             continue
         elif key in sections:
             mistakes.append(
-                f"{key} ({setting.origin}): is a section; wanted keys below it, such as {_first(known, key)}"
+                f"{key} ({setting.origin}): is a section; expected keys below it, such as {_first(known, key)}"
             )
         else:
             mistakes.append(f"{key} ({setting.origin}): unknown key; {_suggest(key, known)}")
@@ -205,7 +205,7 @@ def _check(settings: Settings, mistakes: list[str], preset: str | None) -> Confi
 
 def _no_modality(given: Setting | None) -> str:
     if given:
-        return f"patches.modality ({given.origin}): wanted one of {', '.join(_PATCHES)}, got {show(given.value)}"
+        return f"patches.modality ({given.origin}): expected one of {', '.join(_PATCHES)}, got {show(given.value)}"
     return (
         "patches.modality (missing): the configuration names no modality; name a --preset, or --shards where the "
         "command has that: MODALITY-tiny of their kind is put below it"
@@ -292,12 +292,12 @@ def _explain(error: ErrorDetails, settings: Settings) -> str:
     origins = ", ".join(dict.fromkeys(settings[name].origin for name in written)) or "missing"
     if error["type"] == "value_error":  # our own check over several keys of a section
         return f"{key} ({origins}): {error['ctx']['error']}"
-    return f"{key} ({origins}): wanted {_wanted(error)}, got {show(error['input'])}"
+    return f"{key} ({origins}): expected {_wanted(error)}, got {show(error['input'])}"
 
 
 def _wanted(error: ErrorDetails) -> str:
     kinds = {
-        "int_type": "a whole number",
+        "int_type": "an integer",
         "float_type": "a number",
         "bool_type": "true or false",
         "string_type": "text",

@@ -1,4 +1,4 @@
-"""What a caller says of a configuration before the corpus is known; cheap to import."""
+"""A configuration as a caller gives it, before the corpus is known; cheap to import."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Where a run's configuration comes from, lowest first: preset < file < sets < seed and workers.
+    """Sources of a run's configuration, lowest priority first: preset < file < sets < seed and workers.
 
     Attributes:
-        modality: which sets to take when there are several; must agree with the preset.
+        modality: of the sets to use when there are several; must agree with the preset.
         preset: a name of `bridle.config.presets()`; default: what the file extends, else MODALITY-tiny.
-        file: YAML over the preset.
-        sets: `section.key=value` over both.
+        file: YAML that overrides the preset.
+        sets: `section.key=value` overrides of both.
         seed, workers: `train.seed` and `data.workers`.
     """
 

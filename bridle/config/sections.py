@@ -33,19 +33,19 @@ class AudioPatches(Section):
     """Waveform -> log-mel spectrogram -> rectangles of `patch_frames` x `patch_mels`."""
 
     modality: Literal["audio"] = "audio"
-    rate_hz: Annotated[int, Field(ge=LEAST_HZ, le=MOST_HZ)] = AUDIO_HZ  # that all audio is resampled to
+    rate_hz: Annotated[int, Field(ge=LEAST_HZ, le=MOST_HZ)] = AUDIO_HZ  # sampling rate; all audio is resampled to it
     mel_bins: Size = 128  # bands of the spectrogram, a multiple of patch_mels
     low_hz: Annotated[float, Field(ge=0.0)] = 20.0  # lower edge of the mel bands
     high_hz: Annotated[float, Field(ge=0.0)] = 0.0  # upper edge of the mel bands; 0 is half of rate_hz
-    frames: Size = 1024  # 10 ms each; longer clips are cropped, shorter ones masked, never learned
-    patch_frames: Size = 16  # a patch in time, in these frames
-    patch_mels: Size = 16  # a patch in frequency, in bands
+    frames: Size = 1024  # 10 ms each; longer clips are cropped, shorter ones padded and masked
+    patch_frames: Size = 16  # length of a patch, in these frames
+    patch_mels: Size = 16  # height of a patch, in bands
     normalise: Literal["corpus", "clip"] = "corpus"  # clip: mean 0 and variance 1 in each clip
-    # With `normalise: clip`: energies further below the clip's largest are raised to that level, and samples may have
-    # any scale. Null: as models before 2026-12, samples are clipped to [-1, 1] in 16 bits, energies to 1.2e-7.
+    # With `normalise: clip`: dynamic range below the clip's largest energy; samples may have any scale. Null: as in
+    # models before 2026-12, samples are clipped to [-1, 1] in 16 bits, energies to 1.2e-7.
     range_db: Annotated[float, Field(gt=0.0)] | None = None
     roll: bool = True  # augmentation: shift in time, wrapping around
-    gain_db: Annotated[float, Field(ge=0.0)] = 6.0  # augmentation: uniform in +- this
+    gain_db: Annotated[float, Field(ge=0.0)] = 6.0  # augmentation: gain, uniform in +- this
 
     @property
     def exact(self) -> bool:
@@ -70,10 +70,10 @@ class ImagePatches(Section):
     """RGB -> `size` x `size` -> squares of `patch` pixels."""
 
     modality: Literal["image"] = "image"
-    size: Size = 224  # pixels of a side, a multiple of patch
-    patch: Size = 16  # pixels of a patch's side
-    crop_scale: Share = 0.2  # augmentation: smallest share of the area a random crop keeps; 1 = off
-    flip: bool = True  # augmentation: mirrored left to right, one in two
+    size: Size = 224  # image side in pixels, a multiple of patch
+    patch: Size = 16  # patch side in pixels
+    crop_scale: Share = 0.2  # augmentation: smallest fraction of the area of a random crop; 1: off
+    flip: bool = True  # augmentation: mirrored left to right with probability 0.5
 
     @model_validator(mode="after")
     def _divisible(self) -> ImagePatches:
@@ -86,15 +86,15 @@ class VideoPatches(Section):
     """Every `stride`-th frame -> `size` x `size` -> tubelets of `tubelet` frames x `patch` x `patch` pixels."""
 
     modality: Literal["video"] = "video"
-    frames: Size = 16  # of a window, a multiple of tubelet
-    stride: Size = 4  # one in so many frames of the video is taken
-    size: Size = 224  # pixels of a side, a multiple of patch
-    tubelet: Size = 2  # a patch in time, in frames of the window
-    patch: Size = 16  # pixels of a patch's side
-    crop_scale: Share = 0.5  # augmentation: smallest share of the area a random crop keeps; 1 = off
-    flip: bool = True  # augmentation: mirrored left to right, one in two
-    # How much each frame's difference from its tubelet's mean frame is enlarged; 1 leaves the pixels as they are. What
-    # changes is a small part of a video's variance: plain pixels make codes and features of what stands still.
+    frames: Size = 16  # frames of a window, a multiple of tubelet
+    stride: Size = 4  # use every n-th frame of the video
+    size: Size = 224  # image side in pixels, a multiple of patch
+    tubelet: Size = 2  # length of a patch, in frames of the window
+    patch: Size = 16  # patch side in pixels
+    crop_scale: Share = 0.5  # augmentation: smallest fraction of the area of a random crop; 1: off
+    flip: bool = True  # augmentation: mirrored left to right with probability 0.5
+    # Factor on each frame's difference from its tubelet's mean frame; 1: off. Changes are a small part of a video's
+    # variance: with plain pixels codes and features describe what does not move.
     motion_gain: Rate = 1.0
 
     @model_validator(mode="after")
@@ -109,9 +109,9 @@ class VideoPatches(Section):
 class EncoderSection(Section):
     """A pre-norm Vision Transformer; the tokenizer's own encoder has the same shape unless it says otherwise."""
 
-    width: Size = 768  # of the features, a multiple of heads
+    width: Size = 768  # width of the features, a multiple of heads
     depth: Size = 12  # blocks
-    heads: Size = 12  # of the attention in each block
+    heads: Size = 12  # attention heads of each block
     mlp_ratio: Rate = 4.0  # hidden width of a block's two linear layers, times width
 
     @model_validator(mode="after")
@@ -136,23 +136,23 @@ class TokenizerSection(Section):
 
     depth: Size | None = None  # blocks
     estimator_depth: Size = 3  # blocks of the estimator, which predicts the encoder's features from the codes
-    commitment: Annotated[float, Field(ge=0.0)] = 0.25  # weight of what draws vectors towards their codes
-    level_weights: Literal["uniform", "energy"] = "uniform"  # of the levels in the encoder's cross-entropy
-    standardise: bool = True  # z and the estimator's targets get mean 0 and deviation 1 over the batches
+    commitment: Annotated[float, Field(ge=0.0)] = 0.25  # weight of the commitment loss
+    level_weights: Literal["uniform", "energy"] = "uniform"  # weights of the levels in the encoder's cross-entropy
+    standardise: bool = True  # normalise z and the estimator's targets to mean 0 and deviation 1 over batches
 
 
 class QuantizerSection(Section):
     """Residual quantizer: `levels` (Q) codebooks of `codes` (K) vectors of `width` (C)."""
 
-    levels: Size = 4  # codes of a patch, each of what the ones before left over
+    levels: Size = 4  # codes per patch; each encodes the residual of those before
     codes: Annotated[int, Field(ge=2, le=65536)] = 256  # vectors in each codebook
-    width: Size = 256  # of these vectors
-    learn: Literal["ema", "gradient"] = "ema"  # how the learned tokenizer's codebooks move
-    decay: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.99  # of the moving averages (ema)
-    dead_below: Share = 0.3  # replace a code used less than this share of its expected usage 1/K
-    kmeans_iterations: Positive = 10  # with which codebooks begin
-    cold_components: Positive | None = None  # cold start: leading principal components that are kept; null: all
-    # Cold start: how far the variances of these are levelled; 0: not at all, 0.5: fully whitened.
+    width: Size = 256  # width of these vectors
+    learn: Literal["ema", "gradient"] = "ema"  # how the learned tokenizer's codebooks are updated
+    decay: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.99  # decay of the moving averages (ema)
+    dead_below: Share = 0.3  # replace a code used less than this fraction of its expected usage 1/K
+    kmeans_iterations: Positive = 10  # k-means iterations that initialise codebooks
+    cold_components: Positive | None = None  # cold start: number of leading principal components kept; null: all
+    # Cold start: whitening of these components; 0: none, 0.5: full.
     cold_whitening: Annotated[float, Field(ge=0.0, le=0.5)] = 0.0
 
 
@@ -161,23 +161,25 @@ class MaskSection(Section):
 
     # random: single patches; tube: the same rows and columns at all times; block: rectangles.
     shape: Literal["random", "tube", "block"] = "random"
-    ratio: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.8  # share of a clip's patches that are hidden
-    per_clip: Positive = 1  # masks a clip that share one tokenizer pass
-    predict: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0  # share of the hidden patches whose codes are predicted
+    ratio: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.8  # fraction of a clip's patches that are masked
+    per_clip: Positive = 1  # masks per clip, sharing one tokenizer pass
+    predict: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0  # fraction of the masked patches whose codes are predicted
 
 
 class OptimSection(Section):
     """AdamW with warm-up and cosine to zero in each phase."""
 
-    batch_size: Positive = 1024  # clips a step
-    lr: Rate = 5e-4  # highest rate of encoder and predictor
-    tokenizer_lr: Rate = 2e-4  # highest rate of tokenizer and estimator
-    beta1: Share = 0.9  # of AdamW: decay of the gradients' average
-    beta2: Share = 0.95  # of AdamW: decay of their squares' average
-    weight_decay: Annotated[float, Field(ge=0.0)] = 1e-4  # of matrices
-    warmup: Share = 0.1  # share of a phase's steps
-    clip_norm: Annotated[float, Field(gt=0.0)] = 3.0  # longer gradients are shortened to it
-    ema: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0  # decay of an average of the encoder that all use sees; 0: none
+    batch_size: Positive = 1024  # clips per step
+    lr: Rate = 5e-4  # peak learning rate of encoder and predictor
+    tokenizer_lr: Rate = 2e-4  # peak learning rate of tokenizer and estimator
+    beta1: Share = 0.9  # AdamW: decay of the average of gradients
+    beta2: Share = 0.95  # AdamW: decay of the average of squared gradients
+    weight_decay: Annotated[float, Field(ge=0.0)] = 1e-4  # weight decay of matrices
+    warmup: Share = 0.1  # fraction of a phase's steps
+    clip_norm: Annotated[float, Field(gt=0.0)] = 3.0  # maximum norm of gradients
+    ema: Annotated[float, Field(ge=0.0, lt=1.0)] = (
+        0.0  # decay of a moving average of the encoder, used for everything but training; 0: none
+    )
 
 
 class ScheduleSection(Section):
@@ -187,11 +189,11 @@ class ScheduleSection(Section):
     """
 
     mode: Literal["interleaved", "joint"] = "interleaved"  # tokenizer and encoder in turn, or both at once
-    turns: Annotated[int, Field(ge=0, le=1000)] = 1  # tokenizer + encoder phases after the cold start
-    cold: Annotated[Epochs, Field(gt=0.0)] = 100.0  # the encoder learns codes of the patches themselves
+    turns: Annotated[int, Field(ge=0, le=1000)] = 1  # number of tokenizer + encoder phases after the cold start
+    cold: Annotated[Epochs, Field(gt=0.0)] = 100.0  # the encoder predicts codes of a random projection of the patches
     tokenizer: Annotated[Epochs, Field(gt=0.0)] = 25.0  # each
-    encoder: Epochs = 100.0  # each; 0 leaves it out: the tokenizer has the last word
-    restart: bool = False  # an encoder phase begins with a new encoder instead of going on with the one before
+    encoder: Epochs = 100.0  # each; 0: end with the tokenizer phase
+    restart: bool = False  # start each encoder phase with a new encoder
     joint_every: Positive = 4  # joint mode: tokenizer loss every n-th step ...
     joint_weight: Rate = 0.2  # ... with this weight
 
@@ -199,29 +201,31 @@ class ScheduleSection(Section):
 class TrainSection(Section):
     """How the loop runs; nothing here changes what is learned, but for the seed and the precision."""
 
-    seed: Annotated[int, Field(ge=0, le=MOST_SEED)] = 0  # of every random choice
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 where the device computes in it
-    # Clips a device computes at once; a step adds up their gradients. Null: all it has; auto: as many as fit. Only the
-    # tokenizer's standardising tells parts from the whole.
+    seed: Annotated[int, Field(ge=0, le=MOST_SEED)] = 0  # seed of every random choice
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 if supported
+    # Micro-batch: clips computed at once per device, accumulating gradients. Null: all; auto: as many as fit. Results
+    # are equal except for the tokenizer's standardisation.
     part: Positive | Literal["auto"] | None = None
-    recompute: bool = False  # activations of a block are computed again for its gradient: less memory, more time
-    compile: bool = False  # blocks through torch.compile
-    # Each of several devices holds a part of the weights, gradients and moments (FSDP2), for encoders that do not fit.
+    recompute: bool = False  # gradient checkpointing: less memory, more time
+    compile: bool = False  # torch.compile for the blocks
+    # Shard weights, gradients and moments over devices (FSDP2), for encoders that do not fit on one.
     shard_weights: bool = False
     log_every: Positive = 10  # steps
     checkpoint_every: Positive = 500  # steps
-    keep: Positive = 2  # checkpoints
-    tracker: Literal["none", "tensorboard", "wandb"] = "none"  # besides metrics.jsonl; extras of the same names
-    probe_every: Count = 500  # steps between two looks at labelled clips, if there are any; 0: never
-    probe_clips: Positive = 500  # that are looked at, at most
+    keep: Positive = 2  # number of checkpoints kept
+    tracker: Literal["none", "tensorboard", "wandb"] = (
+        "none"  # in addition to metrics.jsonl; needs the extra of that name
+    )
+    probe_every: Count = 500  # steps between online probes on labelled clips, if any; 0: never
+    probe_clips: Positive = 500  # maximum number of clips in a probe
 
 
 class DataSection(Section):
     """How clips are read."""
 
     workers: Count = 0  # decoding processes; 0 decodes in the training process
-    cache_gb: Annotated[float, Field(ge=0.0)] = 2.0  # keep decoded clips in memory when they all fit
-    # Set name -> how often it is drawn from; sets not named count 1. Empty: every clip alike, whatever its set.
+    cache_gb: Annotated[float, Field(ge=0.0)] = 2.0  # keep decoded clips in memory if all fit
+    # Set name -> sampling weight; sets not named have weight 1. Empty: all clips have equal weight.
     mix: dict[str, Annotated[float, Field(gt=0.0)]] = {}
 
 

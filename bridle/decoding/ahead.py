@@ -150,7 +150,8 @@ class Decoders:
 
 def _killed() -> EnvironmentFault:
     return EnvironmentFault(
-        "a decoding process was killed", "Short of memory? Fewer --workers need less; what is done is kept: --resume."
+        "a decoding process was killed",
+        "If memory ran out, use fewer --workers. Finished work is kept: continue with --resume.",
     )
 
 

@@ -26,7 +26,7 @@ _QUEUE = 2  # groups a worker has: the next one waits in its pipe while the pare
 _AHEAD = 64  # tasks a worker may be ahead of the slowest one: bounds what waits to be written
 _STOP_S = 5.0
 _POLL_S = 5.0
-KILLED = "the decoder was killed, probably for want of memory"
+KILLED = "the decoder was killed, probably out of memory"
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # a process uses one core, and forks safely
 
 

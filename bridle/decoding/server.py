@@ -102,7 +102,7 @@ def work(task: Task) -> Report | Failure:
         if info.modality is not task.modality:
             return Failure(f"holds {info.modality}, not {task.modality}")
         if task.channel and 1 < (info.channels or 1) < task.channel:
-            return Failure(f"has {info.channels} channels, but channel {task.channel} is to be taken")
+            return Failure(f"has {info.channels} channels, not the requested channel {task.channel}")
         info = replace(info, channel=task.channel)
         content, found = None, info
         if task.transcode:

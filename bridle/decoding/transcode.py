@@ -68,7 +68,7 @@ def _mp4(raw: bytes, info: MediaInfo) -> tuple[MediaInfo, bytes]:
     height, width = _shrunk(info.height, info.width, VIDEO_SIDE, even=True)
     rate = Fraction(info.rate_hz).limit_denominator(1001)
     if not rate:
-        raise MediaError(f"cannot be transcoded: {info.rate_hz:g} frames a second are too few for H.264")
+        raise MediaError(f"cannot be transcoded: {info.rate_hz:g} frames per second are too few for H.264")
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=rate, options=_X264)
@@ -82,7 +82,7 @@ def _mp4(raw: bytes, info: MediaInfo) -> tuple[MediaInfo, bytes]:
     content = file.getvalue()
     after = media.check(content, "transcoded.mp4")
     if after.frames != info.frames:
-        raise MediaError(f"came out with {after.frames} of {info.frames} frames")
+        raise MediaError(f"transcoded to {after.frames} of {info.frames} frames")
     return after, content
 
 

@@ -242,7 +242,7 @@ def _mean_and_scale(look: Look, train_N: Tensor) -> tuple[Tensor, Tensor]:
         x_RD = x_BND[valid_BN].double()
         count, sum_D, square_D = count + len(x_RD), sum_D + x_RD.sum(0), square_D + x_RD.square().sum(0)
     if not count:
-        raise DataError("none of the clips to train on can be read")
+        raise DataError("no training clip can be read")
     mean_D = sum_D / count
     std_D = (square_D / count - mean_D.square()).clamp(min=0).sqrt()
     return mean_D.float(), torch.where(std_D > 1e-6 * std_D.max(), 1 / std_D, torch.zeros_like(std_D)).float()

@@ -59,17 +59,17 @@ def of_head(model: Bridle, data: Labelled, protocol: Protocol, head: Head, worke
     """
     if data.classes and set(data.classes) != set(head.classes):
         raise DataError(
-            f"the head tells {len(head.classes)} classes apart, the data have {len(data.classes)}"
-            + ("" if len(data.classes) != len(head.classes) else " of other names"),
+            f"the head has {len(head.classes)} classes, the data have {len(data.classes)}"
+            + ("" if len(data.classes) != len(head.classes) else " with other names"),
             "Fine-tune on these data: --protocol finetune.",
         )
     data.classes = head.classes
     sources, files, failures = listed(data)
     several = data.task.multi_label if data.task else any(len(labels) != 1 for labels in files.labels)
     if several != head.multi_label:
-        kinds = ("one class a clip", "any number of classes a clip")
+        kinds = ("one class per clip", "any number of classes per clip")
         raise DataError(
-            f"the head tells {kinds[head.multi_label]}, the data have {kinds[several]}",
+            f"the head predicts {kinds[head.multi_label]}, the data have {kinds[several]}",
             "Fine-tune on these data: --protocol finetune.",
         )
     options: dict[str, Any] = {"several": protocol.several, "workers": workers, "failures": failures}
@@ -77,8 +77,8 @@ def of_head(model: Bridle, data: Labelled, protocol: Protocol, head: Head, worke
     def trial(split: Split, seed: int) -> tuple[Tensor, dict[str, Any]]:
         again = sum(hash_of(files.paths[at]) in head.trained_on for at in split.test.tolist())
         if again:
-            what = f"{again} of {len(split.test)} clips have names of clips that the head was trained on"
-            progress.warn(f"{what}: if they are the same, the figure is too good")
+            what = f"{again} of {len(split.test)} clips have the names of clips the head was trained on"
+            progress.warn(f"{what}; if they are the same, the result is too optimistic")
         return score(model, head.classifier, _some(sources, split.test), head.multi_label, **options), {}
 
     return files, lambda truth, groups: trial

@@ -51,7 +51,7 @@ class Answer:
         if self.result["protocol"] in _WITHOUT_CLIPS:
             return None, None
         if not self.result.get("clips"):
-            return None, "what was said of each clip was not kept: bridle eval again"
+            return None, "results of each clip were not stored; run bridle eval again"
         try:
             tested = read_tested(self.folder, self.result)
         except DataError as error:
@@ -126,8 +126,8 @@ def compare(folders: Sequence[Path], *, protocol: str | None = None, task: str |
 def _check_folders(folders: Sequence[Path]) -> None:
     if len(folders) < 2:
         raise UsageError(
-            f"To compare takes two runs or more, not {len(folders)}.",
-            "bridle compare BASELINE RUN...; bridle runs lists them",
+            f"compare needs at least two runs, got {len(folders)}.",
+            "Use bridle compare BASELINE RUN...; bridle runs lists the runs.",
         )
     seen: dict[Path, Path] = {}
     for folder in folders:
@@ -147,8 +147,8 @@ def _answers(folder: Path, protocol: str | None, task: str | None) -> list[Answe
     if not found:
         file = folder / "results.json"
         raise DataError(
-            f"{file} {'holds no results' if file.exists() else 'does not exist'}: nothing is known of {folder}.",
-            f"bridle eval --checkpoint {folder} --data DATA --out {folder}; of an untrained model: bridle eval "
+            f"{file} {'holds no results' if file.exists() else 'does not exist'}: {folder} was not evaluated.",
+            f"bridle eval --checkpoint {folder} --data DATA --out {folder}; for an untrained model: bridle eval "
             "--checkpoint random "
             f"--preset NAME --data DATA --out {folder}",
         )
@@ -210,8 +210,8 @@ def _paired(first: Answer, baseline: Baseline | None, other: Answer) -> Paired |
         return baseline.against(other.tested)
     except DataError as error:
         raise DataError(
-            f"{first.folder} and {other.folder} were tested on other labels: {error.message}.",
-            f"Judge both on the same data; they were on {first.data} and {other.data}.",
+            f"{first.folder} and {other.folder} were tested on different labels: {error.message}.",
+            f"Evaluate both on the same data; they used {first.data} and {other.data}.",
         ) from error
 
 
@@ -237,10 +237,10 @@ def _doubts(first: Answer, other: Answer, pair: Paired) -> list[str]:
     if pair.baseline_only or pair.other_only:
         found.append(
             f"{pair.baseline_only} clips of {first.folder} and {pair.other_only} of {other.folder} were not tested by "
-            f"both: the difference is over the other {pair.clips}"
+            f"both; the difference is over the other {pair.clips}"
         )
     if pair.disagreements and pair.disagreements < _FEW:
-        found.append(f"{pair.disagreements} clips make the difference: too few for a good interval")
+        found.append(f"{pair.disagreements} clips differ: too few for a good interval")
     return found
 
 
@@ -250,8 +250,8 @@ def _unpaired(first: Answer, other: Answer) -> list[str]:
         return [other.fault]
     if first.tested and other.tested:
         one, two = first.tested.paths[0], other.tested.paths[0]
-        return [f"no clip was tested by both: {first.folder} was on {one}, {other.folder} on {two}"]
-    return [] if first.same_data(other) else [f"{first.folder} was on {first.data}, {other.folder} on {other.data}"]
+        return [f"no clip was tested by both: {first.folder} used {one}, {other.folder} {two}"]
+    return [] if first.same_data(other) else [f"{first.folder} used {first.data}, {other.folder} {other.data}"]
 
 
 def _note_left_out(answers: list[list[Answer]], compared: list[list[Answer]]) -> None:
@@ -268,7 +268,7 @@ def _note_left_out(answers: list[list[Answer]], compared: list[list[Answer]]) ->
         ]
         if alone:
             told = "; ".join(dict.fromkeys(map(str, alone)))
-            progress.note(f"{alone[0].folder}: left out for want of a counterpart: {told}")
+            progress.note(f"{alone[0].folder}: left out, no counterpart: {told}")
 
 
 def _nothing_in_common(
@@ -282,6 +282,6 @@ def _nothing_in_common(
         for folder, each in zip(folders, answers, strict=True)
     ]
     return DataError(
-        "\n".join([f"{folders[0]} and the others have no question in common{asked}:", *lines]),
-        "Ask the same of each: bridle eval --checkpoint RUN --data DATA --protocol NAME",
+        "\n".join([f"{folders[0]} and the others have no evaluation in common{asked}:", *lines]),
+        "Evaluate each in the same way: bridle eval --checkpoint RUN --data DATA --protocol NAME",
     )

@@ -36,7 +36,7 @@ _PARTS = {
     **dict.fromkeys(("test", "testing", "eval"), "test"),
     **{f"fold{number}": f"fold{number}" for number in range(1, 101)},
 }
-LABELS_HINT = "lay them out as DATA/CLASS/file, or shard them with --labels"
+LABELS_HINT = "Lay the files out as DATA/CLASS/file, or shard them with --labels."
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +135,7 @@ def open_data(
     if task and not (data.exists() and is_sharded(data)):
         if not isinstance(data, Path):
             raise DataError(
-                f"{data} is in remote storage, where releases are not read",
+                f"{data} is in remote storage; releases are read from a local disk only",
                 "Copy it, or shard it with --labels and --split.",
             )
         listing = read_task(task, data, max_missing=max_missing)
@@ -150,7 +150,7 @@ def open_data(
     sources, total = find_sources([data], modality)
     if labels not in (None, "folder"):
         if task or is_sharded(data):
-            raise UsageError(f"--labels: {data} brings its labels along", "Leave it out.")
+            raise UsageError(f"--labels: {data} has its own labels", "Leave it out.")
         notes = list[str]()
         named = [replace(source, labels=label) for source, label in _labelled(list(sources), data, labels, notes)]
         mark = _mark(("folder", *(_told(source) for source in named))) if isinstance(data, Path) else ""
@@ -237,8 +237,8 @@ def divide(
         return split_by_parts(known, ["train"], ["test"] if "test" in known else ["val"]), groups
     if task and not asked:
         raise DataError(
-            f"nothing says which files are for training and which for testing {task.name}",
-            "Point --data at the release or at sets called train and test; or say --split-file, --folds, --test-share.",
+            f"{task.name}: no train and test split",
+            "Point --data at the release or at sets named train and test, or use --split-file, --folds, --test-share.",
         )
     y_N = np.zeros(len(truth), dtype=int) if truth.multi else truth.y.numpy()
     splits = make_splits(
@@ -261,13 +261,15 @@ def _split_by_table(paths: Sequence[str], file: Path, train: bool) -> list[Split
     """
     table = read_split_file(file)
     if not any(path in table for path in paths):
-        raise DataError(f"{file} names none of the {len(paths)} files, such as {paths[0]}")
+        raise DataError(f"{file} matches none of the {len(paths)} files, such as {paths[0]}")
     if wrong := next((part for part in table.values() if part.lower() not in _PARTS), None):
-        raise DataError(f"{file}: {wrong!r} is no part", "Parts are train, val and test, or fold1, fold2 ...")
+        raise DataError(f"{file}: {wrong!r} is not a part", "Parts are train, val and test, or fold1, fold2 ...")
     known = [_PARTS[table[path].lower()] if path in table else "" for path in paths]
     folds = sorted({part for part in known if part.startswith("fold")})
     if folds and {*known} - {"", *folds}:
-        raise DataError(f"{file} has folds and other parts: {', '.join(sorted({*known} - {''}))}", "One or the other.")
+        raise DataError(
+            f"{file} has folds and other parts: {', '.join(sorted({*known} - {''}))}", "Use either folds or parts."
+        )
     try:
         if len(folds) == 1:
             raise DataError(f"{folds[0]} alone: at least two folds are needed")

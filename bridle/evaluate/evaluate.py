@@ -87,7 +87,7 @@ def evaluate(
     for note in found.notes:
         progress.report("warning" if note.startswith("leak") else "note", message=note)
     for part, gone in found.missing.items():
-        progress.warn(f"{part}: listed and not there: {len(gone)}, such as {', '.join(gone[:3])}")
+        progress.warn(f"{part}: listed but missing: {len(gone)}, such as {', '.join(gone[:3])}")
     protocol = protocol.settled(published, model)
     common: dict[str, Any] = {"task": task, "protocol": protocol.name, "checkpoint": str(model.source)}
     if protocol.name == "codebook":
@@ -131,7 +131,7 @@ def _features(
         if patches:
             held = ragged(patches.rows)
             return patches.files, lambda truth, groups: probe_patches(held, truth)
-        progress.note("memory does not hold the features of all patches: they are computed again in every epoch")
+        progress.note("the features of all patches do not fit into memory; they are computed again in each epoch")
         sources, files, failures = listed(data)
         look = look_at_patches(model, sources, failures, workers)
         return files, lambda truth, groups: probe_patches(look, truth)
@@ -151,15 +151,15 @@ def truth_of(files: Files, data: Labelled) -> Truth:
         known = set(data.classes)
         for path, labels in zip(files.paths, files.labels, strict=True):
             if wrong := [label for label in labels if label not in known]:
-                raise DataError(f"{path} has the label {wrong[0]!r}, which is none of the {len(known)} classes")
+                raise DataError(f"{path} has the label {wrong[0]!r}, which is not one of the {len(known)} classes")
     if not multi and (
         wrong_path := next((p for p, n in zip(files.paths, files.labels, strict=True) if len(n) != 1), None)
     ):
-        raise DataError(f"{wrong_path} has not one label, as the task wants")
+        raise DataError(f"{wrong_path} has several labels or none; the task needs one")
     truth = Truth.of(files.labels, data.classes, multi=multi)
     if len(truth.classes) < 2:
         only = f"one class, '{truth.classes[0]}'" if truth.classes else "no class"
-        raise DataError(f"{only}: a probe needs at least two", LABELS_HINT)
+        raise DataError(f"{only}; a probe needs at least two", LABELS_HINT)
     return truth
 
 

@@ -1,6 +1,6 @@
 """Linear probe: one layer on z-scored features.
 
-Small sets with one class a clip: multinomial logistic regression by scikit-learn's L-BFGS, its penalty chosen on an
+Small sets with one class per clip: multinomial logistic regression by scikit-learn's L-BFGS, its penalty chosen on an
 inner split of train. Large ones, and several classes a clip: stochastic gradient descent, its learning rate chosen
 there, all rates trained side by side (as in DINOv2, arXiv 2304.07193).
 

@@ -151,7 +151,7 @@ def _check_labels(common: list[Clip], mine: tuple[list[str], np.ndarray], theirs
             " and ".join(repr(union[at]) for at in (np.flatnonzero(y) if y.ndim else [y])) or "no class"
             for y in (my_y[row], their_y[row])
         )
-        raise DataError(f"{common[row][0]} is of {one} for the one and of {two} for the other")
+        raise DataError(f"{common[row][0]} is labelled {one} in one run and {two} in the other")
 
 
 def _columns(classes: list[str], y_ML: np.ndarray, union: list[str]) -> np.ndarray:

@@ -43,7 +43,7 @@ class Protocol:
     recipe: Finetune | None = None
 
     def check_division(self, division: Division) -> None:
-        """Raises UsageError for a way to divide where nothing is divided."""
+        """Check that split options have an effect; raises UsageError."""
         said: dict[str, object] = {
             "--folds": division.folds,
             "--test-share": division.test_share,
@@ -53,7 +53,7 @@ class Protocol:
             said["--split-file"] = division.split_file
         given = next((name for name, value in said.items() if value is not None), None)
         if given and self.name in ("head", "codebook"):
-            raise UsageError(f"--protocol {self.name} trains nothing: {given} would be without effect")
+            raise UsageError(f"--protocol {self.name} does not train: {given} has no effect")
 
     def settled(self, task: Task | None, model: Bridle) -> Protocol:
         """With the recipe and views of the task, where a whole classifier is tested and nobody named others.
@@ -82,20 +82,20 @@ class Protocol:
         if self.pool is not None:
             _check_choice("--pool", self.pool, POOLS)
         if self.pool and self.name not in ("knn", "linear"):
-            raise UsageError(f"--protocol {self.name} does not pool: --pool {self.pool} would be without effect")
+            raise UsageError(f"--protocol {self.name} does not pool: --pool {self.pool} has no effect")
         if len(self.seeds) > 1 and self.name in _SEEDLESS:
-            raise UsageError(f"--protocol {self.name} draws nothing: --seeds would be without effect")
+            raise UsageError(f"--protocol {self.name} is deterministic: --seeds has no effect")
         if self.recipe and self.name != "finetune":
-            raise UsageError(f"--protocol {self.name} is not fine-tuning: its recipe would be without effect")
+            raise UsageError(f"--protocol {self.name} is not fine-tuning: its recipe has no effect")
         if self.several and (self.name not in ("knn", "linear", "finetune", "head") or self.pooled in _PLACES):
             raise UsageError(
-                f"--views with --protocol {self.name}: only averages over a file can be over views of it",
-                "use it with knn or linear (--pool mean or class), finetune or head",
+                f"--views with --protocol {self.name}: views need a protocol that averages over a file",
+                "Use it with knn or linear (--pool mean or class), finetune or head.",
             )
         if self.pool == "attentive" and self.name == "knn":
-            raise UsageError("--pool attentive is trained with the classifier", "use it with --protocol linear")
+            raise UsageError("--pool attentive is trained with a classifier", "Use it with --protocol linear.")
 
 
 def _check_choice(option: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
-        raise UsageError(f"{option} {value} is not known", nearest(value, known))
+        raise UsageError(f"{option}: unknown value '{value}'; {nearest(value, known)}")

@@ -25,7 +25,7 @@ def unmatched(paths: Sequence[str], division: Division) -> list[str]:
         return []
     table, there = read_split_file(division.split_file), {*paths}
     gone, left_out = [path for path in table if path not in there], [path for path in paths if path not in table]
-    said = [(gone, "lines that name no file that can be read"), (left_out, "files that it does not name, left out")]
+    said = [(gone, "lines that match no readable file"), (left_out, "files that are not listed, left out")]
     return [f"{division.split_file}: {what}: {len(found)}, such as {found[0]}" for found, what in said if found]
 
 
@@ -35,11 +35,11 @@ def faults(splits: Sequence[Split], truth: Truth, groups: Sequence[str] | None) 
     for split in splits:
         if groups is not None and (both := {groups[n] for n in split.train} & {groups[n] for n in split.test}):
             some = f"{len(both)} groups, such as {min(both)!r}"
-            found.append(f"{some}, are on both sides, for training and for testing: the figure is too good")
+            found.append(f"{some}, are in both training and test data; the result is too optimistic")
         trained_L, tested_L = (truth.shares(rows).any(0) for rows in (split.train, split.test))
         never = [truth.classes[n] for n in (tested_L & ~trained_L).nonzero().flatten().tolist()]
         if never and len(split.train):
-            found.append(f"classes that are tested and have no clip to train on: {len(never)}: {', '.join(never[:5])}")
+            found.append(f"classes with test clips but no training clips: {len(never)}: {', '.join(never[:5])}")
     return list(dict.fromkeys(found))
 
 
@@ -57,7 +57,8 @@ def copies(data: Labelled, paths: Sequence[str], splits: Sequence[Split]) -> str
     if not found:
         return ""
     one, other = next(iter(found.items()))
-    return f"copies: {len(found)} tested files are for training, too, such as {one} and {other}: the figure is too good"
+    many = f"copies: {len(found)} test files are also training files, such as {one} and {other}"
+    return f"{many}; the result is too optimistic"
 
 
 def _contents(data: Labelled) -> dict[str, tuple[int, Any]]:

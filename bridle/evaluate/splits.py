@@ -46,7 +46,7 @@ def group_names(paths: Sequence[str], pattern: str) -> list[str]:
         if name is None:
             raise DataError(
                 f"--group-by '{pattern}' does not match '{path}'",
-                "every original path must match; its first (group) names the speaker, photo, ...",
+                "Each original path must match; its first (group) is the name of the group, such as the speaker.",
             )
         groups.append(name)
     return groups
@@ -58,7 +58,7 @@ def read_split_file(file: Path) -> dict[str, str]:
     Raises:
         DataError: naming the file and the line.
     """
-    hint = "Wanted: a first line `path,part`, then one line a file, its path as bridle shard stored it."
+    hint = "Expected: a first line `path,part`, then one line per file, with its path as stored by bridle shard."
     found: dict[str, str] = {}
     try:
         with open(file, encoding="utf-8-sig", newline="") as text:
@@ -72,12 +72,12 @@ def read_split_file(file: Path) -> dict[str, str]:
                 raise DataError(f"{file} has the columns {','.join(columns)!r}", hint)
             for row in reader:
                 if not row[path] or not row[part]:
-                    raise DataError(f"{file}, line {reader.line_num}: a path and its part are wanted", hint)
+                    raise DataError(f"{file}, line {reader.line_num}: expected a path and its part", hint)
                 if None in row:  # more values than columns
                     raise DataError(f"{file}, line {reader.line_num}: expected {len(columns)} values", hint)
                 name, said = PurePosixPath(row[path].strip()).as_posix(), row[part].strip()
                 if found.setdefault(name, said) != said:
-                    raise DataError(f"{file}, line {reader.line_num}: {name} is in {found[name]} already", hint)
+                    raise DataError(f"{file}, line {reader.line_num}: {name} is already in {found[name]}", hint)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{file} cannot be read: {error}", hint) from error
     return found
@@ -99,7 +99,7 @@ def split_by_parts(
         for rows, wanted in ((split.train, a), (split.test, b)):
             if not len(rows):
                 there = ", ".join(sorted({*parts} - {""}))
-                raise DataError(f"no clip that can be read is in {' or '.join(wanted)}; there is {there}")
+                raise DataError(f"no readable clip in {' or '.join(wanted)}; found {there}")
     return splits
 
 
@@ -133,7 +133,7 @@ def make_splits(
         raise UsageError(f"--test-share {test_share} is not between 0 and 1")
     parts = folds if test_share is None else max(2, round(1 / test_share))
     if parts < 2:
-        raise UsageError(f"--folds {folds}: at least 2 are needed", "--test-share 0.2 makes a single split")
+        raise UsageError(f"--folds {folds}: at least 2 are needed", "For a single split, use --test-share 0.2.")
     if not stratified:
         return _split_any(len(labels_N), groups_N, parts, test_share, seed)
     called = [str(name) for name in (np.unique(labels_N) if names is None else names)]
@@ -163,14 +163,14 @@ def _split(
         pairs = pairs[:1]
     splits = [Split(np.sort(train), np.sort(test)) for train, test in pairs]
     if any(len(split.test) == 0 or len(split.train) == 0 for split in splits):
-        raise DataError("the groups are too unequal: a fold stays empty", f"use fewer than --folds {parts}")
+        raise DataError("the groups are too unequal: a fold is empty", f"Use fewer than --folds {parts}.")
     return splits
 
 
 def _split_any(clips: int, groups_N: Groups | None, parts: int, test_share: float | None, seed: int) -> list[Split]:
     group_N = np.arange(clips) if groups_N is None else np.unique(np.asarray(groups_N), return_inverse=True)[1]
     if (total := len(np.unique(group_N))) < parts:
-        raise DataError(f"{total} groups do not fill {parts} folds", f"use --folds {max(total, 2)} or fewer")
+        raise DataError(f"{total} groups do not fill {parts} folds", f"Use --folds {max(total, 2)} or fewer.")
     maker = GroupKFold(parts, shuffle=True, random_state=seed)
     pairs = list(maker.split(np.zeros((clips, 1)), groups=group_N))[: None if test_share is None else 1]
     return [Split(np.sort(train), np.sort(test)) for train, test in pairs]
@@ -180,24 +180,24 @@ def _check_classes(labels_N: np.ndarray, least: int, names: Sequence[str]) -> No
     counts = np.bincount(labels_N, minlength=len(names))
     if np.count_nonzero(counts) < 2:
         raise DataError(
-            f"{np.count_nonzero(counts)} class of clips: a probe needs at least two",
-            "lay the files out as DATA/CLASS/file, or shard them with --labels",
+            f"{np.count_nonzero(counts)} class of clips; a probe needs at least two",
+            "Lay the files out as DATA/CLASS/file, or shard them with --labels.",
         )
     small = [f"'{names[i]}' ({counts[i]})" for i in np.flatnonzero(counts).tolist() if counts[i] < least]
     if small:
         raise DataError(
             f"fewer clips than the {least} folds in class {', '.join(small[:5])}{' ...' if len(small) > 5 else ''}",
-            "use fewer --folds, or add clips to the class",
+            "Use fewer --folds, or add clips to the class.",
         )
 
 
 def _check_groups(labels_N: np.ndarray, groups_N: np.ndarray, folds: int, names: Sequence[str]) -> None:
     total = len(np.unique(groups_N))
     if total < folds:
-        raise DataError(f"{total} groups do not fill {folds} folds", f"use --folds {max(total, 2)} or fewer")
+        raise DataError(f"{total} groups do not fill {folds} folds", f"Use --folds {max(total, 2)} or fewer.")
     lonely = [names[i] for i in np.unique(labels_N).tolist() if len(np.unique(groups_N[labels_N == i])) < 2]
     if lonely:
         raise DataError(
-            f"class '{lonely[0]}' occurs in a single group: tested, it would never have been trained",
-            "choose a --group-by whose groups cross the classes",
+            f"class '{lonely[0]}' occurs in one group only, so it cannot be in both training and test data",
+            "Choose a --group-by whose groups span several classes.",
         )

@@ -37,27 +37,27 @@ def export(
         UsageError: the options do not go together; the rest as the format says.
     """
     if format not in FORMATS:
-        raise UsageError(f"--format {format} is not known", nearest(format, FORMATS))
+        raise UsageError(f"--format: unknown value '{format}'; {nearest(format, FORMATS)}")
     if part not in PARTS:
-        raise UsageError(f"--part {part} is not known", nearest(part, PARTS))
+        raise UsageError(f"--part: unknown value '{part}'; {nearest(part, PARTS)}")
     if dtype not in FORMATS[format]:
-        raise UsageError(f"--format {format} has no --dtype {dtype}", f"choose from {', '.join(FORMATS[format])}")
+        raise UsageError(f"--format {format} has no --dtype {dtype}", f"Choose from {', '.join(FORMATS[format])}.")
     if opset is not None and format != "onnx":
-        raise UsageError(f"--format {format} has no --opset", "leave it out, or use --format onnx")
+        raise UsageError(f"--format {format} has no --opset", "Leave it out, or use --format onnx.")
     if dtype != "fp32" and part == "tokenizer":
         raise UsageError(
-            f"--part tokenizer --dtype {dtype}: the tokenizer stays fp32, for anything less picks other codes",
-            "leave out --dtype",
+            f"--part tokenizer --dtype {dtype}: the tokenizer stays fp32, since lower precision changes codes",
+            "Leave out --dtype.",
         )
     if format == "safetensors":
         if part != "both" or data is not None:
-            raise UsageError("--format safetensors has no --part and no --data", "leave them out")
+            raise UsageError("--format safetensors has no --part and no --data", "Leave them out.")
         return export_safetensors(run, out, dtype=dtype, overwrite=overwrite)
     if format == "huggingface":
         if part == "tokenizer":
             raise UsageError(
                 "--format huggingface has no --part tokenizer",
-                "leave it out: model.tokenize(...) comes with the encoder",
+                "Leave it out: the encoder includes model.tokenize(...).",
             )
         return export_huggingface(run, out, part=part, dtype=dtype, data=data, overwrite=overwrite)
     return export_programs(run, out, format=format, part=part, dtype=dtype, opset=opset, data=data, overwrite=overwrite)

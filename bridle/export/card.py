@@ -17,8 +17,8 @@ from bridle.export.subject import Subject
 from bridle.inputs import find_sets
 
 _COLUMNS = ("task", "data", "protocol", "metric", "value", "95 % interval", "chance", "clips tested")
-_NO_RESULTS = "None were measured of this model: `bridle eval` does that."
-_BESIDE = "Beside it, from the run that pretrained it (other checkpoints, the untrained network, what was fine-tuned):"
+_NO_RESULTS = "This model was not evaluated; `bridle eval` does that."
+_BESIDE = "From the pretraining run (other checkpoints, the untrained network, fine-tuned models):"
 _SHARES = ("accuracy", "map")  # metrics that are told in percent
 _CARD = """---
 library_name: transformers
@@ -117,7 +117,7 @@ def model_card(subject: Subject, name: str, parts: Sequence[str], auto: str) -> 
         code=_usage(subject, parts, auto),
         outputs=_outputs(subject, parts),
         about=about_media(model),
-        data=_table(("", ""), _data(subject)) or "Nothing is known of the data here.",
+        data=_table(("", ""), _data(subject)) or "The training data are unknown.",
         recipe=_table(("", ""), _recipe(subject)),
         results=_results(subject),
         method=METHOD,
@@ -202,7 +202,7 @@ def _recipe(subject: Subject) -> Iterator[tuple[str, str]]:
     grid, patch = (" x ".join(map(str, one)) for one in (model.patcher.grid, model.patcher.patch))
     yield "patches", f"{grid} (time, rows, columns) of {patch} values"
     yield "quantizer", f"{quantizer.levels} levels, {quantizer.codes} codes, width {quantizer.width}"
-    yield "mask", f"{mask.shape}, {100 * mask.ratio:.3g} % hidden, {mask.per_clip} a clip"
+    yield "mask", f"{mask.shape}, {100 * mask.ratio:.3g} % masked, {mask.per_clip} per clip"
     rates = f"rate {optim.lr:g}, of the tokenizer {optim.tokenizer_lr:g}"
     yield "optimiser", f"AdamW, batch {optim.batch_size}, {rates}, weight decay {optim.weight_decay:g}"
     turns = f"{plan.turns} x (tokenizer {plan.tokenizer:g}, encoder {plan.encoder:g})"

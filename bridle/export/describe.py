@@ -77,7 +77,7 @@ code.""",
 _LOGITS = """`logits` (windows, classes) are the scores of the classes in `classes.json`, in its order: {names}.
 {how}"""
 _HOW = {
-    False: "Their softmax, averaged over the windows of a clip, is what BRIDLE says of it.",
+    False: "Their softmax, averaged over the windows of a clip, is BRIDLE's prediction.",
     True: "A clip may have several classes, or none: the sigmoid of each, averaged over the windows of a clip.",
 }
 _NAMED = 12  # classes
@@ -140,7 +140,7 @@ def library_readme(model: Bridle, head: Head | None, name: str, unfinished: str)
     """For who has BRIDLE; `unfinished`: see `Subject`."""
     example = MEDIA[model.modality].file
     tuned = (
-        f"\nFine-tuned, with `head.safetensors` on top, which knows {class_names(head)}:\n"
+        f"\nFine-tuned, with `head.safetensors` on top, with the classes {class_names(head)}:\n"
         "`bridle eval --protocol head --checkpoint . --data DATA` tests it.\n"
         if head
         else ""
@@ -190,7 +190,7 @@ Run in this folder:
 ```
 
 `inputs` is `patches` float32 (windows, patches, values), `coords` int64 (windows, patches, 3: time, row, column) and
-`valid` bool (windows, patches); a long clip has several windows, and any number of windows and of patches will do.
+`valid` bool (windows, patches); a long clip has several windows. Any number of windows and patches works.
 {made}
 
 `preprocess.py` needs NumPy alone and reads `preprocessing.json`; windows of several clips share a batch by

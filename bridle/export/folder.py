@@ -46,7 +46,7 @@ def new_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
 
 
 def check_output(out: Path, *, overwrite: bool) -> None:
-    """Raises UsageError where there is something already that may not be replaced, or is no export."""
+    """Check that an export may be written here; raises UsageError if something else is there."""
     if not os.path.lexists(out):
         return
     if not overwrite:
@@ -56,7 +56,9 @@ def check_output(out: Path, *, overwrite: bool) -> None:
     found = {path.name for path in out.iterdir()} - {"__pycache__"}
     if found and not (MARK in found and found <= _NAMES | _PROGRAMS):
         more = ", ".join(sorted(found - _NAMES - _PROGRAMS)[:3]) or f"no {MARK}"
-        raise UsageError(f"{out} holds more than an export ({more}): it will not be replaced", "Choose another --out.")
+        raise UsageError(
+            f"{out} holds other files than an export ({more}): it will not be replaced", "Choose another --out."
+        )
 
 
 def names_of(out: Path) -> list[str]:

@@ -70,7 +70,7 @@ _CHILD = Path(__file__).with_name("huggingface_child.py")
 
 
 def check_extras() -> None:
-    """Raises EnvironmentFault where the package is missing."""
+    """Check that the package is installed; raises EnvironmentFault."""
     if find_spec("transformers") is None:
         raise EnvironmentFault(
             "--format huggingface needs a library that is not installed: transformers",
@@ -115,7 +115,7 @@ def export_huggingface(
         programs, patches = _loaded_elsewhere(folder, subject, compared, parts)
         parity = check(subject, programs, compared, TOLERANCES[dtype])
         if patches is not None and not patches <= _PATCHES:
-            what = f"patches by up to {patches:.2g}, allowed is {_PATCHES:.2g}"
+            what = f"patches by up to {patches:.2g}, at most {_PATCHES:.2g} is allowed"
             raise differs(f"the exported preprocessing differs on {compared.origin}: {what}", full=True)
     return {"format": "huggingface", "out": str(out), "files": names_of(out), "parity": {**parity, "patches": patches}}
 

@@ -17,7 +17,7 @@ class Blocker:
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
         if name.partition(".")[0] in ("bridle", "bridle_cli"):
-            raise ImportError(f"{name} is not to be had here")
+            raise ImportError(f"{name} is not available here")
 
 
 def main(folder: str, work: Path, auto_model: str, auto_processor: str, threads: str) -> None:

@@ -37,7 +37,7 @@ def code_of(part: str, outputs: Sequence[str]) -> str:
 
 
 def check_extras() -> None:
-    """Raises EnvironmentFault where a package is missing."""
+    """Check that the packages are installed; raises EnvironmentFault."""
     for name in _NEEDED:
         if find_spec(name) is None:
             raise EnvironmentFault(
@@ -46,9 +46,9 @@ def check_extras() -> None:
 
 
 def check_opset(opset: int | None) -> None:
-    """Raises UsageError for an opset that cannot be written."""
+    """Check that the opset is supported; raises UsageError."""
     if opset is not None and opset not in OPSETS:
-        raise UsageError(f"--opset {opset} cannot be written", f"choose one from {OPSETS[0]} to {OPSETS[-1]}")
+        raise UsageError(f"--opset {opset} is not supported", f"Use {OPSETS[0]} to {OPSETS[-1]}.")
 
 
 def write(program: Program, example: tuple[Tensor, ...], path: Path, *, opset: int | None, dtype: str) -> None:

@@ -96,7 +96,7 @@ def material(subject: Subject, data: Location | None) -> Material:
     if places := subject.shards():
         with suppress(BridleError, OSError):
             return _clips(model, places)
-    progress.warn("checked on noise: the shards of the run cannot be read here; --data PATH names real clips")
+    progress.warn("checked on noise, since the run's shards cannot be read here; use --data PATH for real clips")
     return Material([noise(model)], 2, "noise")
 
 
@@ -171,7 +171,7 @@ def check(subject: Subject, programs: Mapping[str, Program], compared: Material,
     if "tokenizer" in programs:
         equal, found["ties"] = _codes(subject.model, programs["tokenizer"], compared.batches)
         found["codes"] = equal
-        faults += [f"{100 * (1 - equal):.3g} % of the codes are others"] if equal < 1 else []
+        faults += [f"{100 * (1 - equal):.3g} % of the codes differ"] if equal < 1 else []
     if faults:
         raise differs(f"the exported model differs on {compared.origin}: {faults[0]}", allowed == TOLERANCES["fp32"])
     measure = {"features": allowed.difference} if allowed.difference else {"cosine": allowed.cosine}
@@ -181,8 +181,8 @@ def check(subject: Subject, programs: Mapping[str, Program], compared: Material,
 
 def differs(message: str, full: bool) -> NumericalError:
     """What is to be raised then; `full`: the weights are kept in float32."""
-    less = "" if full else " --dtype fp32 loses nothing by rounding."
-    return NumericalError(message, f"Nothing was written.{less} Please report it, with what bridle doctor says.")
+    less = "" if full else " --dtype fp32 is exact."
+    return NumericalError(message, f"Nothing was written.{less} Please report it with the output of bridle doctor.")
 
 
 def _faults(what: str, difference: float, cosine: float | None, allowed: Tolerance, times: float) -> Iterator[str]:
@@ -190,9 +190,9 @@ def _faults(what: str, difference: float, cosine: float | None, allowed: Toleran
     if not math.isfinite(difference):
         yield f"not all {what} are finite numbers"
     elif difference > most:
-        yield f"{what} by up to {difference:.2g}, allowed is {most:.2g}"
+        yield f"{what} by up to {difference:.2g}, at most {most:.2g} is allowed"
     if allowed.cosine and not (cosine is not None and cosine >= allowed.cosine):
-        yield f"the mean cosine of {what} is {cosine}, wanted is {allowed.cosine}"
+        yield f"the mean cosine of {what} is {cosine}, below {allowed.cosine}"
 
 
 def _cosine(pairs: Sequence[tuple[Tensor, Tensor]]) -> float:

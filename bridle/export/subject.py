@@ -92,7 +92,7 @@ def open_subject(run: Path) -> Subject:
     subject = Subject(model.eval().requires_grad_(False), head, about, _pretrained_by(folder, about))
     if not head and (unfinished := subject.unfinished()):
         progress.warn(
-            f"{subject.run} is {unfinished} is what is exported; bridle pretrain --resume {subject.run} goes on"
+            f"{subject.run} is {unfinished} is exported; continue training with bridle pretrain --resume {subject.run}"
         )
     return subject
 

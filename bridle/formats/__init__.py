@@ -1,4 +1,4 @@
-"""Files of codes and of vectors: one layout a suffix."""
+"""Files of codes and vectors: one format per suffix."""
 
 from bridle.formats.codes import CodesFile, each_codes, read_codes, write_codes
 from bridle.formats.vectors import read_vectors, write_vectors

@@ -56,10 +56,10 @@ def read_arrays(path: Path, names: Sequence[str], what: str, suffix: str = "") -
         arrays, text = (_read_npz if (suffix or path.suffix) == ".npz" else _read_safetensors)(path, names)
         header = json.loads(text)
         if not isinstance(header, dict):
-            raise ValueError("its header is no object")
+            raise ValueError("its header is not an object")
         wanted = header.pop("crc32", None)  # there is none in files of the first versions
         if names and wanted not in (None, _crc(header, arrays)):
-            raise ValueError("its checksum is another")
+            raise ValueError("its checksum differs")
         return arrays, header
     except FileNotFoundError:
         raise
@@ -76,13 +76,13 @@ def _crc(header: Any, arrays: dict[str, np.ndarray]) -> int:
 
 
 def refuse_large(unpacked_bytes: int) -> None:
-    """Raises ValueError for what does not fit into memory: a small file may unpack to any size."""
+    """Check that the unpacked size fits into memory; raises ValueError. A small file may unpack to any size."""
     if unpacked_bytes > (free := free_memory(torch.device("cpu"))):
         raise ValueError(f"it takes {unpacked_bytes / 1e9:.1f} GB unpacked, and {free / 1e9:.1f} GB of memory are free")
 
 
 def check_version(header: Any, path: Path, format: str, version: int, hint: str) -> None:
-    """Raises DataError for a header of another format, or of a later version."""
+    """Check format and version of a header; raises DataError."""
     if not isinstance(header, dict) or header.get("format") != format:
         found = header.get("format") if isinstance(header, dict) else None
         raise DataError(f"{path} is not a {format} file" + (f" but a {found} file" if found else ""), hint)

@@ -61,9 +61,9 @@ class VectorsFile:
 
 
 def check_ending(out: Location) -> None:
-    """Raises UsageError for a name that tells no form, EnvironmentFault where a library is missing for it."""
+    """Check the suffix; raises UsageError if it is unknown, EnvironmentFault if its library is missing."""
     if out.suffix not in SUFFIXES:
-        raise UsageError(f"{out} does not end in {', '.join(SUFFIXES)}", "Give --out a name with one of these endings.")
+        raise UsageError(f"{out} does not end in {', '.join(SUFFIXES)}", "Give --out one of these suffixes.")
     if out.suffix == ".parquet":
         require_pyarrow()
 

@@ -242,4 +242,4 @@ def _finished(files: deque[_File], failures: Failures) -> Iterator[Encoded]:
         if all(bool((out.isfinite() if out.is_floating_point() else out >= 0).all()) for out in outputs):
             yield Encoded(file.source, outputs, coords_N3, (file.steps, rows, columns), file.times)
         else:
-            failures.add(file.source.path, "what the model makes of it is not finite", file.source.number)
+            failures.add(file.source.path, "the model's output is not finite", file.source.number)

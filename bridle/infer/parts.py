@@ -133,12 +133,11 @@ class _Work:
         return sum(len(self.span(int(path.name))) for path in finished(self.folder))
 
     def check_shared(self) -> None:
-        """Raises EnvironmentFault where the folder that the first process has made is not seen."""
+        """Check that this rank sees the folder made by rank 0; raises EnvironmentFault."""
         if not (self.folder / IDENTITY).exists():
             raise EnvironmentFault(
-                f"{self.folder}, made by process 0, is not there on {socket.gethostname()}",
-                "Processes on several machines need a file system that all of them see: for OUT, and if OUT is in "
-                "object storage for the folder that BRIDLE_CACHE names.",
+                f"{self.folder}, made by rank 0, does not exist on {socket.gethostname()}",
+                "Use a file system shared by all machines for OUT (if OUT is in object storage, for BRIDLE_CACHE).",
             )
 
     def join(self, join: Join[Result], joined: Path) -> Result:

@@ -54,9 +54,9 @@ def pool(
 
 
 def check_pool(how: str) -> None:
-    """Raises UsageError for one that is not known."""
+    """Check the name; raises UsageError."""
     if how not in get_args(Pool):
-        raise UsageError(f"unknown pooling '{how}'", f"--pool: {nearest(str(how), get_args(Pool))}")
+        raise UsageError(f"--pool: unknown value '{how}'; {nearest(str(how), get_args(Pool))}")
 
 
 def segment_weights(valid_BN: Tensor, coords_BN3: Tensor, cuts: tuple[int, int, int]) -> Tensor:

@@ -1,4 +1,4 @@
-"""What `bridle.load` returns: a trained model that takes files, arrays and lists of either.
+"""The model returned by `bridle.load`, for files, arrays and lists of either.
 
     model = bridle.load("runs/voices")
     vector_D = model.embed("clip.wav")
@@ -37,22 +37,22 @@ _Answer = TypeVar("_Answer")
 
 @dataclass(slots=True)
 class Pretrained:
-    """Files of any length in, in windows; features, vectors or codes out, on the CPU.
+    """A trained model that computes features, embeddings and codes of media of any length.
 
-    What goes in is a path, a decoded `Clip`, or an array: sound `(samples,)` or with channels, floats from -1 to 1 or
-    integers; an image uint8 `(height, width, 3)` or a Pillow image; video uint8 `(frames, height, width, 3)`. Sound and
-    video need their `rate_hz`, samples or frames a second. A list or tuple of them is computed in batches; windows of
-    other clips in the same batch change nothing but the last digits.
+    Media are paths, decoded `Clip`s, or arrays: audio `(samples,)` or with channels, floats from -1 to 1 or integers;
+    images uint8 `(height, width, 3)` or Pillow images; video uint8 `(frames, height, width, 3)`. Arrays of audio and
+    video need `rate_hz`, samples or frames per second. Lists and tuples are computed in batches, which changes results
+    only in the last digits. Long media are processed in windows. Results are on the CPU.
 
     Attributes:
         model: the network itself, in evaluation mode.
-        dtype: features are computed in this (autocast), and are float32 when they come out. Codes are always computed
-            in float32: anything less picks others.
-        batch_size: windows that the model sees at once.
-        workers: threads that decode ahead.
+        dtype: of autocast for features, which are returned as float32. Codes are always computed in float32, since
+            lower precision changes them.
+        batch_size: windows per forward pass.
+        workers: decoding threads.
 
     All methods raise MediaError for a file that cannot be read, DataError for one of another modality and UsageError
-    for an array that cannot be one.
+    for an invalid array.
     """
 
     model: Bridle
@@ -77,7 +77,7 @@ class Pretrained:
     @overload
     def features(self, media: Several, *, rate_hz: float | None = None) -> list[Tensor]: ...
     def features(self, media: Media | Several, *, rate_hz: float | None = None) -> Tensor | list[Tensor]:
-        """The encoder's features of every patch on its grid, `(T, H, W, D)`; of several files a list."""
+        """Compute the features of every patch on its grid, `(T, H, W, D)`; for several files a list."""
         return self._each(media, rate_hz, self._features, lambda done: done.outputs[0].unflatten(0, done.grid))
 
     @overload
@@ -85,8 +85,11 @@ class Pretrained:
     @overload
     def embed(self, media: Several, how: Pool = "mean", *, rate_hz: float | None = None) -> Tensor: ...
     def embed(self, media: Media | Several, how: Pool = "mean", *, rate_hz: float | None = None) -> Tensor:
-        """One vector: the mean over patches `(D,)`, over segments of time or space, `(S * D,)`, or the class token; of
-        several files one row each, `(F, D)`."""
+        """Compute one vector per file, `(D,)` or for segments `(S * D,)`; for several files one row each, `(F, D)`.
+
+        Args:
+            how: "mean" over patches, means of "segments" of time or space, or the "class" token.
+        """
         check_pool(how)
         found = self._each(media, rate_hz, self._features, lambda done: pool_encoded(done, how, self.model))
         if isinstance(found, Tensor):
@@ -98,7 +101,7 @@ class Pretrained:
     @overload
     def tokenize(self, media: Several, *, rate_hz: float | None = None) -> list[Codes]: ...
     def tokenize(self, media: Media | Several, *, rate_hz: float | None = None) -> Codes | list[Codes]:
-        """Discrete codes of every patch on its grid, with times; of several files a list."""
+        """Compute the discrete codes of every patch on its grid, with times; for several files a list."""
         require_codes(self.model)
         return self._each(
             media, rate_hz, lambda batch: (self.model.tokenize(batch),), lambda done: as_codes(done, self.model)
@@ -127,7 +130,7 @@ class Pretrained:
         if isinstance(media, str | os.PathLike):
             path = os.fsdecode(media)
             if not path or "\0" in path:
-                raise UsageError(f"{path!r} is no path: it {'holds a zero byte' if path else 'is empty'}")
+                raise UsageError(f"{path!r} is not a path: it {'holds a zero byte' if path else 'is empty'}")
             return Source(path, locate(path))
         if not isinstance(media, Clip):
             try:

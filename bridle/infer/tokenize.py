@@ -272,11 +272,11 @@ def as_codes(encoded: Encoded, model: Bridle) -> Codes:
 
 
 def require_codes(model: Bridle, instead: str = "") -> None:
-    """Raises UsageError for a model whose codebooks were never fitted; `instead`: what else may be tried."""
+    """Check that the codebooks were trained; raises UsageError. `instead`: an alternative for the hint."""
     if not model.ready:
         run = run_of(str(model.source))
-        remedy = f"train on: bridle pretrain --resume {run}" if run else "train one: bridle pretrain"
-        raise UsageError(f"{model.source} has no codes: its codebooks were never fitted", instead + remedy)
+        remedy = f"Continue training: bridle pretrain --resume {run}" if run else "Train one: bridle pretrain"
+        raise UsageError(f"{model.source} has no codes: its codebooks were never trained", instead + remedy)
 
 
 def nothing_read(failures: Failures) -> NothingRead:

@@ -87,7 +87,7 @@ def choose(manifests: Sequence[Manifest], *, preset: str | None, minutes: float 
         UsageError: no minutes, or more than a year.
     """
     if minutes is not None and not 0 < minutes <= _MOST_MINUTES:
-        raise UsageError(f"A run of {minutes:g} minutes: wanted more than 0 and at most a year ({_MOST_MINUTES:,}).")
+        raise UsageError(f"A run of {minutes:g} minutes: expected more than 0 and at most a year ({_MOST_MINUTES:,}).")
     samples, where = sum(manifest.samples for manifest in manifests), torch.device(device)
     decoded = sum(manifest.decoded_bytes for manifest in manifests)
     extent = merge_extent(manifests)

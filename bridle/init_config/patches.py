@@ -52,7 +52,7 @@ def about_patches(patches: AudioPatches | ImagePatches | VideoPatches, extent: E
 
 def _about_band(patches: AudioPatches, extent: Extent, shares: Shares) -> list[Line]:
     if not shares:
-        energy = "What lies above is not measured in these sets (shard them again with --check full)"
+        energy = "Energy above half the rate is not measured in these sets (shard them again with --check full)"
     else:
         above = [f"{100 * share:.3g} % above {int(hz):,} Hz" for hz, share in shares.items() if share > 0]
         energy = f"Energy: {', '.join(above)}; a proposed rate leaves out at most {100 * _LOST:g} %"
@@ -64,28 +64,25 @@ def _about_band(patches: AudioPatches, extent: Extent, shares: Shares) -> list[L
     if patches.rate_hz != AudioPatches().rate_hz:
         why = ", since nearly all of the energy is above" if patches.low_hz > AudioPatches().low_hz else ""
         lines += [("low_hz", patches.low_hz, f"Mel bands begin here{why}.")]
-        lines += [("normalise", patches.normalise, "Each clip by itself: the sets' statistics are those at 16 kHz.")]
+        lines += [("normalise", patches.normalise, "Per clip, since the sets' statistics are at 16 kHz.")]
     return lines
 
 
 def _about_sound(patches: AudioPatches, extent: Extent) -> list[Line]:
     window_s, (_, middle_s, longest_s) = patches.frames / 100, extent["duration_s"]
     if longest_s < window_s + 0.01:
-        seen = "95 % of your clips are no longer, nothing of them is cut off"
+        seen = "95 % of your clips are no longer and are not cut"
     else:
-        seen = f"each pass takes one at random from a longer clip, and half of yours are longer than {middle_s:.3g} s"
-    window = (
-        f"A window of {window_s:.3g} s (10 ms a frame): {seen}. More, where what matters takes longer than that; work "
-        "grows with it."
-    )
+        seen = f"each pass takes a random window of a longer clip; half of yours are longer than {middle_s:.3g} s"
+    window = f"A window of {window_s:.3g} s (10 ms a frame): {seen}. Increase it for longer events; cost grows with it."
     across = -(-patches.frames // patches.patch_frames)
-    patch = f"A patch spans {10 * patches.patch_frames} ms: {across} of them a window."
+    patch = f"A patch spans {10 * patches.patch_frames} ms: {across} of them per window."
     whole, rate = patches.rate_hz / 2, extent["rate_hz"][1]
     band = patches.high_hz or whole
     empty = ": the upper bands of those are empty" if band > rate / 2 else ""
     bands = (
         f"Mel bands end at {band:.0f} Hz (0: at {whole:.0f}). Half of your clips have a rate of {rate:.0f} Hz or less, "
-        f"and no sound above half of it{empty}."
+        f"and no signal above half of it{empty}."
     )
     return [
         ("frames", patches.frames, window),
@@ -99,7 +96,7 @@ def _about_frames(patches: VideoPatches, extent: Extent) -> list[Line]:
     long = f", {taken / rate:.3g} s" if rate else ""
     window = (
         f"A window of {patches.frames} frames, one in {patches.stride} (stride), from {taken} of the video{long}; "
-        f"half of your clips have {extent['frames'][1]:.0f} or fewer. A larger stride shows slower movements."
+        f"half of your clips have {extent['frames'][1]:.0f} or fewer. A larger stride shows slower motion."
     )
     tubelet = f"A patch spans {patches.tubelet} of these frames; frames is a multiple."
     return [
@@ -113,11 +110,11 @@ def _about_size(patches: ImagePatches | VideoPatches, extent: Extent) -> list[Li
     side, size = extent["short_side"][1], patches.size
     scaled = "shrunk" if side > size else "left as they are" if side == size else "enlarged"
     sides = (
-        f"Pixels of a side; half of your clips have a short side of {side:.0f} or less, and without a crop they are "
-        f"{scaled}. More, where details matter; work grows with its square. A multiple of patch."
+        f"Side in pixels; half of your clips have a short side of {side:.0f} or less, and without a crop they are "
+        f"{scaled}. Increase it where details matter; cost grows with its square. A multiple of patch."
     )
     crop = (
-        f"Smallest share of the area that a random crop keeps: {patches.crop_scale**0.5 * side:.0f} of {side:.0f} "
-        "pixels here. 1: no crops, where position and scale must stay."
+        f"Smallest fraction of the area that a random crop keeps: {patches.crop_scale**0.5 * side:.0f} of {side:.0f} "
+        "pixels here. 1: no crops, where position and scale must be kept."
     )
     return [("size", size, sides), ("patch", patches.patch, ""), ("crop_scale", patches.crop_scale, crop)]

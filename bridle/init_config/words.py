@@ -36,11 +36,11 @@ def commented(choice: Choice, manifests: Sequence[Manifest], place: str, minutes
         "schedule": _about_schedule(choice, minutes),
         "data": _about_data(choice),
     }
-    lines = [f"# By bridle init {__version__}. What is not here is the preset's: bridle config show --config FILE"]
+    lines = [f"# By bridle init {__version__}. Other settings are the preset's: bridle config show --config FILE"]
     lines += [f"# {line}" for line in (*_about_shards(choice, manifests, place), _about_machine(choice))]
     reason = (
         f"{choice.why}. {choice.weights / 1e6:.1f} M weights in training; `bridle config diff {choice.preset} OTHER` "
-        "shows what others change."
+        "shows the differences."
     )
     lines += ["", *_comment(reason, ""), f"extends: {choice.preset}"]
     for section, keys in sections.items():
@@ -59,8 +59,8 @@ def _about_shards(choice: Choice, manifests: Sequence[Manifest], place: str) -> 
         hours = sum(look["hours"] for look in looks)
         what += f", {_many(str(len(labels)), 'label')}" + (f", {hours:.3g} hours" if hours else "")
     lines = [
-        f"Seen in {_one_line(place)}:",
-        f"{what}, {_bytes(choice.decoded)} when decoded; 5, 50, 95 % of them are below:",
+        f"Found in {_one_line(place)}:",
+        f"{what}, {_bytes(choice.decoded)} decoded; percentiles 5, 50, 95:",
     ]
     for key, values in choice.extent.items():
         lines.append(f"  {_SIZES[key]:20}" + "".join(f"{value:>10.4g}" for value in values))
@@ -73,41 +73,39 @@ def _about_machine(choice: Choice) -> str:
         seen = f"{torch.cuda.get_device_name(choice.device)}, {memory} on it, {cores()} cores"
     else:
         seen = f"{cores()} cores, {memory}, no GPU in use"
-    return f"Seen of this machine: {seen}."
+    return f"This machine: {seen}."
 
 
 def _about_batch(choice: Choice) -> str:
     fewer = choice.full.optim.batch_size < choice.wanted
-    few = f" (the preset's {choice.wanted} would leave fewer than four steps in a pass)" if fewer else ""
+    few = f" (the preset's {choice.wanted} would leave fewer than four steps per epoch)" if fewer else ""
     if choice.samples < 4:
-        few = " (as few as can be: four steps in a pass would need four clips)"
-    kept = (
-        "The rates in optim are still the preset's: try lower ones too" if fewer else "With another number scale them"
-    )
+        few = " (the minimum: four steps per epoch would need four clips)"
+    kept = "The learning rates are still the preset's: try lower ones" if fewer else "Scale the learning rates with it"
     return (
-        f"Clips a step{few}; about {_bytes(choice.needed)} by the shapes of the networks. {kept} (optim.lr and "
-        "optim.tokenizer_lr alike; a rule of thumb)."
+        f"Clips per step{few}; about {_bytes(choice.needed)} by the shapes of the networks. {kept} (optim.lr and "
+        "optim.tokenizer_lr; a rule of thumb)."
     )
 
 
 def _about_part(choice: Choice) -> str:
     return (
-        f"A step needs more than half of the {_bytes(choice.free)} that are free: it is computed in parts that fit "
-        "(the same batch)."
+        f"A step needs more than half of the {_bytes(choice.free)} that are free, so it is computed in micro-batches "
+        "(same result)."
     )
 
 
 def _about_schedule(choice: Choice, minutes: float | None) -> list[Line]:
     if minutes:
         each = ", ".join(f"{_seconds_or_ms(taken)} of {kind}" for kind, taken in choice.step_s.items())
-        length = f"Stretched to {minutes:g} minutes at what was measured here, a step: {each}."
+        length = f"Scaled to {minutes:g} minutes by measured times per step: {each}."
     else:
         length = (
-            "The preset's; `bridle init --minutes 30` times some steps and fits it, `bridle pretrain --max-minutes 30` "
-            "ends then."
+            "The preset's; `bridle init --minutes 30` times some steps and scales it, `bridle pretrain --max-minutes "
+            "30` scales it at the start."
         )
     each, all_steps = _many(f"{choice.steps_per_epoch:.3g}", "step"), _many(f"{choice.steps:,}", "step")
-    told = f"Passes over the data, {each} each: {all_steps} in all. {length}"
+    told = f"Epochs of {each}, {all_steps} in total. {length}"
     return [(name, getattr(choice.full.schedule, name), told if name == "cold" else "") for name in PHASES]
 
 
@@ -116,9 +114,9 @@ def _about_data(choice: Choice) -> list[Line]:
     if not data.workers:
         kept = f"Decoded clips are kept in memory if all of them fit into this: yours take {size}."
     else:
-        kept = f"{size} of decoded clips are more than memory should hold: they are decoded in each pass."
+        kept = f"{size} of decoded clips are too much for memory: they are decoded in each epoch."
     what = "Decoding processes" + (
-        "; more, if a run waits for data." if data.workers else "; none, clips are decoded once."
+        "; increase it if a run waits for data." if data.workers else "; 0, since clips are decoded once."
     )
     return [("cache_gb", data.cache_gb, kept), ("workers", data.workers, what)]
 

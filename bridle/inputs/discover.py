@@ -65,7 +65,7 @@ class Found:
 
 
 def refuse_archives(place: Location) -> None:
-    """Raises DataError if archives of another program lie at or below a place where shards are expected."""
+    """Refuse archives of other programs where shards are expected; raises DataError."""
     found = Found()
     if place.is_file():
         found.other(place.name)
@@ -81,7 +81,7 @@ def not_read(folder: Location, found: Found) -> DataError:
     first = folder / found.archive
     if _is_ours(first):
         return DataError(
-            f"no shards below {folder}: {first} is a tar of bridle shard, its manifest.json is missing",
+            f"no shards below {folder}: {first} was written by bridle shard, but its manifest.json is missing",
             "Copy the whole folder of the set; if bridle shard was interrupted, repeat its command with --resume.",
         )
     several = f" and {found.archives - 1} other archives" if found.archives > 1 else ""
@@ -90,7 +90,7 @@ def not_read(folder: Location, found: Found) -> DataError:
     if not name.endswith(".zip"):  # a folder for each: names in two tars may be the same
         command = 'for tar in *.tar*; do mkdir -p "media/$tar" && tar -xf "$tar" -C "media/$tar"; done'
     return DataError(
-        f"{first}{several}: archives of another program (WebDataset, img2dataset, ...) are not read as they are",
+        f"{first}{several}: archives of other programs (WebDataset, img2dataset, ...) are not supported",
         f"Extract the files, then shard them: cd {where} && {command}\n"
         "bridle shard media --labels sidecar (labels in a .json or .cls beside each file; else --labels none)",
     )
@@ -107,7 +107,7 @@ def _is_ours(tar: Location) -> bool:
 
 
 def check_raw(raw: Location) -> None:
-    """Raises DataError if there is no such folder."""
+    """Check that the folder exists; raises DataError."""
     try:
         exists, folder = raw.exists(), raw.is_dir()
     except OSError as error:
@@ -128,7 +128,7 @@ def walk(raw: Location, found: Found, *, sound_tracks: bool = False) -> Iterator
     both, so loops end and labels do not depend on link names. With `sound_tracks` videos are files of sound.
 
     Raises:
-        DataError: `raw` is no folder.
+        DataError: `raw` is not a folder.
     """
     check_raw(raw)
     if isinstance(raw, Remote):
@@ -163,7 +163,7 @@ def _walk_remote(folder: Remote, below: str, found: Found, sound_tracks: bool) -
             continue
         path = f"{below}{entry.name}"
         if not entry.name:
-            found.rejects.append({"file": f"{below}/", "reason": "keys with // in them name no files below a folder"})
+            found.rejects.append({"file": f"{below}/", "reason": "keys with // are not supported"})
             continue
         if entry.folder:
             yield from _walk_remote(folder / entry.name, f"{path}/", found, sound_tracks)
@@ -200,7 +200,7 @@ def _look(
             (linked if entry.is_symlink() else inside).append(path)
         elif not entry.is_file():
             if kind:
-                reason = "a link to nothing" if entry.is_symlink() else "no regular file"
+                reason = "a broken link" if entry.is_symlink() else "not a regular file"
                 found.rejects.append({"file": path, "reason": reason})
         elif kind is None:
             found.other(path)

@@ -56,7 +56,7 @@ class Listing:
         accounting: bool = False,
     ) -> None:
         if not inputs:
-            raise UsageError("nothing to read", "name a file, a folder or a set of shards")
+            raise UsageError("nothing to read", "Name a file, a folder or a set of shards.")
         self._parts: list[_File | _Files | _Samples] = []
         for place in inputs:
             below = place if len(inputs) > 1 else None  # equal names below two folders stay apart
@@ -65,7 +65,7 @@ class Listing:
             named = sum(map(len, self._parts))
             self._parts = list(_once(self._parts))
             if twice := named - sum(map(len, self._parts)):
-                progress.note(f"files that are named more than once, and taken once: {twice}")
+                progress.note(f"duplicate files count once each: {twice}")
         self._first = list(accumulate((len(part) for part in self._parts), initial=0))
 
     def __len__(self) -> int:
@@ -252,9 +252,7 @@ def _media_below(folder: Location, modality: Modality, found: Found) -> list[str
     try:
         return media_below(folder, modality, found)
     except DataError as error:
-        raise DataError(
-            f"the checkpoint was trained on {modality}, but there are {error.message}", error.hint
-        ) from None
+        raise DataError(f"the checkpoint was trained on {modality}; {error.message}", error.hint) from None
 
 
 def set_below(manifest: Manifest, place: Location) -> str:

@@ -60,7 +60,7 @@ def _refuse_copies(path: Location, sets: list[Manifest]) -> None:
         marks = {one.made_of, one.identity if one.shards else None} - {None}
         if first := next((seen[mark] for mark in marks if mark in seen), None):
             raise DataError(
-                f"{first.folder} and {one.folder} hold the same clips: below {path} each would count twice",
+                f"{first.folder} and {one.folder} hold the same clips, so below {path} each would count twice",
                 f"Name one of the two, or move the other out of {path}.",
             )
         seen |= dict.fromkeys(marks, one)

@@ -76,12 +76,12 @@ class View:
 
 
 def check_modality(found: set[Modality], wanted: Modality, where: Location | str) -> None:
-    """Raises DataError naming both when data are not what the checkpoint was trained on."""
+    """Check that data have the checkpoint's modality; raises DataError naming both."""
     if wanted not in found:
         kinds = ", ".join(sorted(found))
         raise DataError(
             f"{where} holds {kinds}, but the checkpoint was trained on {wanted}",
-            f"choose a checkpoint for {kinds} with --checkpoint, or other data",
+            f"Choose a checkpoint for {kinds} with --checkpoint, or other data.",
         )
 
 

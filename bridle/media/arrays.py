@@ -50,7 +50,9 @@ def clip_of(
     """
     if isinstance(array, Image.Image):
         if modality is not Modality.IMAGE:
-            raise UsageError(f"{name}: a picture is no {modality}", "video is an array of frames: numpy.stack(frames)")
+            raise UsageError(
+                f"{name}: an image is not {modality}", "For video, pass an array of frames: numpy.stack(frames)."
+            )
         try:
             array = picture(array, pixel_rules)
         except ValueError as error:
@@ -58,9 +60,9 @@ def clip_of(
     data = _tensor(array, name)
     if modality is not Modality.IMAGE and not _is_rate(rate_hz):
         what = "samples" if modality is Modality.AUDIO else "frames"
-        raise UsageError(f"{name}: {modality} needs its rate, {what} a second, and not {rate_hz!r}", "say rate_hz=...")
+        raise UsageError(f"{name}: {modality} needs its rate in {what} per second, got {rate_hz!r}", "Pass rate_hz=...")
     if not data.numel():
-        raise UsageError(f"{name}: holds nothing, its shape is {tuple(data.shape)}")
+        raise UsageError(f"{name}: is empty, with shape {tuple(data.shape)}")
     if modality is Modality.IMAGE:
         return Clip(name, modality, _pixels(data, name, frames=False), source=name)
     assert rate_hz is not None
@@ -93,14 +95,14 @@ def _mono(data: Tensor, name: str, channel: int | None) -> Tensor:
     if data.dtype in (torch.int16, torch.int32):
         data = data.float() / -float(torch.iinfo(data.dtype).min)
     elif not data.is_floating_point():
-        raise UsageError(f"{name}: sound is floats from -1 to 1, or 16- or 32-bit integers, not {_name(data)}")
+        raise UsageError(f"{name}: expected audio as floats from -1 to 1, or 16- or 32-bit integers, got {_name(data)}")
     if data.ndim == 2 and min(data.shape) <= _MOST_CHANNELS:
         data_CS = data.float() if data.shape[1] >= data.shape[0] else data.float().T
         if channel and 1 < len(data_CS) < channel:
-            raise UsageError(f"{name}: has {len(data_CS)} channels, but the model takes channel {channel}")
+            raise UsageError(f"{name}: has {len(data_CS)} channels, but the model uses channel {channel}")
         data = data_CS[channel - 1] if channel and len(data_CS) > 1 else data_CS.mean(0)
     if data.ndim != 1:
-        raise UsageError(f"{name}: sound is (samples,) or (channels, samples), not of shape {tuple(data.shape)}")
+        raise UsageError(f"{name}: expected audio of shape (samples,) or (channels, samples), got {tuple(data.shape)}")
     if not data.isfinite().all():
         raise UsageError(f"{name}: the samples are not all finite numbers")
     return data.float().contiguous()
@@ -110,10 +112,11 @@ def _pixels(data: Tensor, name: str, *, frames: bool) -> Tensor:
     """uint8 `(3, H, W)`, of several frames `(T, 3, H, W)`."""
     if data.dtype != torch.uint8:
         raise UsageError(
-            f"{name}: pixels are {_PIXELS}, not {_name(data)}", "of floats from 0 to 1: (255 * x).round() as uint8"
+            f"{name}: expected pixels as {_PIXELS}, got {_name(data)}",
+            "Convert floats from 0 to 1: (255 * x).round() as uint8.",
         )
     if frames and data.ndim == 3 and data.shape[-1] == 3:
-        raise UsageError(f"{name}: one frame is no video", "several are an array, not a list: numpy.stack(frames)")
+        raise UsageError(f"{name}: one frame is not a video", "Pass several frames as one array: numpy.stack(frames).")
     wanted = 4 if frames else 3
     if data.ndim == wanted - 1:
         data = data.unsqueeze(-1).expand(*data.shape, 3)
@@ -121,7 +124,9 @@ def _pixels(data: Tensor, name: str, *, frames: bool) -> Tensor:
         data = data.movedim(-1, -3)
     if data.ndim != wanted or data.shape[-3] != 3:
         shape = "(frames, height, width, 3)" if frames else "(height, width, 3)"
-        raise UsageError(f"{name}: pixels are {shape}, or with the 3 colours first, not of shape {tuple(data.shape)}")
+        raise UsageError(
+            f"{name}: expected pixels of shape {shape}, or with the 3 colours first, got {tuple(data.shape)}"
+        )
     return data.contiguous()
 
 

@@ -91,7 +91,9 @@ def _seconds_beyond_libsndfile(raw: bytes, file: soundfile.SoundFile) -> float |
         return None
     whole_s = duration_by_packets(raw)
     if whole_s is None and beginnings > 1:
-        raise MediaError("holds joined recordings that differ, of which only the first can be read: convert it to FLAC")
+        raise MediaError(
+            "holds joined recordings of different formats, of which only the first can be read; convert it to FLAC"
+        )
     beyond = round((whole_s or 0.0) * file.samplerate) - file.frames
     if counted and (abs(beyond) <= _PADDING if mpeg else beyond <= 0):
         return None
@@ -211,7 +213,7 @@ def _chosen(block_SC: np.ndarray, info: MediaInfo) -> np.ndarray:
     if info.channel is None or block_SC.shape[1] == 1:
         return block_SC
     if info.channel > block_SC.shape[1]:
-        raise MediaError(f"has {block_SC.shape[1]} channels, but channel {info.channel} is to be taken")
+        raise MediaError(f"has {block_SC.shape[1]} channels, not the requested channel {info.channel}")
     return block_SC[:, info.channel - 1 : info.channel]
 
 
@@ -326,7 +328,7 @@ def _ffmpeg_blocks(
     hint = info.suffix if info.suffix in _HEADERLESS else None
     with av.open(io.BytesIO(raw), "r", format=hint, container_options=ALONE) as container:
         if not container.streams.audio:
-            raise MediaError("holds no sound")
+            raise MediaError("holds no audio")
         packed, kind, first_kind, at = None, None, None, 0
         for frame in _frames(container, info):
             if packed is None or kind != (frame.format.name, frame.layout.name, frame.sample_rate):

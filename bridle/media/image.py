@@ -131,7 +131,7 @@ def decode(raw: bytes, info: MediaInfo, max_pixels: int, rules: Mapping[str, Any
             pass  # Pillow reads some more, and says why when it does not
     picture = _open(raw)
     if picture is None:
-        raise MediaError("no known image format inside")
+        raise MediaError("unknown image format")
     with picture:
         _refuse_large(picture, max_pixels)
         array_HW3 = pixels.picture(picture, rules)
@@ -168,7 +168,7 @@ def _open(raw: bytes) -> Image.Image | None:
 
 
 def _refuse_tiff(raw: bytes) -> None:
-    """Raises MediaError for a TIFF, with the layout that Pillow does not know."""
+    """Refuse a TIFF that Pillow cannot read, naming its layout; raises MediaError."""
     if not raw.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):  # the last two with offsets of 64 bits
         return
     tags, file = TiffImagePlugin.ImageFileDirectory_v2(raw[: 16 if b"+" in raw[:4] else 8]), io.BytesIO(raw)
@@ -178,6 +178,6 @@ def _refuse_tiff(raw: bytes) -> None:
     if bits is None:
         raise MediaError("is a damaged TIFF")
     raise MediaError(
-        f"is a TIFF of {len(bits)} x {kind}{bits[0]} bits, which is not supported: convert it to one channel of 16 "
+        f"is a TIFF of {len(bits)} x {kind}{bits[0]} bits, which is not supported; convert it to one channel of 16 "
         "bits or float32, or RGB of 8 or 16 bits"
     )

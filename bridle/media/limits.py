@@ -15,7 +15,7 @@ MIN_HZ, MAX_HZ = 100, 1_000_000  # of sound: below lies no hearing, above no mic
 
 
 def refuse_absurd(info: MediaInfo) -> None:
-    """Raises MediaError for sizes that no real recording has, as announced or as measured."""
+    """Refuse sizes that no real recording has; raises MediaError."""
     if info.height is not None and info.width is not None and info.height * info.width > MAX_PIXELS:
         raise MediaError(f"{info.width}x{info.height} is {info.height * info.width // 10**6} megapixels, too large")
     if info.modality is not Modality.AUDIO:
@@ -23,11 +23,11 @@ def refuse_absurd(info: MediaInfo) -> None:
     if info.channels is not None and info.channels > MAX_CHANNELS:
         raise MediaError(f"{info.channels} channels, the limit is {MAX_CHANNELS}")
     if info.rate_hz and not MIN_HZ <= info.rate_hz <= MAX_HZ:
-        raise MediaError(f"a sampling rate of {info.rate_hz:.0f} Hz cannot be used, {MIN_HZ} to {MAX_HZ} can")
+        raise MediaError(f"a sampling rate of {info.rate_hz:.0f} Hz cannot be used, expected {MIN_HZ} to {MAX_HZ}")
 
 
 def refuse_giant(decoded_bytes: float) -> None:
-    """Raises MediaError for a clip that memory should not hold at once."""
+    """Refuse clips too large for memory; raises MediaError."""
     if decoded_bytes > MAX_DECODED_BYTES:
         gigabytes, limit = decoded_bytes / 1024**3, MAX_DECODED_BYTES / 1024**3
-        raise MediaError(f"decodes to {gigabytes:.1f} GiB at once, the limit is {limit:g}; decode windows of it")
+        raise MediaError(f"decodes to {gigabytes:.1f} GiB at once, the limit is {limit:g}; decode it in windows")

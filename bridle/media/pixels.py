@@ -88,7 +88,7 @@ def deep_values(image: Any) -> np.ndarray | None:
     if layout is None:
         return None
     if layout not in {"RGB", "RGBA", "RGBX", "LA"}:
-        raise ValueError(f"16 bits a channel in {layout} are not supported: convert it to RGB")
+        raise ValueError(f"16 bits a channel in {layout} are not supported; convert it to RGB")
     at = image.fp.tell()
     image.fp.seek(0)
     content = io.BytesIO(image.fp.read())
@@ -169,7 +169,7 @@ def video(path: str | os.PathLike[str]) -> np.ndarray:
     """uint8 `(T, H, W, 3)`: all frames of a file as a player shows them, on an even clock.
 
     Raises:
-        ValueError: it holds no moving pictures.
+        ValueError: it holds no video stream.
     """
     av = import_module("av")  # transformers would ask for it before it opens a picture, if this were an import
     frames, times = [], []
@@ -177,7 +177,7 @@ def video(path: str | os.PathLike[str]) -> np.ndarray:
     with av.open(os.fspath(path), container_options=alone) as container:
         stream = next((one for one in container.streams.video if not is_cover(one)), None)
         if stream is None:
-            raise ValueError(f"{path} holds no moving pictures")
+            raise ValueError(f"{path} holds no video stream")
         fps, (width, height) = announced_fps(stream), shown_size(stream)
         timed, hdr, scaler = has_times(container, stream), hdr_of(stream), av.video.reformatter.VideoReformatter()
         for frame in container.decode(stream):

@@ -97,7 +97,7 @@ def thumbnail(clip: Clip, side: int) -> Image.Image:
 
 def _refuse_empty(clip: Clip) -> None:
     if not clip.data.numel():
-        raise MediaError("holds nothing to show")
+        raise MediaError("has nothing to show")
 
 
 def _picture(data_3HW: Tensor) -> Image.Image:

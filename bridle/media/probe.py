@@ -76,9 +76,9 @@ def probe(data: bytes | Path, name: str, wanted: Modality | None = None) -> Medi
         if info and info.modality is Modality.AUDIO:  # many headers give an estimate, or nothing
             info = replace(info, duration_s=audio.duration_by_packets(raw) or info.duration_s)
     if info is None:
-        raise MediaError("no known audio, image or video format inside")
+        raise MediaError("unknown audio, image or video format")
     if wanted is Modality.AUDIO and info.modality is Modality.VIDEO:
-        raise MediaError("is a video without sound")
+        raise MediaError("is a video without audio")
     refuse_absurd(info)
     return info
 

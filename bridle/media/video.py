@@ -359,7 +359,7 @@ def _pictures(container: av.container.InputContainer) -> av.VideoStream:
         if not is_cover(stream):
             stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
             return stream
-    raise MediaError("holds no moving pictures")
+    raise MediaError("holds no video stream")
 
 
 def _batch(picture_bytes: int) -> int:

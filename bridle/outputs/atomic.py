@@ -41,10 +41,10 @@ def settle(partial: Path, path: Path) -> None:
     """A finished file gets its name when its content is on the disk.
 
     Raises:
-        OSError: among others, what is there is not a file: a device would be replaced by one.
+        OSError: among others, it is not a regular file: a device would be replaced by one.
     """
     if path.exists() and not path.is_file():
-        raise OSError(errno.EINVAL, "what is there is not a file")
+        raise OSError(errno.EINVAL, "it is not a regular file")
     _flush(partial)
     os.replace(partial, path)
     sync(path.parent)
@@ -55,10 +55,10 @@ def put_in_place(new: Path, out: Path) -> None:
     on failure. If the process is killed meanwhile, `put_back` finds it.
 
     Raises:
-        OSError: among others, what is there is not a folder.
+        OSError: among others, it is not a folder.
     """
     if out.exists() and not out.is_dir():
-        raise OSError(errno.EINVAL, "what is there is not a folder")
+        raise OSError(errno.EINVAL, "it is not a folder")
     for path in (new, *new.rglob("*")):
         if path.is_dir():
             sync(path)

@@ -47,7 +47,7 @@ def interrupted(out: Location, folder: Path, done: str = "") -> UsageError:
     with contextlib.suppress(OSError), alone(folder / LOCK, out):
         pass
     return UsageError(
-        f"{out} was begun by a command that was interrupted{done and f'; {done}'}.",
+        f"{out} is unfinished: its command was interrupted{done and f'; {done}'}.",
         "Continue with the same command and --resume, or start again with --overwrite.",
     )
 
@@ -127,7 +127,7 @@ def same_settings(before: Mapping[str, Any], now: Mapping[str, Any], out: Locati
     for name in {**before, **now}:
         if before.get(name) != now.get(name):
             raise UsageError(
-                f"{out} was begun with {name} {before.get(name)!r}, now it is {now.get(name)!r}.",
+                f"{out} was started with {name} {before.get(name)!r}, not {now.get(name)!r}.",
                 "Continue with the same inputs, checkpoint and options, or start again with --overwrite.",
             )
 
@@ -151,5 +151,5 @@ def disk_errors(out: Location, *, resumable: bool = False) -> Iterator[None]:
         again = "continue with --resume" if resumable else "run the command again"
         raise EnvironmentFault(
             f"{out} cannot be written: {'the disk is full' if full else why}.",
-            f"{'Free some space' if full else 'Mend that'} and {again}, or choose another --out.",
+            f"{'Free some space' if full else 'Fix that'} and {again}, or choose another --out.",
         ) from error

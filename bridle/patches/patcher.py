@@ -66,11 +66,11 @@ class Patcher(nn.Module, ABC):
         either is the middle."""
 
     def check_views(self, clips: int, crops: int) -> None:
-        """Raises UsageError where there is no time to spread clips over, or no longer side for crops."""
+        """Check that the media have time for clips and a side for crops; raises UsageError."""
         for number, what, axis in ((clips, "clips", 0), (crops, "crops", 2)):
             if number > 1 and axis not in self.axes:
                 raise UsageError(
-                    f"--views {clips}x{crops}: media of this kind have no {what} to choose from", "--views 1x1"
+                    f"--views {clips}x{crops}: this modality has no {what} to choose from", "Use --views 1x1."
                 )
 
     def step_of(self, clip: Clip) -> float:

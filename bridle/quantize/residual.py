@@ -1,4 +1,4 @@
-"""Residual vector quantization with codebooks that follow the data (method: arXiv 2502.02118, section 3).
+"""Residual vector quantization with data-driven codebooks (method: arXiv 2502.02118, section 3).
 
     r_0 = z / |z|;   k_q = argmin_k |r_{q-1} - e_{q,k}|^2;   r_q = r_{q-1} - e_{q,k_q};   z_q = sum_q e_{q,k_q}
 
@@ -30,7 +30,7 @@ _SMOOTHING = 1e-5  # Laplace, so that an unused code never divides by zero
 
 @dataclass(slots=True)
 class Quantized:
-    """What a quantizer returns for N vectors.
+    """Output of a quantizer for N vectors.
 
     Attributes:
         codes_NQ: int64 indices.
@@ -49,12 +49,12 @@ class Quantized:
 
 
 class ResidualQuantizer(nn.Module):
-    """Q unshared codebooks of K vectors, started by k-means, moved by a count-weighted moving average or by gradient.
+    """Residual quantizer with Q codebooks of K vectors, started by k-means and updated by moving averages or gradient.
 
-    In training mode `update` moves the codebooks by what was quantized since the last time; `freeze()` ends that for
-    good, whatever `.train()` says. All ranks hold the same codebooks: k-means looks at the gathered batch, and counts,
-    sums and replacements of all levels travel in one all-reduce. Always computes in float32: bf16 flips about 1 % of
-    the assignments on residual levels.
+    In training mode `update` moves the codebooks by the vectors quantized since its last call; `freeze()` disables
+    updates permanently, also in training mode. All ranks hold the same codebooks: k-means uses the gathered batch, and
+    counts, sums and replacements of all levels are reduced in one all-reduce. Always computes in float32: bf16 changes
+    about 1 % of the assignments on residual levels.
 
     Args:
         levels: Q.
@@ -63,7 +63,7 @@ class ResidualQuantizer(nn.Module):
         learn: "ema" moves codebooks by moving averages of counts and sums, "gradient" makes them parameters, for
             `Quantized.codebook_loss` to train.
         decay: of the moving averages of counts and sums, after the first updates: (1 + n) / (10 + n) if that is less.
-        dead_below: a code used less than this share of its expected usage (1/K) is replaced.
+        dead_below: a code used less than this fraction of its expected usage (1/K) is replaced.
         kmeans_iterations: Lloyd steps at the start.
         seed: all draws (k-means start, replacements) follow from it and the number of updates so far.
     """
@@ -109,7 +109,7 @@ class ResidualQuantizer(nn.Module):
         return self
 
     def freeze(self) -> None:
-        """No more updates, whatever mode the module is in; saved with the weights."""
+        """Disable updates permanently, also in training mode; saved with the weights."""
         self.frozen.fill_(True)
         self._seen.clear()
         if self.learn == "gradient":
@@ -117,7 +117,7 @@ class ResidualQuantizer(nn.Module):
 
     @torch.no_grad()
     def reset(self) -> None:
-        """Forget the codebooks: the next training batch starts new ones by k-means."""
+        """Reset the codebooks; the next training batch initialises new ones by k-means."""
         for buffer in (self.codebook_QKC, self.count_QK, self.sum_QKC, self.updates):
             buffer.zero_()
         self.initialised.fill_(False)
@@ -127,7 +127,7 @@ class ResidualQuantizer(nn.Module):
             self.codebook_QKC.requires_grad_(True)
 
     def forward(self, z_NC: Tensor) -> Quantized:
-        """Quantizes N vectors; in training mode it remembers them for `update`."""
+        """Quantize N vectors; in training mode they are stored for `update`."""
         with torch.autocast(z_NC.device.type, enabled=False):
             z_NC = F.normalize(z_NC.float(), dim=-1)
             learning = self.training and not bool(self.frozen)
@@ -156,12 +156,12 @@ class ResidualQuantizer(nn.Module):
 
     @torch.no_grad()
     def decode(self, codes_NQ: Tensor) -> Tensor:
-        """`z_q` from codes; the first levels alone give a coarser one."""
+        """Compute `z_q` from codes; the first levels alone give a coarser one."""
         return sum(self.codebook_QKC[q][codes_NQ[:, q]] for q in range(codes_NQ.shape[1]))  # type: ignore[return-value]
 
     @torch.no_grad()
     def start(self, z_NC: Tensor) -> None:
-        """K-means level by level on these vectors, the same on every rank; those that are not finite are left out."""
+        """Initialise the codebooks by k-means on these vectors, level by level; non-finite vectors are ignored."""
         generator = torch.Generator().manual_seed(self.seed)
         with torch.autocast(z_NC.device.type, enabled=False):
             rows_NC = F.normalize(z_NC[z_NC.isfinite().all(-1)].float(), dim=-1)
@@ -179,10 +179,10 @@ class ResidualQuantizer(nn.Module):
 
     @torch.no_grad()
     def update(self, sound: Tensor | None = None) -> None:
-        """Moves the codebooks by all vectors quantized in training mode since the last call.
+        """Update the codebooks with all vectors quantized in training mode since the last call.
 
         Moving averages of counts and sums; a code used too rarely becomes a random input of its level, with the usage
-        that an average code has. Vectors that are none, or not all finite, change nothing. Every rank must call it.
+        that an average code has. Empty and non-finite inputs change nothing. Every rank must call it.
 
         Args:
             sound: bool `()`; where it is False the vectors are forgotten. Nothing here waits for the device to say so.

@@ -17,7 +17,7 @@ def count_codes(codes_NQ: Tensor, codes: int) -> Tensor:
 
 
 def usage_share(count_QK: Tensor) -> Tensor:
-    """CUR: share of the codes that occur at all, `(Q,)`."""
+    """CUR: fraction of the codes that are used, `(Q,)`."""
     return (count_QK > 0).double().mean(-1)
 
 

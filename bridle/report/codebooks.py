@@ -18,11 +18,11 @@ from bridle.report.svg import Chart
 _COLUMNS = 128  # of the heat map; of larger codebooks neighbours share one
 _DRAWN = 400  # points of a curve over the codes
 READING = (
-    ("CUR", "share of the codes that occur at all"),
-    ("Entropy", "of how often each code occurs, in bits"),
-    ("Perplexity", "2 to the entropy: so many codes, used alike, have it"),
-    ("Residual energy", "mean squared norm of what the level leaves over of a vector of norm 1"),
-    ("Label information", "what one code of one patch tells of the label of its clip; few clips make it too large"),
+    ("CUR", "fraction of the codes that are used"),
+    ("Entropy", "entropy of the code frequencies, in bits"),
+    ("Perplexity", "2 to the entropy: the equivalent number of equally used codes"),
+    ("Residual energy", "mean squared norm of the residual after the level, for vectors of norm 1"),
+    ("Label information", "mutual information of one patch's code and its clip's label; too large for few clips"),
 )
 
 
@@ -64,8 +64,8 @@ def use_map(count_QK: Tensor) -> Chart:
         share_QK,
         [f"level {level + 1}" for level in range(levels)],
         x_name=named,
-        note=f"Half tone: used as often as if all were used alike; full: twice as often or more; hollow: never. "
-        f"Of {codes} codes a level, {unused}.",
+        note=f"Half tone: average use; full: twice the average or more; hollow: unused. Of {codes} codes per level, "
+        f"{unused}.",
     )
 
 
@@ -79,11 +79,11 @@ def rank_curve(count_QK: Tensor) -> Chart | None:
         points = [(at + 1, share[at]) for at in range(0, codes, step)]
         lines.append(Line(f"level {level + 1}", points))
     return line_chart(
-        "From the most to the least used code",
+        "Codes by rank of use",
         lines,
         unit="%",
         low=0.0,
         level=(1 / codes, "all alike"),
         x_name="rank of the code",
-        note="Share of all patches that have the code.",
+        note="Fraction of all patches with the code.",
     )

@@ -17,9 +17,9 @@ from bridle.report.svg import Chart
 Rows = Sequence[dict[str, Any]]
 _LEVELS = 16  # drawn of each kind: more cannot be told apart
 KINDS = {
-    "cold": "cold start: the encoder learns codes of a random projection",
+    "cold": "cold start: the encoder predicts codes of a random projection",
     "tokenizer": "the tokenizer learns codes of the encoder",
-    "encoder": "the encoder learns the tokenizer's codes",
+    "encoder": "the encoder predicts the tokenizer's codes",
     "joint": "encoder and tokenizer learn together",
 }
 
@@ -46,7 +46,12 @@ def curves(rows: Rows, codes: int) -> list[Chart]:
     bands = phases(rows)
     entropy = (math.log(codes), f"guessing: ln {codes}") if codes > 1 else None
     charts = [
-        line_chart("Loss", [_one(rows, "loss", "loss")], bands, note="What each phase minimises; phases differ in it."),
+        line_chart(
+            "Loss",
+            [_one(rows, "loss", "loss")],
+            bands,
+            note="The loss of each phase; phases minimise different losses.",
+        ),
         line_chart(
             "Learning rate",
             [_one(rows, "lr", "learning rate")],
@@ -67,7 +72,7 @@ def curves(rows: Rows, codes: int) -> list[Chart]:
             _levels(rows, "residual_norm"),
             bands,
             low=0.0,
-            note="What each level leaves over of a vector of norm 1, in tokenizer phases.",
+            note="Squared residual after each level, for vectors of norm 1, in tokenizer phases.",
         ),
         line_chart("Codes in use", _levels(rows, "usage"), bands, unit="%", low=0.0, high=1.0),
         line_chart(
@@ -76,7 +81,7 @@ def curves(rows: Rows, codes: int) -> list[Chart]:
             bands,
             low=0.0,
             high=1.12 * codes,
-            level=(float(codes), f"all {codes} alike"),
+            level=(float(codes), f"uniform: {codes}"),
         ),
         line_chart(
             "Online probe: nearest neighbours",
@@ -84,11 +89,11 @@ def curves(rows: Rows, codes: int) -> list[Chart]:
             bands,
             unit="%",
             low=0.0,
-            note="A look at a few labelled training clips: for comparing steps, not for judging the encoder.",
+            note="On a few labelled training clips: for comparing steps, not for evaluating the encoder.",
             broken=False,
         ),
         line_chart(
-            "Online probe: what a code tells of the label",
+            "Online probe: information of a code about the label",
             _levels(rows, "probe.mutual_information"),
             bands,
             unit="bits",
@@ -103,7 +108,7 @@ def machine(rows: Rows) -> list[Chart]:
     """How the machine kept up."""
     bands = phases(rows)
     charts = [
-        line_chart("Speed", [_one(rows, "clips_per_s", "clips a second")], bands, unit="clips/s", low=0.0),
+        line_chart("Speed", [_one(rows, "clips_per_s", "clips per second")], bands, unit="clips/s", low=0.0),
         line_chart("Time spent waiting for data", [_one(rows, "data_wait", "waiting")], bands, unit="%", low=0.0),
         line_chart("Memory", [_one(rows, "memory_mb", "memory")], bands, unit="MB", low=0.0),
         line_chart("Gradient norm", [_one(rows, "grad_norm", "gradient norm")], bands, low=0.0),

@@ -71,7 +71,7 @@ def read_facts(run: Path) -> Facts:
         DataError: it is no run.
     """
     if not run.is_dir():
-        raise DataError(f"{run} is not a run: there is no such folder", "bridle runs lists them.")
+        raise DataError(f"{run} is not a run: no such folder", "List all runs: bridle runs")
     state = read_state(run)
     summary = next((one for one in list_runs(run) if one["run"] == str(run)), {})
     rows = [row for _, row in read_rows(run / METRICS) if 0 <= row["step"] < _MOST_STEPS]
@@ -103,7 +103,7 @@ def run_table(facts: Facts) -> Table:
         ("steps left out, not finite", number(facts.result.get("skipped_steps"))),
         ("clips that could not be read", number(len(failed)) if facts.result else "–"),
         ("configuration written", _time(facts.run / CONFIG)),
-        ("last line of metrics", _time(facts.run / METRICS)),
+        ("last log line", _time(facts.run / METRICS)),
         ("size of the folder", size(facts.summary.get("bytes", 0))),
     ]
 
@@ -121,7 +121,7 @@ def model_table(model: Bridle) -> Table:
         ("parameters", number(parameters(model))),
         *((name, number(count)) for name, count in rows if count),
         ("codes", f"{quantizer.levels} levels of {quantizer.codes}"),
-        ("codes in force", "the learned tokenizer's" if bool(model.learned) else "those of the random projection"),
+        ("codes in use", "of the learned tokenizer" if bool(model.learned) else "of the random projection"),
         ("patches of a clip", f"{grid[0]} × {grid[1]} × {grid[2]} (time, rows, columns)"),
         ("values of a patch", number(model.patcher.values)),
         ("seed", str(model.config.train.seed)),
@@ -137,7 +137,7 @@ def data_table(places: Sequence[Location]) -> Table:
                 labels = f", {len(one.labels)} labels" if one.labels else ""
                 rows.append((str(one.folder), f"{number(one.samples)} clips{labels}, {size(one.bytes)}"))
         except (BridleError, OSError):
-            rows.append((str(place), "no set of shards"))
+            rows.append((str(place), "not a set of shards"))
     return rows
 
 

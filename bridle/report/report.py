@@ -75,7 +75,7 @@ def write_report(
     if out.is_dir() or (out.exists() and not overwrite):
         raise exists(out)
     if (there := next(one for one in out.absolute().parents if one.exists())) and not there.is_dir():
-        raise UsageError(f"{there} is a file, no folder for {out.name}", "Choose another --out.")
+        raise UsageError(f"{there} is a file, not a folder", "Choose another --out.")
     found, model = Found(), _model(run, device)
     places, why = _places(known, data)
     if not isinstance(model, Bridle):
@@ -104,7 +104,7 @@ def _model(run: Path, device: str) -> Bridle | str:
     try:
         return load_model(run, device=device)
     except DataError as error:
-        progress.warn(f"{error.message} The report is without clips and codes.")
+        progress.warn(f"{error.message} The report has no clips and codes.")
         return f"No model could be loaded: {error.message}"
 
 
@@ -117,8 +117,8 @@ def _places(known: Facts, data: Location | None) -> tuple[list[Location], str]:
 
 
 def _without_clips(found: Found, why: str) -> None:
-    found.notes["clips"] = f"The data of the run cannot be read: {why}. Say where they are with --data."
-    progress.warn(f"{why}: the report is without clips; say where the data are with --data")
+    found.notes["clips"] = f"The data of the run cannot be read: {why}. Set their location with --data."
+    progress.warn(f"{why}; the report has no clips. Set the location of the data with --data")
 
 
 def _look(found: Found, model: Bridle, places: Sequence[Location], must: bool, count: int) -> None:
@@ -132,15 +132,15 @@ def _look(found: Found, model: Bridle, places: Sequence[Location], must: bool, c
         return
     found.seen = seen
     if not seen.paths:
-        found.notes["clips"] = f"None of the {len(seen.skipped)} clips that were looked at can be read."
+        found.notes["clips"] = f"None of the {len(seen.skipped)} selected clips can be read."
         return
     if not seen.health:
-        found.notes["codes"] = "The model has no codes yet: its codebooks were never fitted."
+        found.notes["codes"] = "The model has no codes yet: its codebooks were never trained."
     cosine_FR, near_FR = maps.neighbours(seen.vectors_FD, cards.NEIGHBOURS)
     found.cards, found.crowded = cards.make_cards(seen, model, count, cosine_FR, near_FR)
     found.atlas = cards.make_atlas(seen)
     if not found.atlas.maps:
-        found.notes["map"] = "There is no map: it needs at least two clips whose vectors are finite and differ."
+        found.notes["map"] = "No map: it needs at least two clips with finite, different vectors."
     elif near_FR.shape[1]:
         found.agreement = maps.agreement(seen.labels, near_FR[:, 0])
 
@@ -159,7 +159,7 @@ def _codebooks(found: Found, model: Bridle | str, known: Facts) -> None:
         found.use = [codebooks.use_map(count_QK), codebooks.rank_curve(count_QK)]
     found.codebooks, found.codebooks_of = codebooks.health_charts(levels, codes), of
     if not levels:
-        found.notes["codebooks"] = found.notes.get("codes") or "Without clips nothing is known of the codebooks."
+        found.notes["codebooks"] = found.notes.get("codes") or "Codebook usage is unknown without clips."
 
 
 def _sections(known: Facts, found: Found) -> list[str]:
@@ -230,7 +230,7 @@ def _tiles(known: Facts, found: Found, model: Bridle | str) -> list[tuple[str, s
     seconds = curves.last(rows, "seconds")
     tiles.append((number(known.steps), "steps", f"in {facts.span(seconds)}" if seconds else ""))
     if (clip_count := known.result.get("clips")) is not None:
-        tiles.append((number(clip_count), "clips seen", "counted each time they are used"))
+        tiles.append((number(clip_count), "clips seen", "counted once per use"))
     if (loss := curves.last(rows, "loss")) is not None:
         phase = next((str(row.get("phase", "")) for row in reversed(rows) if row.get("loss") == loss), "")
         tiles.append((number(float(loss)), "last loss", f"{phase} phase" if phase else ""))

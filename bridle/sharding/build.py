@@ -171,8 +171,8 @@ class Build:
         )
         if not shards and not rejects:
             raise DataError(
-                f"all {self.journal.counts()['copy']} files of {self.name} are copies of others: nothing is left of it",
-                "Leave out --dedup, or give --split other shares; --overwrite starts again.",
+                f"all {self.journal.counts()['copy']} files of {self.name} are copies of others; nothing is left",
+                "Leave out --dedup, or change the shares of --split; start again with --overwrite.",
             )
         extent, spread = self.journal.sizes()
         manifest = Manifest(
@@ -254,7 +254,7 @@ def _content(path: Path, report: Report | Failure) -> bytes | Failure:
         content = read_bytes(path)
     except MediaError as error:
         return Failure(error.message)
-    return content if zlib.crc32(content) == report.crc else Failure("changed while it was read")
+    return content if zlib.crc32(content) == report.crc else Failure("changed while being read")
 
 
 def _meta(entry: Entry, report: Report) -> dict[str, Any]:

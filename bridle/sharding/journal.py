@@ -189,7 +189,7 @@ class Journal:
         return Matched(lines, named, ambiguous, tuple(os.fsdecode(path) for path in example or () if path is not None))
 
     def _refuse_contradictions(self, table: Location) -> None:
-        """Raises DataError where the lines disagree with each other, or with the samples of an earlier run."""
+        """Refuse lines that contradict each other or the samples of an earlier run; raises DataError."""
         found = self._db.execute(
             "SELECT file FROM line WHERE files = 1 GROUP BY file HAVING min(label) != max(label)"
             " OR min(coalesce(name, '')) != max(coalesce(name, '')) LIMIT 1"
@@ -201,7 +201,7 @@ class Journal:
             one, two = (f"{json.loads(label)!r}" + f" of {name!r}" * bool(name) for label, name, *_ in (first, other))
             raise DataError(
                 f"{table}, line {other[3]}: {os.fsdecode(other[2])!r} is labelled {two} and in line {first[3]} {one}",
-                "Keep one of the two lines; for several labels a file, a column `labels` with ; between them.",
+                "Keep one of the two lines; for several labels per file, use a column `labels` with ; between them.",
             )
         moved = self._db.execute(
             "SELECT file.path, grouping.name, line.name FROM file LEFT JOIN line ON line.file = file.path AND files = 1"
@@ -211,7 +211,7 @@ class Journal:
         if moved:
             path, before, now = moved
             raise DataError(
-                f"{table} puts {os.fsdecode(path)!r} into the group {now!r}, in the set it is in {before!r}",
+                f"{table} puts {os.fsdecode(path)!r} into the group {now!r}; in the set it is in {before!r}",
                 "Keep the groups of the files that are in the set, or write it again with --overwrite.",
             )
 

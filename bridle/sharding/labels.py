@@ -36,23 +36,23 @@ def label_by_table(journal: Journal, place: Location, columns: Columns, raw: Loc
     table = Table(place, columns, journal.paths())
     folders = {str(raw.resolve()), os.path.abspath(raw) if isinstance(raw, Path) else str(raw)}
     matched = journal.label_by_table(table, place, sorted(folders))
-    notes = [f"{place} is not in UTF-8: read as Windows-1252, e.g. {table.recoded!r}"] if table.recoded else []
+    notes = [f"{place} is not in UTF-8; read as Windows-1252, e.g. {table.recoded!r}"] if table.recoded else []
     if matched.ambiguous:
         name, *files = matched.example
         example = f"{name!r} fits {' and '.join(map(repr, files))}"
         notes.append(
-            f"{matched.ambiguous} lines of {place} fit several files each and label none: {example}; write the paths "
+            f"{matched.ambiguous} lines of {place} match several files each and label none: {example}; write the paths "
             f"below {raw}"
         )
     if not matched.named:
         file = next(journal.paths())
-        beside = f"; its first name is {matched.example[0]!r}, a file is {file!r}" if matched.lines else ""
+        beside = f"; it lists {matched.example[0]!r}, a file is {file!r}" if matched.lines else ""
         raise DataError(
-            f"{place} names none of the {journal.counts()['todo']} files{beside}",
+            f"{place} matches none of the {journal.counts()['todo']} files{beside}",
             "\n".join(
                 [
                     *notes,
-                    f"Its paths are relative to {raw}; names without folders will do where only one file has them.",
+                    f"Its paths are relative to {raw}; names without folders work where they are unique.",
                 ]
             ),
         )
@@ -72,7 +72,7 @@ def read_labels(place: Location, files: Iterable[str], raw: Location) -> tuple[d
             unmatched, notes = label_by_table(journal, place, Columns(), raw)
         except DataError as error:
             raise DataError(error.message, FORMAT if "--path-column" in error.hint else error.hint) from error
-        notes += [f"{place}: {unmatched} lines label no file"] if unmatched else []
+        notes += [f"{place}: {unmatched} lines match no file"] if unmatched else []
         return {entry.path: entry.label for entry in journal.todo()}, notes
 
 
@@ -90,6 +90,6 @@ def _sidecar(raw: Location, path: str) -> Label:
             continue
         except (OSError, ValueError, TypeError, RecursionError) as error:
             raise DataError(
-                f"{beside} is not a JSON object with a label: {error}", "Mend or remove it, or use --labels folder."
+                f"{beside} is not a JSON object with a label: {error}", "Fix or remove it, or use --labels folder."
             ) from error
     return None

@@ -73,7 +73,7 @@ def _about_audio(manifest: Manifest, patches: AudioPatches) -> list[str]:
     if above >= _MOST_ABOVE:
         stored = "shard without --transcode, and " if manifest.options.get("transcode") else ""
         found.append(
-            f"{_percent(above)} of the energy is above {limit_hz:g} Hz, where the model sees nothing; {stored}raise "
+            f"{_percent(above)} of the energy is above {limit_hz:g} Hz, above what the model sees; {stored}raise "
             "patches.rate_hz (and patches.high_hz)"
         )
     cancelled, cancelling = (_number(statistics, name) for name in ("cancelled", "cancelling"))
@@ -109,8 +109,8 @@ def _about_images(manifest: Manifest) -> list[str]:
     found = _about_range(manifest.statistics)
     if frames := manifest.extent.get("frames"):
         found.append(
-            f"some files hold several pages or frames ({frames[0]:g} to {frames[2]:g}), of which the first is used; "
-            "save each as a file of its own to use all"
+            f"some files hold several pages or frames ({frames[0]:g} to {frames[2]:g}), only the first is used; "
+            "save each as a separate file to use all"
         )
     return found
 
@@ -132,8 +132,8 @@ def _about_range(statistics: Mapping[str, Any]) -> list[str]:
         )
     if narrow >= _MANY * images:
         found.append(
-            f"{narrow} of {images} images use less than a twentieth of the range {low:g} to {high:g}: if they are of "
-            "another unit or instrument, shard them as a set of their own"
+            f"{narrow} of {images} images use less than a twentieth of the range {low:g} to {high:g}; if they have "
+            "another unit or instrument, shard them as a separate set"
         )
     elif squeezed:
         found.append(

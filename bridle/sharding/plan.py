@@ -60,7 +60,7 @@ def list_files(
     if split and split.group_by and not grouped:
         raise UsageError(
             f"--group-by {split.group_by!r} matches none of the {found.counts[modality]} files",
-            "It is searched for in the path below the raw folder, 'speaker/clip.wav' for instance.",
+            "It is searched in the path below the raw folder, such as 'speaker/clip.wav'.",
         )
     if old is not None and modality is not old.modality:
         raise DataError(f"{old.folder} holds {old.modality}, not {modality}", "Choose another --out.")
@@ -71,7 +71,7 @@ def list_files(
             grouped = journal.grouped()
             if not grouped:
                 raise DataError(
-                    f"{table} has no value of {options.group_column!r} for any file", "Name another column."
+                    f"{table} has no value in column {options.group_column!r} for any file", "Name another column."
                 )
         if split:
             journal.keep(lambda path, group: split.part_of(path, group) == part)
@@ -79,7 +79,9 @@ def list_files(
         notes.append(f"archives are not read: {found.archives} below {raw}, such as {found.archive}; extract them")
     todo = journal.counts()["todo"]
     if not todo and old is None:
-        raise DataError(f"no {modality} file below {raw} falls into the part {part!r}", "Other --split shares?")
+        raise DataError(
+            f"no {modality} file below {raw} falls into the split {part!r}", "Change the shares of --split."
+        )
     others = left_out + found.others + sum(count for kind, count in found.counts.items() if kind is not modality)
     size = found.bytes * todo // max(1, found.counts.total())  # about that of the files in this part
     by_group = options.group_column or (split and split.group_by)

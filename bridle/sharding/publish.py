@@ -61,8 +61,8 @@ def check_output(out: Location, *, overwrite: bool, resume: bool) -> None:
     if unfinished:
         raise interrupted(out, partial)
     if whole:
-        raise exists(out, "a set of shards", "Add files that came since with --resume.")
-    check_bucket(out, "Make it first, or choose another --out.")
+        raise exists(out, "a set of shards", "Add new files with --resume.")
+    check_bucket(out, "Create it first, or choose another --out.")
     others = [name for name in names_in(out) if not name.startswith((PARTIAL, _REPLACED))]
     if others:
         raise UsageError(
@@ -74,9 +74,7 @@ def check_output(out: Location, *, overwrite: bool, resume: bool) -> None:
 def check_no_set(out: Location) -> None:
     """Refuse a folder for the parts of a split that is a set itself: its samples would be there twice."""
     if (out / FILE).exists() or (workplace(out) / PARTIAL / JOURNAL).exists():
-        raise UsageError(
-            f"{out} is a set of shards itself, not a folder for the parts of one.", "Choose another --out."
-        )
+        raise UsageError(f"{out} is a set of shards, not a folder for several.", "Choose another --out.")
 
 
 @contextmanager
@@ -155,7 +153,7 @@ def check_tars(partial: Path, out: Path, journal: Journal) -> None:
         places = [place for place in (partial / shard.file, out / shard.file) if place.exists()]
         if not places or places[0].stat().st_size != shard.bytes:
             raise DataError(
-                f"{partial / shard.file}, a finished tar, was {'cut' if places else 'removed'} by somebody else",
+                f"{partial / shard.file}, a finished tar, was {'truncated' if places else 'removed'} by others",
                 "Start again with --overwrite.",
             )
 
@@ -173,7 +171,7 @@ def check_alone(out: Remote, journal: Journal, manifest: str = "") -> None:
         return
     with contextlib.suppress(FileNotFoundError):
         if (out / FILE).read_bytes() != manifest.encode():
-            raise UsageError(f"another process has written a set to {out} in the meantime", "Choose another --out.")
+            raise UsageError(f"another process has written a set to {out} meanwhile", "Choose another --out.")
 
 
 def _publish_remote(partial: Path, out: Remote, journal: Journal, manifest: str, index: str) -> None:

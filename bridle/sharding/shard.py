@@ -236,5 +236,5 @@ def _clean(name: str) -> str:
     """Characters that webdataset, shells and other systems take as they are."""
     name = re.sub(r"[^A-Za-z0-9_-]+", "_", name).strip("_-")
     if not name:
-        raise UsageError("the set needs a name with letters or digits", "Give one with --out shards/NAME.")
+        raise UsageError("the name of the set needs letters or digits", "Give one with --out shards/NAME.")
     return name

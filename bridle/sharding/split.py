@@ -32,11 +32,11 @@ class Split:
             said = ",".join(f"{name}={share:g}" for name, share in self.shares.items())
             raise UsageError(f"the shares of --split {said} are not positive or do not sum to 1")
         if any(not re.fullmatch("[A-Za-z0-9_-]+", name) for name in self.shares):
-            raise UsageError(f"--split: the names of the parts {list(self.shares)} need plain letters, digits, - and _")
+            raise UsageError(f"--split: the names {list(self.shares)} may only hold letters, digits, - and _")
         try:
             re.compile(self.group_by or "")
         except re.error as error:
-            raise UsageError(f"--group-by {self.group_by!r} is no regular expression: {error}") from error
+            raise UsageError(f"--group-by {self.group_by!r} is not a regular expression: {error}") from error
 
     def part_of(self, path: str, group: str | None = None) -> str:
         """The part of a file; `group`: what a table says must stay together."""

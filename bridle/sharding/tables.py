@@ -91,7 +91,7 @@ class Table:
         except OSError as error:
             raise DataError(f"{self.place} cannot be read: {error.strerror}", _HINT) from error
         except UnicodeError as error:
-            raise DataError(f"{self.place} is cut, or not text: {error}", "Save the table as UTF-8.") from error
+            raise DataError(f"{self.place} is truncated, or not text: {error}", "Save the table as UTF-8.") from error
 
     def _text(self, cell: str) -> str:
         """A cell that was not UTF-8 as Windows-1252 has it."""
@@ -180,7 +180,7 @@ class Table:
         if len(naming) != 1:
             return _HINT
         if _level(header[naming[0]]) in known:
-            return "Its first line names a file already: put a line with the names of the columns above, as path,label."
+            return "Its first line is data: add a line with the names of the columns above it, such as path,label."
         others = [at for at in range(len(header)) if at not in naming and header[at]]
         groups = [at for at in others if header[at].lower() in _GROUP or header[at] == self._columns.group]
         if not others:
@@ -205,8 +205,8 @@ class Table:
         raise DataError(
             f"{self.place} is a table of segments ({kind}): each line has the times of an event in a recording, and "
             "bridle shard labels whole files",
-            "Cut the recordings first, one file an event: ffmpeg -ss START -to END -i rec.wav robin/rec_1.wav; or "
-            "give a table with one label a file. To label whole files by this one and ignore its times, name its "
+            "Cut the recordings first, one file per event: ffmpeg -ss START -to END -i rec.wav robin/rec_1.wav; or "
+            "give a table with one label per file. To label whole files with this table and ignore its times, name its "
             "columns with --path-column and --label-column.",
         )
 

@@ -114,7 +114,7 @@ def _index_faults(manifest: Manifest) -> Iterator[str]:
         scanned_N, part_N = rows_of(path, shard, number), rows_N[at : at + shard.samples]
         at += shard.samples
         if any(np.any(scanned_N[name] != part_N[name]) for name in scanned_N.dtype.names or ()):
-            yield f"the index of {manifest.folder} does not describe {shard.file}: remove index-*.npy, it is made again"
+            yield f"the index of {manifest.folder} does not match {shard.file}: remove index-*.npy, it will be rebuilt"
             continue
         for row in part_N:
             for member in ("media", "meta"):

@@ -30,7 +30,7 @@ def cache_folder() -> Path:
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bridle"
     except RuntimeError:
-        raise EnvironmentFault("there is no home folder for the cache", "Name a folder: BRIDLE_CACHE=...") from None
+        raise EnvironmentFault("no home folder for the cache", "Set a folder: BRIDLE_CACHE=...") from None
 
 
 class Cache:
@@ -48,7 +48,7 @@ class Cache:
         except (ValueError, OverflowError):
             self.limit_bytes = -1
         if self.limit_bytes < 0:
-            raise EnvironmentFault(f"BRIDLE_CACHE_GB={limit} is not a number of gigabytes", "Give one, such as 20.")
+            raise EnvironmentFault(f"BRIDLE_CACHE_GB={limit} is not a number of gigabytes", "Use a number, such as 20.")
 
     def read(self, file: Remote, offset: int, size: int) -> bytes:
         """A part of a file that has a version, from whole blocks; less at its end."""

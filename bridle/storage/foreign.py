@@ -34,7 +34,7 @@ def recorded(place: str, named_by: Path, option: str) -> Path:
     """
     if "://" in place:
         raise DataError(
-            f"{named_by} names data at {place}, which is not opened because a file says so",
+            f"{named_by} names data at {place}, which is not opened unless you name it yourself",
             f"If these are your data: {option} {place}",
         )
     return Path(place)
@@ -83,5 +83,5 @@ def refuse_links(*paths: Path) -> None:
         if path.is_symlink():
             raise DataError(
                 f"{path} is a link to {os.readlink(path)}: nothing is written through links",
-                "Remove it, or put what it names in its place.",
+                "Remove it, or replace it with a real folder.",
             )

@@ -40,13 +40,11 @@ def locate(place: str | Path | Remote) -> Location:
     from fsspec import available_protocols
 
     if scheme not in available_protocols():
-        raise UsageError(
-            f"{scheme}:// is no storage that can be read here", "Known: s3://, gs:// and what else fsspec reads."
-        )
+        raise UsageError(f"{scheme}:// is not a supported storage", "Supported: s3://, gs:// and others of fsspec.")
     if redacted(place) != place or "@" in rest.partition("/")[0]:
         raise UsageError(
             f"the {scheme}:// address carries credentials or a query; it would be stored with the results",
-            "Leave them to the environment or the configuration files of the storage, and give scheme://bucket/folder.",
+            "Set them in the environment or the storage's configuration files, and give scheme://bucket/folder.",
         )
     if "::" in rest:
         raise UsageError(f"{scheme}://...::... is a chain of addresses", f"Give {scheme}://bucket/folder alone.")

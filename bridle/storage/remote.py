@@ -117,7 +117,7 @@ class Remote:
         for at in range(0, int(before["size"]), _PART_BYTES):
             yield self.read_at(at, _PART_BYTES)
         if before["size"] > _PART_BYTES and _identity(before) != _identity(self._info()):
-            raise OSError(errno.EIO, "it changed while it was read", self.url)
+            raise OSError(errno.EIO, "it changed while being read", self.url)
 
     def read_bytes(self) -> bytes:
         return b"".join(self.parts())
@@ -196,7 +196,7 @@ class Remote:
     def _fault(self, why: str) -> EnvironmentFault:
         return EnvironmentFault(
             f"{self.url} cannot be reached: {why}",
-            "Look at the address, the network and the credentials; sharding and training go on with --resume.",
+            "Check the address, the network and the credentials. Continue sharding or training with --resume.",
         )
 
 

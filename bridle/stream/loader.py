@@ -147,7 +147,7 @@ class ClipStream:
         """
         if state["samples"] != self.samples:
             raise DataError(
-                f"the shards hold {self.samples} samples, the run to resume was reading {state['samples']}",
+                f"the shards hold {self.samples} samples, the run to resume used {state['samples']}",
                 "Resume with the shards it was started on, or start a new run.",
             )
         if state.get("shards", self._shards) != self._shards:
@@ -157,7 +157,7 @@ class ClipStream:
             )
         if state.get("seed", self._seed) != self._seed:
             raise DataError(
-                f"the run to resume was reading in the order of seed {state['seed']}, now it is {self._seed}",
+                f"the run to resume used seed {state['seed']}, now it is {self._seed}",
                 "Resume with the same seed, or start a new run.",
             )
         if state.get("mix", {}) != self._mix:
@@ -195,7 +195,7 @@ class ClipStream:
                 raise
             raise EnvironmentFault(
                 f"a decoding process was killed: {first_line(error)}",
-                "Short of memory? Fewer --workers, or --set data.cache_gb=0. bridle pretrain --resume goes on.",
+                "If memory ran out, lower --workers or --set data.cache_gb=0. Continue with bridle pretrain --resume.",
             ) from error
         finally:
             for worker in getattr(batches, "_workers", ()):  # PyTorch asks them by SIGTERM, which they do not hear

@@ -152,7 +152,7 @@ class Mixture:
 def _shares(weights: Sequence[float]) -> np.ndarray:
     """Draws of each set in a round, at least one; largest remainders make the sum exact."""
     if len(weights) > _ROUND:
-        raise ConfigError(f"data.mix: {len(weights)} sets; at most {_ROUND} can be mixed", "Join some of them.")
+        raise ConfigError(f"data.mix: {len(weights)} sets; at most {_ROUND} can be mixed", "Merge some of them.")
     exact = np.asarray(weights, dtype=float) / sum(weights) * _ROUND
     counts = np.maximum(np.floor(exact), 1).astype(int)
     for number in np.argsort(counts - exact, kind="stable"):

@@ -59,7 +59,7 @@ def _entries(tree: Tree, segments: Iterator[tuple[str, Path]]) -> Iterator[Entry
             place = f"{file}, line {line}"
             if len(row) != 4:
                 raise DataError(
-                    f"{place}: {len(row)} values instead of 4", 'Wanted: YTID, start_seconds, end_seconds, "MID,MID".'
+                    f"{place}: {len(row)} values instead of 4", 'Expected: YTID, start_seconds, end_seconds, "MID,MID".'
                 )
             video = row[0]
             mids = tuple(mid.strip() for mid in row[3].split(",") if mid.strip())

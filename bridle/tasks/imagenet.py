@@ -102,7 +102,7 @@ def _pairs(file: Path, synsets: list[str]) -> Iterator[Answer]:
         try:
             image, synset = text.split()
         except ValueError:
-            raise DataError(f"{place}: {text.strip()!r} is not `image synset`", "Mend the line.") from None
+            raise DataError(f"{place}: {text.strip()!r} is not `image synset`", "Fix the line.") from None
         if synset.isdecimal() and int(synset) < len(synsets):
             synset = synsets[int(synset)]
         yield stem(image), synset, place

@@ -72,7 +72,7 @@ def _pairs(file: Path) -> Iterator[tuple[str, str, str]]:
             continue
         match = _PAIR.fullmatch(text.strip())
         if match is None:
-            raise DataError(f"{file}, line {line}: {text.strip()!r} is not `path label`", "Mend the line.")
+            raise DataError(f"{file}, line {line}: {text.strip()!r} is not `path label`", "Fix the line.")
         yield match[1], match[2], f"{file}, line {line}"
 
 

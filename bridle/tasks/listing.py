@@ -68,9 +68,9 @@ def read_task(task: Task, root: Path, *, max_missing: float = 0.5) -> Listing:
     Raises:
         DataError: naming what is missing or wrong, with the file and line.
     """
-    wanted = f"Wanted for {task.title}:\n{task.layout}\nAvailable from: {task.get}"
+    wanted = f"Expected for {task.title}:\n{task.layout}\nAvailable from: {task.get}"
     if not root.is_dir():
-        raise DataError(f"{root} is {'no folder' if root.exists() else 'not there'}", wanted)
+        raise DataError(f"{root} is {'not a folder' if root.exists() else 'missing'}", wanted)
     tree = survey(root, task.modality, wanted, task.reader.lists, sound_tracks=task.reader.sound_tracks)
     classes, entries = task.reader.read(tree)
     found = _collect(entries, classes)
@@ -107,7 +107,7 @@ def _class(label: str, entry: Entry, classes: dict[str, str]) -> str:
         guess = f"; did you mean {close[0]!r}?" if close else ""
         raise DataError(
             f"{entry.place}: {label!r} is not among the {len(classes)} classes{guess}",
-            "Mend it, or take all lists from one release.",
+            "Fix it, or take all lists from one release.",
         ) from None
 
 
@@ -120,7 +120,7 @@ def _refuse_gaps(task: Task, tree: Tree, found: _Found, max_missing: float) -> N
         listed = counts[part] + len(gone)
         if len(gone) > max_missing * listed:
             raise DataError(
-                f"{tree.root} lacks {len(gone)} of the {listed} clips that are listed for {part}, more than "
+                f"{tree.root} lacks {len(gone)} of the {listed} clips listed for {part}, more than "
                 f"{max_missing:.0%}: {_some(gone)}; looked among {len(tree.media)} {task.modality} files below it",
                 f"Complete the folder, or allow more with --max-missing.\n{tree.wanted}",
             )
@@ -130,14 +130,14 @@ def _refuse_gaps(task: Task, tree: Tree, found: _Found, max_missing: float) -> N
 
 def _notes(task: Task, found: _Found, classes: list[str]) -> list[str]:
     notes = [f"{part}: rows without a label, left out: {n}" for part, n in found.unlabelled.items()]
-    notes += [f"{part}: rows that name a clip again, left out: {n}" for part, n in found.again.items()]
+    notes += [f"{part}: duplicate rows, left out: {n}" for part, n in found.again.items()]
     for a, b in sorted({(min(a, b), max(a, b)) for a in task.train for b in task.test if a != b}):
         if both := sorted(found.sources[a] & found.sources[b]):
             units = task.reader.unit + ("s" if len(both) > 1 else "")
             notes.append(f"leak: {len(both)} {units} in both {a} and {b}: {_some(both)}")
     trained = {label for item in found.items if item.part in task.train for label in item.labels}
     if idle := [name for name in classes if name not in trained]:
-        notes.append(f"classes without a clip to train on: {len(idle)} of {len(classes)}: {_some(idle)}")
+        notes.append(f"classes without training clips: {len(idle)} of {len(classes)}: {_some(idle)}")
     if len(classes) != task.classes:
         notes.append(f"{len(classes)} classes, the release has {task.classes}: a subset?")
     return notes

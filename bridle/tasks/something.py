@@ -37,7 +37,7 @@ def _entries(tree: Tree, files: dict[str, Path]) -> Iterator[Entry]:
         for number, record in enumerate(records, start=1):
             place = f"{file}, entry {number}"
             if not isinstance(record, dict) or not {"id", "template"} <= record.keys():
-                raise DataError(f"{place}: no object with id and template", "Fetch the file again.")
+                raise DataError(f"{place}: not an object with id and template", "Download the file again.")
             video = str(record["id"])
             label = str(record["template"] or "").replace("[", "").replace("]", "")
             yield Entry(video, part, (label,) if label else (), paths.get(video), video, place)

@@ -117,7 +117,7 @@ def _duration_s(file: Path) -> float:
             return sound.getnframes() / sound.getframerate()
     except (OSError, EOFError, wave.Error, ZeroDivisionError) as error:
         raise DataError(
-            f"{file} is no WAV that can be cut into pieces: {error}", "Unpack the release again."
+            f"{file} is not a WAV that can be cut into segments: {error}", "Unpack the release again."
         ) from error
 
 

@@ -13,7 +13,7 @@ from bridle.storage import opened
 
 T = TypeVar("T")
 
-_HINT = "Mend the line, or fetch the file again from where the release is published."
+_HINT = "Fix the line, or download the file again."
 
 
 def lines(file: Path) -> Iterator[str]:
@@ -69,7 +69,7 @@ def table(file: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str,
         else:
             yield line, dict(zip(header, row))
     if not header:
-        raise DataError(f"{file} is empty", f"Wanted: a header with {','.join(columns)}.")
+        raise DataError(f"{file} is empty", f"Expected: a header with {','.join(columns)}.")
 
 
 def read_json(file: Path, kind: type[T]) -> T:
@@ -94,4 +94,4 @@ def whole(text: str, place: str) -> int:
             return int(value)
     except ValueError:
         pass
-    raise DataError(f"{place}: {text!r} is no whole number", _HINT)
+    raise DataError(f"{place}: {text!r} is not an integer", _HINT)

@@ -46,8 +46,8 @@ class Tree:
         names = sorted(os.listdir(self.root))
         top = ", ".join(names[:10]) or "nothing"
         more = f" and {len(names) - 10} more" if len(names) > 10 else ""
-        missing = f"; there is no {gone}" if gone and gone != looked_for else ""
-        return DataError(f"{self.root}: looked for {looked_for}{missing}; found {top}{more}", self.wanted)
+        missing = f"; missing: {gone}" if gone and gone != looked_for else ""
+        return DataError(f"{self.root}: expected {looked_for}{missing}; found {top}{more}", self.wanted)
 
     def index(self, key: Callable[[str], str | None] = str) -> dict[str, str]:
         """Path of each file by its name without suffix, or by what `key` makes of that; the first of several."""
@@ -57,7 +57,7 @@ class Tree:
             if (name := key(stem(path))) and paths.setdefault(name, path) is not path:
                 again += 1
         if again:
-            self.notes.append(f"files that are further copies of a clip, left out: {again}")
+            self.notes.append(f"duplicate files of a clip, left out: {again}")
         return paths
 
 

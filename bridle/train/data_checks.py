@@ -32,31 +32,28 @@ def material_warnings(reader: SampleReader, batches: Sequence[PatchBatch], chann
     """
     found = []
     if len(reader) == 1:
-        found.append("the corpus is a single clip: what is learned from it holds for this clip alone; add more")
+        found.append("the corpus is a single clip; add more clips")
     seen, different = _copies(reader)
     patch_RP = torch.cat([batch.x_BNP[batch.valid_BN] for batch in batches])
     channel_RCX = patch_RP.unflatten(-1, (channels, -1))
     blank = float((channel_RCX.amax(-1) - channel_RCX.amin(-1) < _FLAT).all(-1).float().mean())
     if different <= _MOST * seen and seen > 1:
-        found.append(
-            f"of {seen} clips only {different} differ, the others are copies, and nothing is learned from a copy; "
-            "leave the copies out"
-        )
+        found.append(f"of {seen} clips only {different} differ, the others are copies; leave the copies out")
     if blank >= _MOST:
         found.append(
-            f"{blank:.0%} of the patches are of one value or colour (silence, blank pictures): there is nothing in "
-            "them to predict; leave such clips out"
+            f"{blank:.0%} of the patches are constant (silence, blank images) and cannot be predicted; "
+            "leave such clips out"
         )
     patches, batch = _different_rows(patch_RP, codes), int(batches[0].valid_BN.sum())
     if patches < codes:
         found.append(
-            f"only {patches} different patches were found for the {codes} codes of a level: some can never be used; "
-            "more clips, or fewer codes (--set quantizer.codes=...)"
+            f"only {patches} different patches were found for the {codes} codes of a level: some will stay unused; "
+            "add clips, or use fewer codes (--set quantizer.codes=...)"
         )
     elif batch < codes:
         found.append(
-            f"a batch holds {batch} patches and a level {codes} codes: the learned tokenizer starts from one batch; "
-            "a larger one (--set optim.batch_size=...), or fewer codes (--set quantizer.codes=...)"
+            f"a batch holds {batch} patches and a level {codes} codes: the tokenizer is initialised from one batch; "
+            "use a larger one (--set optim.batch_size=...), or fewer codes (--set quantizer.codes=...)"
         )
     return found
 

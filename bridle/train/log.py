@@ -56,7 +56,7 @@ class MetricsLog:
                 self._sink.write(row["step"], dict(_scalars(row)))
         except OSError as error:
             if not self._told:
-                progress.warn(f"{self.path}: {error.strerror or error}: training goes on, rows are lost")
+                progress.warn(f"{self.path}: {error.strerror or error}: training continues, rows are lost")
             self._told = True
 
     def truncate(self, step: int) -> None:

@@ -65,7 +65,7 @@ def plan_phases(
 
 def _check_length(length: float, unit: str, kind: type[BridleError] = UsageError) -> None:
     if not 0 < length <= _LONGEST:
-        raise kind(f"A run of {length} {unit}: wanted more than 0 and at most {_LONGEST:,}.")
+        raise kind(f"A run of {length} {unit}: expected more than 0 and at most {_LONGEST:,}.")
 
 
 def _divide(steps: int, shares: list[float]) -> list[int]:

@@ -87,7 +87,7 @@ def pretrain(
     if resume:
         state = distributed.together(run.state)
         if state["status"] == "complete" and not dry_run:
-            progress.warn(f"{out} is complete: there is nothing left to do")
+            progress.warn(f"{out} is complete: nothing to do")
             return dict(state["result"])
         limits = state["limits"]
     set_up = partial(_set_up, config, manifests, run if resume else None, force, device)
@@ -95,7 +95,7 @@ def pretrain(
     distributed.first_decides(partial(_same_everywhere, distributed.gather_objects(_identity(config, stream, limits))))
     batch = stream.batch_size * distributed.world()
     if batch < config.optim.batch_size:
-        progress.warn(f"a step takes {batch} clips, not {config.optim.batch_size}: there are no more")
+        progress.warn(f"the batch size is {batch}, not {config.optim.batch_size}: there are no more clips")
     phases = plan_phases(config.schedule, stream.samples / batch, **limits)
     plan = describe(model, stream, phases, device)
     if dry_run:
@@ -127,7 +127,7 @@ def _set_up(
     if found:
         _adopt(model, config, force)
     elif run:
-        progress.warn(f"{run.path} has no checkpoint: it is begun again")
+        progress.warn(f"{run.path} has no checkpoint: starting again")
     model = model.to(device)
     stream = _open_stream(config, manifests, model.patcher)
     if training:
@@ -166,11 +166,13 @@ def _adopt(model: Bridle, config: Config, force: bool) -> None:
     told = ", ".join(f"{row['key']} ({row.get('a')}, now {row.get('b')})" for row in changed)
     if any(row["key"] not in _HARMLESS for row in changed):
         raise ConfigError(
-            f"the run was begun with other settings: {told}",
-            f"Only these may change while it goes on, with --force: {', '.join(_HARMLESS)}. Else start a new run.",
+            f"the run was started with other settings: {told}",
+            f"Only these may change on --resume, with --force: {', '.join(_HARMLESS)}. Else start a new run.",
         )
     if changed and not force:
-        raise ConfigError(f"the run was begun with other settings: {told}", "They change nothing it learns: --force.")
+        raise ConfigError(
+            f"the run was started with other settings: {told}", "They do not affect training: use --force."
+        )
     model.config = config
 
 
@@ -185,14 +187,12 @@ def _identity(config: Config, stream: ClipStream, limits: dict[str, Any]) -> dic
 
 
 def _same_everywhere(identities: Sequence[dict[str, Any]]) -> None:
-    """Raises:
-    ConfigError: names the first key that is not.
-    """
+    """Check that all ranks have the same settings; raises ConfigError naming the first key that differs."""
     for rank, identity in enumerate(identities):
         for key in identity:
             if identity[key] != identities[0][key]:
                 raise ConfigError(
-                    f"process {rank} has another {difference(identities[0][key], identity[key], key)} than process 0",
+                    f"rank {rank} has another {difference(identities[0][key], identity[key], key)} than rank 0",
                     "Start all processes with one command, one configuration and the same shards.",
                 )
 
@@ -214,9 +214,9 @@ def _open_stream(config: Config, manifests: Sequence[Manifest], patcher: Patcher
     """
     if math.prod(patcher.grid) < 2:
         raise DataError(
-            f"the clips are so small that each is a single patch of {' x '.join(map(str, patcher.patch))}: "
-            "there is nothing to hide and nothing to predict from",
-            "Larger media, or smaller patches: --set patches.patch=... (sound: patches.patch_frames).",
+            f"each clip is a single patch of {' x '.join(map(str, patcher.patch))}: "
+            "nothing can be masked and predicted",
+            "Use larger media, or smaller patches: --set patches.patch=... (audio: patches.patch_frames).",
         )
     return ClipStream(
         manifests,
@@ -244,11 +244,11 @@ def _dealt(batch_size: int, samples: int) -> int:
     """
     world = distributed.world()
     if samples < world:
-        raise DataError(f"the shards hold {samples} clips for {world} processes", "Use fewer: --devices.")
+        raise DataError(f"the shards hold {samples} clips for {world} processes", "Use fewer --devices.")
     if batch_size % world:
         near = max(world, round(batch_size / world) * world)
         raise ConfigError(
-            f"optim.batch_size: {batch_size} clips a step is not divisible by {world} processes",
+            f"optim.batch_size: {batch_size} clips per step is not divisible by {world} processes",
             f"--set optim.batch_size={near}, or another number of --devices.",
         )
     return batch_size // world
@@ -267,7 +267,7 @@ def _newest_usable(run: RunFolder) -> tuple[Bridle, dict[str, Any], list[Path]] 
         try:
             model, training = read_model(folder), load_training(folder)
             if read_about(folder).get("step", training["step"]) != training["step"]:
-                raise DataError(f"{folder}: model.json and training.json are of different steps")
+                raise DataError(f"{folder}: model.json and training.json are from different steps")
             return model, training, damaged
         except NewerVersion:
             raise
@@ -276,7 +276,7 @@ def _newest_usable(run: RunFolder) -> tuple[Bridle, dict[str, Any], list[Path]] 
                 raise
             damaged.append(folder)
             first = first or error
-            progress.warn(f"{error.message}; trying the checkpoint before")
+            progress.warn(f"{error.message}; trying the previous checkpoint")
     if first:
         raise first
     return None

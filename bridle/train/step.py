@@ -40,8 +40,8 @@ SOUND, NO_MEDIA, BAD_MEDIA, NOTHING_HIDDEN, BAD_LOSS = range(5)
 REASONS = (
     "",
     "none of its clips could be read",
-    "the media hold values that are not finite",
-    "each clip of the batch is a single patch: there is nothing to hide",
+    "the media hold non-finite values",
+    "each clip of the batch is a single patch: nothing can be masked",
     "the loss or its gradient is not finite",
 )
 
@@ -174,8 +174,8 @@ class Stepper:
         while not distributed.least(self._fits(size, most)):
             if size == 1:
                 raise EnvironmentFault(
-                    "the memory of the device is too small for one clip",
-                    "A smaller preset, or smaller clips: --set patches....; --set train.recompute=true takes less.",
+                    "one clip does not fit into device memory",
+                    "Use a smaller preset, smaller clips (--set patches....) or --set train.recompute=true.",
                 )
             size = -(-size // 2)
             if self.device.type == "cuda":

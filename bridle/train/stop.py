@@ -46,11 +46,14 @@ class Stop:
             self.agreed = FAILED if told >= FAILED else self.told or signal.SIGTERM
 
     def raise_agreed(self) -> None:
-        """Raises:
-        Interrupted: by a signal. DataError, EnvironmentFault: data failed, here or elsewhere.
+        """Stop if the ranks agreed to.
+
+        Raises:
+            Interrupted: by a signal.
+            DataError, EnvironmentFault: data failed, on this rank or another.
         """
         if self.failed:
-            raise self.failure or EnvironmentFault("another process of the run could not go on; it says why")
+            raise self.failure or EnvironmentFault("another rank failed; see its error")
         if self.agreed:
             raise Interrupted(self.agreed)
 

@@ -37,7 +37,7 @@ _FIT_VECTORS_PER_CODE = 128  # patches that the cold start's whitening and k-mea
 _FIT_BATCHES = 64
 _SETTLE_EVERY = 10  # steps after which a signal to stop is heard of at the latest
 _BAD_STEPS = 10  # steps in a row that cannot be made before the run is given up
-_REMEDY = "Lower --set optim.lr, or use --set train.precision=float32; clips that are too short: --set patches...."
+_REMEDY = "Lower --set optim.lr, or use --set train.precision=float32; for clips that are too short: --set patches...."
 
 
 class Trainer:
@@ -142,7 +142,7 @@ class Trainer:
         if self.profiler:
             self.profiler.leave()
         if not self.learned:
-            why = f"all steps of the {phase.kind} phase were skipped, at last because {self.why}"
+            why = f"all steps of the {phase.kind} phase were skipped; the last because {self.why}"
             raise NumericalError(why, _REMEDY)
         if self.dealt:
             self._gather()
@@ -156,7 +156,7 @@ class Trainer:
         stepper = Stepper(self.model, phase.kind, clips * distributed.world(), self.dtype)
         if part == "auto":
             found = stepper.fit(clips)
-            progress.note(f"{phase.kind}: {found} of {clips} clips at once fit into memory")
+            progress.note(f"{phase.kind}: {found} of {clips} clips fit into memory at once")
         return stepper
 
     def _after_step(self, phase: Phase, stepper: Stepper, rate: float) -> None:
@@ -215,9 +215,9 @@ class Trainer:
         if distributed.world() == 1:  # the others may be in the midst of a step
             fits = stepper.fit(fits)
         return EnvironmentFault(
-            f"the memory of the device is full with {size} clips at once: {why}",
-            f"Compute a step in parts, with the same result: --set train.part={fits}, or --batch-size auto. "
-            "--set train.recompute=true takes less memory and more time.",
+            f"{size} clips at once do not fit into device memory: {why}",
+            f"Use micro-batches, with the same result: --set train.part={fits}, or --batch-size auto. "
+            "--set train.recompute=true trades time for memory.",
         )
 
     def _settle(self, stepper: Stepper) -> None:
@@ -243,7 +243,7 @@ class Trainer:
         if self.bad_steps >= _BAD_STEPS:
             self._save(stepper, must=True)
             raise NumericalError(
-                f"{self.bad_steps} steps in a row were skipped, at last because {self.why}. "
+                f"{self.bad_steps} steps in a row were skipped; the last because {self.why}. "
                 f"The weights before them are in {self.run.checkpoints()[-1]}",
                 _REMEDY,
             )

@@ -38,8 +38,8 @@ class Watch:
         for level, (share, perplexity) in enumerate(zip(row["usage"], row["perplexity"], strict=True), start=1):
             if share < _COLLAPSED or perplexity < _LOPSIDED * self._codes:
                 found["collapse", row["phase_index"], level] = (
-                    f"level {level} uses {share:.0%} of its codes, as evenly as {perplexity:.0f} of {self._codes} "
-                    "would be: it has collapsed, or the clips are too few or too much alike; fewer codes "
+                    f"level {level} uses {share:.0%} of its codes with a perplexity of {perplexity:.0f} of "
+                    f"{self._codes}: it has collapsed, or the clips are too few or too similar; fewer codes "
                     "(--set quantizer.codes=...) or --set quantizer.dead_below=0.5 may help"
                 )
         if "cross_entropy" in row:
@@ -47,7 +47,7 @@ class Watch:
             if blind > 0 and row["cross_entropy"][0] > _NEAR * blind:
                 found["blind", row["phase_index"]] = (
                     f"cross-entropy at level 1 is {row['cross_entropy'][0]:.2f}, and guessing by frequency alone gives "
-                    f"{blind:.2f}: nothing is being predicted; try another rate (--set optim.lr=...), a lower "
+                    f"{blind:.2f}: it is not learning; try another learning rate (--set optim.lr=...), a lower "
                     "--set mask.ratio=..., or look at the clips: silence and noise cannot be predicted"
                 )
         new = [message for key, message in found.items() if key not in self._said]

@@ -26,15 +26,11 @@ _MORE = ("labels", "test_share", "split_file", "views")  # what else tells quest
 def command(console: Console, chosen: Compare, runs: tuple[Path, ...]) -> None:
     """Compare the results of several runs.
 
-    Puts what bridle eval found side by side, each run against the first.
+    Compares each RUN with the first: runs, or folders written by bridle eval --out. Prints one table for each
+    evaluation (task, data, protocol, pooling, folds) that they share, with the newest result of each.
 
-    RUN is a run, or any other folder with a results.json, such as bridle eval --out DIR writes. There is a table for
-    each question (task, data, protocol, pooling, folds) that the first RUN and another answer; the newest result of
-    each counts.
-
-    \b
-    The difference is over the clips that both were tested on, with an interval from resampling them. Mark:
-    + better, - worse, = not to be told apart.
+    Differences are over the clips that both were tested on, with a bootstrap interval. Marks: + better, - worse,
+    = no significant difference.
 
     \b
     Examples:
@@ -52,9 +48,9 @@ def command(console: Console, chosen: Compare, runs: tuple[Path, ...]) -> None:
             _show(console, question)
     if not console.json and any(row["mark"] for question in found for row in question["rows"]):
         console.note(
-            f"mark: + better than {runs[0]}, - worse, = not to be told apart (the interval of the difference holds 0). "
-            "The intervals speak of other clips, not of other training seeds. With more runs those of the differences "
-            "are wider, so that the marks of a table hold together."
+            f"mark: + better than {runs[0]}, - worse, = no significant difference (its interval contains 0). Intervals "
+            "are over clips, not training seeds. With more runs those of the differences are wider, to correct for "
+            "multiple comparisons."
         )
 
 

@@ -36,7 +36,7 @@ def command() -> None:
 def show(console: Console, preset: str | None, config_file: Path | None, sets: tuple[str, ...]) -> None:
     """Print a configuration in full.
 
-    It is the preset, then --config, then --set.
+    The preset is overridden by --config, then --set.
 
     \b
     Examples:
@@ -65,9 +65,7 @@ def show(console: Console, preset: str | None, config_file: Path | None, sets: t
 def validate(console: Console, chosen: Validate, files: tuple[Path, ...], sets: tuple[str, ...]) -> None:
     """Check configuration files.
 
-    Loads each FILE as bridle pretrain would; says what it comes to, or every mistake at once, with its line.
-
-    Exit code 3 if there are mistakes.
+    Loads each FILE like bridle pretrain and prints a summary, or all mistakes with their lines (exit code 3).
 
     \b
     Examples:
@@ -101,7 +99,7 @@ def diff(console: Console, a: str, b: str) -> None:
 
     A and B are each a preset, a YAML file, a run or an export.
 
-    Exit code 0 whether they differ or not: a difference is the answer, not a failure.
+    Ends with exit code 0 whether they differ or not.
 
     \b
     Examples:

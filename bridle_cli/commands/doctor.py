@@ -16,9 +16,7 @@ from bridle_cli.console import Console
 def command(console: Console) -> None:
     """Check this machine: versions, decoders, devices.
 
-    Also looks at memory and disks; each finding comes with what to do about it.
-
-    Ends with exit code 5 if something would fail.
+    Also checks memory and disks. Each finding has a remedy. Ends with exit code 5 if a check fails.
 
     \b
     Examples:

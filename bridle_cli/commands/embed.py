@@ -26,12 +26,11 @@ from bridle_cli.console import Console
 def command(
     console: Console, chosen: Embed, inputs: tuple[str | Path, ...], out: str | Path, devices: int, restarted: bool
 ) -> None:
-    """Turn media into vectors.
+    """Turn media into embeddings.
 
-    They are for classifiers, clustering, maps and `bridle search`.
+    For classifiers, clustering, maps and `bridle search`. --per step makes positions in long recordings searchable.
 
-    The file names the model that made them. With --per step a long recording can be searched for moments. Works in
-    parts: interrupted, it goes on with --resume and ends with the same bytes.
+    An interrupted command continues with --resume and writes the same bytes.
 
     \b
     Examples:

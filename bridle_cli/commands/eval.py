@@ -48,7 +48,7 @@ def _list(context: click.Context, parameter: click.Parameter, value: bool) -> No
         console.table(columns, rows)
         for one in found:
             console.text(f"\n{one['name']}: {one['get']}\n{one['layout']}\n")
-        console.note("bridle eval --task NAME without data says which files are wanted, and where they are to be had.")
+        console.note("bridle eval --task NAME without data lists the files it expects and where to get them.")
     context.exit()
 
 
@@ -67,12 +67,10 @@ def _list(context: click.Context, parameter: click.Parameter, value: bool) -> No
 @options.shared
 @click.pass_obj
 def command(console: Console, chosen: Evaluate, data: str | Path | None, recipe: api.Recipe) -> None:
-    """Judge features and codes by labels, or fine-tune.
+    """Evaluate features and codes with labels, or fine-tune.
 
-    Figures have a 95 % interval.
-
-    Folders or sets called train and test (or val) are used as such; else the files are divided into folds, unless
-    an option says how to split.
+    Prints results with 95 % intervals. Folders or sets named train and test (or val) are used as the splits. Otherwise
+    the default is cross-validation.
 
     \b
     Examples:

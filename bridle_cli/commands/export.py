@@ -20,15 +20,14 @@ from bridle_cli.progress import Progress
 @options.shared
 @click.pass_obj
 def command(console: Console, chosen: Export, run: Path) -> None:
-    """Write a model for other programs to load.
+    """Export a model for other programs.
 
-    Checks that what was written computes the same.
+    safetensors loads with bridle.load. huggingface loads with the Auto classes of transformers and has a model card.
+    onnx and torch-export run without BRIDLE, with preprocessing in NumPy. RUN may also be a fine-tuned classifier
+    (bridle eval --protocol finetune --out).
 
-    safetensors loads with bridle.load. huggingface loads with the Auto classes of transformers, and has a model card
-    with data, recipe and results of the run. onnx and torch-export run without BRIDLE: encoder and tokenizer as
-    programs, preprocess.py with NumPy alone, a README with the lines to run them. What `bridle eval --protocol
-    finetune --out` kept comes with its classifier. `parity` says how far features are off (on real clips; safetensors:
-    on noise) and which share of the codes is equal: all, or nothing is written.
+    The export is compared with the model: `parity` has the largest difference of features and the fraction of equal
+    codes. If they differ too much, nothing is written.
 
     \b
     Examples:

@@ -30,7 +30,7 @@ from bridle_cli.progress import Progress
 def command(console: Console, chosen: Init, shards: str | Path) -> None:
     """Write a configuration for given shards.
 
-    Each value in it says what was seen, and when to change it.
+    Each value has a comment with its reason and when to change it.
 
     \b
     Examples:

@@ -21,7 +21,7 @@ _NEWEST = "newest"
 
 def _batch_size(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
     if value is not None and value != "auto" and not (value.isdecimal() and int(value) > 0):
-        raise click.BadParameter(f"'{value}' is neither a number of clips nor auto.", context, parameter)
+        raise click.BadParameter(f"'{value}' is neither a number nor auto.", context, parameter)
     return value
 
 
@@ -36,7 +36,7 @@ def _as_settings(batch_size: str | None) -> tuple[str, ...]:
     "--shards",
     type=options.LOCATION,
     default=None,
-    help="A set, or a folder of sets (default: shards).",
+    help="A set of shards, or a folder of sets (default: shards).",
 )
 @options.recipe
 @options.takes(Pretrain)
@@ -54,7 +54,7 @@ def _as_settings(batch_size: str | None) -> tuple[str, ...]:
     default=None,
     callback=_batch_size,
     heading="Configuration",
-    help="Clips in a step, on all devices together. auto: the preset's, computed in parts that fit into memory.",
+    help="Clips per step, over all devices. auto: the preset's, in micro-batches that fit into memory.",
 )
 @options.option(
     "--force",
@@ -81,7 +81,7 @@ def command(
 ) -> None:
     """Pretrain an encoder and its codebooks on shards.
 
-    The configuration is the preset, then --config, then --set, then the options here; `bridle config show` prints it.
+    The preset is overridden by --config, then --set, then the other options; `bridle config show` prints the result.
 
     \b
     Examples:
@@ -127,7 +127,7 @@ def command(
                 result = api.pretrain(shards or Path("shards"), **vars(given))
         except KeyboardInterrupt:
             if progress.run:
-                console.warn(f"to go on from the last checkpoint: bridle pretrain --resume {progress.run}")
+                console.warn(f"to continue from the last checkpoint: bridle pretrain --resume {progress.run}")
             raise
     if not first:
         return  # the first process speaks for all

@@ -20,10 +20,10 @@ from bridle_cli.progress import Progress
 @options.shared
 @click.pass_obj
 def command(console: Console, chosen: Report, run: Path) -> None:
-    """Write one HTML page about a run.
+    """Write an HTML report on a run.
 
-    It shows curves, codebooks, a map of clips, clips with their codes and neighbours, results and system facts, and
-    needs no network and no other file.
+    One self-contained file: training curves, codebooks, a map of clips, clips with codes and neighbours, results and
+    system facts.
 
     \b
     Examples:

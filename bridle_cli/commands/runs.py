@@ -16,13 +16,12 @@ from bridle_cli.console import Console
 @options.shared
 @click.pass_obj
 def command(console: Console, root: Path) -> None:
-    """List runs, the newest first.
+    """List runs, newest first.
 
-    ROOT is the folder that holds them (default: runs).
+    ROOT is the folder of the runs (default: runs).
 
-    \b
-    Status: running, complete, interrupted (by a signal), stopped (killed), failed, damaged. All but the first two go on
-    with bridle pretrain --resume RUN.
+    Status: running, complete, interrupted (by a signal), stopped (killed), failed, damaged. All but the first two
+    continue with bridle pretrain --resume RUN.
 
     \b
     Examples:
@@ -36,7 +35,7 @@ def command(console: Console, root: Path) -> None:
             console.record(one)
         return
     if not found:
-        console.note(f"no runs below {root}; train one: bridle pretrain --shards shards/")
+        console.note(f"no runs below {root}; Train one: bridle pretrain --shards shards/")
         return
     rows = []
     for one in found:

@@ -19,18 +19,18 @@ _FAILS_WITHIN_S = 2.0  # an opener that still runs then has found a program
 
 @click.command(name="search", cls=options.Command)
 @click.argument("queries", metavar="FILE...", nargs=-1, required=True, type=options.PATH)
-@options.option("--index", type=options.PATH, required=True, help="What `bridle embed` wrote.")
+@options.option("--index", type=options.PATH, required=True, help="File or folder written by `bridle embed`.")
 @options.takes(Search)
 @options.option("--open", "shown", type=click.IntRange(min=0), default=0, help="Open the N nearest files.")
 @options.shared
 @click.pass_obj
 def command(console: Console, chosen: Search, queries: tuple[Path, ...], index: Path, shown: int) -> None:
-    """Find the files that are most like a given one.
+    """Find the files most similar to a given one.
 
-    Ranks the files of an index by the cosine of their vectors to that of each FILE.
+    Ranks the files of an index by cosine similarity to each FILE, with the model that made the index.
 
-    Needs the model that made the index. Of an index with --per step or patch the best place in each file is given in
-    seconds; a FILE stands for its mean.
+    For an index made with --per step or patch, shows the best position in each file in seconds; each FILE is
+    represented by its mean.
 
     \b
     Examples:
@@ -50,7 +50,7 @@ def command(console: Console, chosen: Search, queries: tuple[Path, ...], index: 
         console.table(("", "similarity", "from, s", "file"), rows, title=one["query"] if len(found) > 1 else None)
     for hit in [hit for one in found for hit in one["hits"][:shown]]:
         if hit["path"] is None:
-            console.warn(f"{hit['file']} is not on this disk as a file of its own")
+            console.warn(f"{hit['file']} is not a separate file on this disk")
             continue
         path = os.path.abspath(hit["path"])  # an index may name one that reads as an option
         console.note(f"opens {path}")
@@ -77,4 +77,4 @@ def _open(path: str) -> str:
         return ""
     except OSError as error:
         return f"{opener}: {error.strerror}"
-    return f"{opener} knows no program for it, or that failed (exit code {code})" if code else ""
+    return f"{opener} found no program for it, or it failed (exit code {code})" if code else ""

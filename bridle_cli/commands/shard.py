@@ -45,9 +45,8 @@ class _Shard(options.Command):
 def command(console: Console, chosen: Shard, raw: str | Path) -> None:
     """Turn a folder of media into tar shards.
 
-    Takes all audio, image or video files below RAW and writes WebDataset tars and a manifest.
-
-    Files that cannot be decoded are listed and skipped.
+    Reads all audio, image or video files below RAW and writes WebDataset tars and a manifest. Files that cannot be
+    decoded are skipped and listed.
 
     \b
     Examples:
@@ -72,7 +71,7 @@ def command(console: Console, chosen: Shard, raw: str | Path) -> None:
     if len(rejects) > shown:
         console.warn(f"... and {len(rejects) - shown} more; all are listed in {result['out']}/manifest.json")
     if result["unmatched"]:
-        console.warn(f"{result['unmatched']} rows of {chosen.labels} label no file that was found")
+        console.warn(f"{result['unmatched']} rows of {chosen.labels} match no file")
     for note in result["notes"]:
         console.warn(note)
     if result["absent"] and result["absent"] + result["added"] == result["samples"]:
@@ -86,7 +85,7 @@ def command(console: Console, chosen: Shard, raw: str | Path) -> None:
             if chosen.group_column or (chosen.group_by or "").startswith("column:")
             else "do not match --group-by"
         )
-        console.warn(f"{result['ungrouped']} files {by}: each of them is a group of its own")
+        console.warn(f"{result['ungrouped']} files {by}: each of them is its own group")
     if result["duplicates"] > result["dropped"]:
         files = "1 file has" if result["duplicates"] == 1 else f"{result['duplicates']} files have"
         console.warn(f"{files} the same bytes as another; --dedup leaves them out")
@@ -109,7 +108,7 @@ def _told_how_to_go_on(progress: Progress, console: Console) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         if progress.done:
-            console.warn("the same command with --resume goes on from the tars that are complete, if there are any")
+            console.warn("the same command with --resume continues after the complete tars")
         raise
 
 
@@ -122,7 +121,7 @@ def _by_part(result: ShardResult) -> dict[str, Any]:
 @options.shared
 @click.pass_obj
 def info(console: Console, shards: str | Path) -> None:
-    """Show what the sets of shards at or below SHARDS hold.
+    """Show the contents of the sets of shards at or below SHARDS.
 
     \b
     Examples:
@@ -148,9 +147,9 @@ def info(console: Console, shards: str | Path) -> None:
 @options.shared
 @click.pass_obj
 def verify(console: Console, chosen: Verify, shards: str | Path) -> None:
-    """Read every byte of the sets at or below SHARDS: hashes, counts, index, and a sample of decodes.
+    """Verify sets of shards: hashes, counts, index, and a sample of decodes.
 
-    Exit code 4 and the name of what was altered, if anything was.
+    Ends with exit code 4 and the name of the first file that was changed.
 
     \b
     Examples:

@@ -25,8 +25,8 @@ _SHOWN_CODES = 16
     "--out",
     type=options.LOCATION,
     default=None,
-    help="Write the codes instead of printing them: NAME.codes, .parquet, .npz or .safetensors. A name without a "
-    "suffix is a folder: the shards again, with the codes beside their media.",
+    help="Write the codes instead of printing them: NAME.codes, .parquet, .npz or .safetensors. Without a "
+    "suffix: a folder with a copy of the shards and the codes beside their media.",
 )
 @options.takes(WriteCodes)
 @options.devices
@@ -43,11 +43,10 @@ def command(
 ) -> None:
     """Turn media into discrete codes.
 
-    Files, folders or shards of any length become codes: levels x grid (time, rows, columns).
+    Codes have the shape levels x grid (time, rows, columns). Long audio and video are processed in windows.
 
-    Prints a table, or with --json one object a file and line; long audio and video go through in windows. Into a file
-    it works in parts: interrupted, it goes on with --resume and ends with the same bytes. The forms of --out and how to
-    read them: docs/codes.md.
+    Prints a table, or with --json one object per file and line. With --out an interrupted command continues with
+    --resume and writes the same bytes. Formats: docs/codes.md.
 
     \b
     Examples:
@@ -64,7 +63,7 @@ def command(
         what = "--resume" if chosen.resume else "--overwrite" if chosen.overwrite else "--devices"
         raise UsageError(f"{what} is for codes that are written, not printed.", "Name a file with --out.")
     if chosen.engine == "ray" and parts.several(devices):
-        raise UsageError("--engine ray shares the work itself.", "Leave out --devices or torchrun.")
+        raise UsageError("--engine ray distributes the work itself.", "Leave out --devices or torchrun.")
     if out is not None:
         work = partial(api.write_codes, inputs, out, **vars(chosen))
         parts.run(console, devices, chosen.resume or restarted, work)

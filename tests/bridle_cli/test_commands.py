@@ -172,9 +172,9 @@ def test_search_opens_what_it_found_and_says_what_could_not_be_opened(fake, tmp_
     assert len(out.splitlines()) == 1 and json.loads(out)["hits"] == hits  # the opener's noise is not ours
     assert err.splitlines() == [
         "opens /m/lost.wav",
-        "warning: /m/lost.wav could not be opened: xdg-open knows no program for it, or that failed (exit code 3)",
+        "warning: /m/lost.wav could not be opened: xdg-open found no program for it, or it failed (exit code 3)",
         "opens /m/stays.wav",
-        "warning: a.wav is not on this disk as a file of its own",
+        "warning: a.wav is not a separate file on this disk",
         "opens /m/a.wav",
     ]
     monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))

@@ -60,11 +60,11 @@ def test_validate_reports_all_mistakes_of_all_files(tmp_path: Path, capsys) -> N
     out, err = capsys.readouterr()
     assert out == ""
     for said in (
-        f"optim.lr ({one}:3): wanted a number",
+        f"optim.lr ({one}:3): expected a number",
         f"maks.ratio ({one}:5): unknown key; did you mean 'mask.ratio'",
         f"extends ({two}:1): there is no preset 'audio-tny'; did you mean 'audio-tiny'",
         "three.yaml: No such file",
-        f"mask.ratio ({bare}:1): wanted a number",
+        f"mask.ratio ({bare}:1): expected a number",
         "the configuration names no modality",
     ):
         assert said in err
@@ -78,7 +78,7 @@ def test_validate_looks_at_the_shards(sets: Path, tmp_path: Path, capsys) -> Non
     out, err = capsys.readouterr()
     assert "12 clips, 12 a step" in out and "steps" in out
     assert "patches.frames 640: more than the clips have" in err
-    assert "a step takes 12 clips, not 64" in err
+    assert "the batch size is 12, not 64" in err
     assert main(["config", "validate", file, "--shards", str(sets / "image")]) == 4
     assert main(["config", "validate", file, "--shards", str(tmp_path / "none")]) == 4
     assert list(tmp_path.iterdir()) == [Path(file)]
@@ -246,20 +246,20 @@ def test_a_complete_file_is_known_by_what_it_was_made_from(sets: Path, tmp_path:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("optim: {lr: 1}\nmask: {ratio: 0.5}\noptim: {depth: 2}\n", "optim (FILE:1 and FILE:3): is there twice"),
-        ("optim:\n  lr: 1\n  lr: 2\n", "optim.lr (FILE:2 and FILE:3): is there twice"),
+        ("optim: {lr: 1}\nmask: {ratio: 0.5}\noptim: {depth: 2}\n", "optim (FILE:1 and FILE:3): given twice"),
+        ("optim:\n  lr: 1\n  lr: 2\n", "optim.lr (FILE:2 and FILE:3): given twice"),
         ("a: &a {b: *a}\n", "FILE:1: not valid YAML: an alias"),
         ("a: &a [1, 1]\nb: &b [*a, *a]\n", "FILE:1: not valid YAML: an alias"),
         ("optim: !mine {lr: 1}\n", "optim (FILE:1): has the tag !mine"),
         ("optim: {lr: !!python/object/apply:os.system [ls]}\n", "FILE:1: not valid YAML: could not determine"),
-        ("optim: {lr: 2024-13-45}\n", "FILE:1: not valid YAML: '2024-13-45' is no usable timestamp"),
-        ('mask: {}\noptim: {batch_size: !!int ""}\n', "FILE:2: not valid YAML: '' is no usable int"),
-        ('optim: {lr: !!float ""}\n', "'' is no usable float"),
-        ("data: {cache_gb: !!bool maybe}\n", "'maybe' is no usable bool"),
-        ("data: {cache_gb: !!timestamp abc}\n", "'abc' is no usable timestamp"),
-        ('optim: {!!int "": 1}\n', "'' is no usable int"),
-        (f"optim: {{lr: 1{':1' * 400}.0}}\n", "(805 characters) is no usable float"),
-        (f"optim: {{batch_size: -0x{'f' * 6000}}}\n", "(6,005 characters) is no usable int"),
+        ("optim: {lr: 2024-13-45}\n", "FILE:1: not valid YAML: '2024-13-45' is not a valid timestamp"),
+        ('mask: {}\noptim: {batch_size: !!int ""}\n', "FILE:2: not valid YAML: '' is not a valid int"),
+        ('optim: {lr: !!float ""}\n', "'' is not a valid float"),
+        ("data: {cache_gb: !!bool maybe}\n", "'maybe' is not a valid bool"),
+        ("data: {cache_gb: !!timestamp abc}\n", "'abc' is not a valid timestamp"),
+        ('optim: {!!int "": 1}\n', "'' is not a valid int"),
+        (f"optim: {{lr: 1{':1' * 400}.0}}\n", "(805 characters) is not a valid float"),
+        (f"optim: {{batch_size: -0x{'f' * 6000}}}\n", "(6,005 characters) is not a valid int"),
         ('optim: {lr: "\\UFFFFFFFF"}\n', "FILE: not valid YAML: Python int too large"),
         ("a: " + "[" * 5000, "nested too deep"),
     ],
@@ -280,7 +280,7 @@ def test_one_value_may_have_a_name(tmp_path: Path) -> None:
     ("arguments", "said"),
     [
         (["diff", "audio-tny", "audio-tiny"], "did you mean 'audio-tiny'"),
-        (["diff", "audio-tiny", "."], "is a folder without config.yaml: no run"),
+        (["diff", "audio-tiny", "."], "is a folder without config.yaml, so neither a run"),
         (["show", "--preset", "qqq"], "known: audio-base"),
         (["show", "--preset", "audio-tiny", "--set", "qqq.zzz=1"], "known: data, encoder, mask"),
     ],
@@ -306,8 +306,8 @@ def test_init_speaks_of_one_clip_in_the_singular(sets: Path, tmp_path: Path, mon
     api.shard(raw, modality="image", out=tmp_path / "one")
     api.init(tmp_path / "one", out=tmp_path / "bridle.yaml", device="cpu")
     text = " ".join((tmp_path / "bridle.yaml").read_text().replace("#", "").split())
-    assert "1 clip of image in 1 set" in text and "1 step each" in text
-    assert "(as few as can be" in text and "fewer than four steps" not in text
+    assert "1 clip of image in 1 set" in text and "Epochs of 1 step" in text
+    assert "(the minimum" in text and "fewer than four steps" not in text
 
 
 def test_a_file_name_stays_in_its_line(tmp_path: Path, capsys) -> None:
@@ -319,7 +319,7 @@ def test_init_says_what_it_did_to_the_batch_and_where_bands_are_empty(sets: Path
     shards, out = str(sets / "audio"), str(tmp_path / "bridle.yaml")
     assert main(["init", "--shards", shards, "--out", out, "--device", "cpu", "--preset", "audio-base"]) == 0
     text = " ".join(Path(out).read_text().replace("#", "").split())
-    assert "rates in optim are still the preset's" in text
+    assert "learning rates are still the preset's" in text
     assert "Mel bands end at 8000 Hz" in text and "have a rate of 8000 Hz or less" in text
     assert "upper bands of those are empty" in text
     assert main(["init", "--shards", shards, "--out", out, "--device", "cpu", "--overwrite"]) == 0

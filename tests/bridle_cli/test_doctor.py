@@ -91,7 +91,7 @@ def test_an_extra_is_all_of_its_packages(fake: Callable[..., None], monkeypatch:
     assert onnx.status == "fault" and "onnxscript 0.7.5 cannot be imported: ImportError: cannot import" in onnx.found
     assert "--force-reinstall 'bridle[onnx]'" in onnx.remedy
     assert (parquet.status, parquet.found[:24]) == ("warning", "pyarrow 1.0, tried with ")
-    assert (search.status, search.found) == ("note", "faiss-cpu is not there")
+    assert (search.status, search.found) == ("note", "faiss-cpu is missing")
 
 
 def test_every_extra_for_users_is_looked_at() -> None:

@@ -23,32 +23,36 @@ class Finetune(Section):
 
     epochs: Rate = 30.0
     batch_size: Positive = 64
-    lr: Rate = 1e-3  # of the linear layer
-    layer_decay: Annotated[float, Field(gt=0.0, le=1.0)] = 0.75  # each layer below learns this much slower
+    lr: Rate = 1e-3  # learning rate of the linear layer
+    layer_decay: Annotated[float, Field(gt=0.0, le=1.0)] = 0.75  # factor on the learning rate for each layer below
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.05
-    warmup: Share = 0.1  # share of the steps
+    warmup: Share = 0.1  # fraction of the steps
     clip_norm: Annotated[float, Field(gt=0.0)] = 3.0
-    drop_path: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1  # of the last block, 0 in the first
-    # The augmentation of pretraining besides random windows and crops: sounds louder or softer, pictures and videos
-    # mirrored. False where left and right matter.
+    drop_path: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1  # drop path rate of the last block, 0 in the first
+    # Augmentation of pretraining besides random windows and crops: gain of audio, mirrored images and videos. False if
+    # left and right matter.
     augment: bool = True
-    mixup: Share = 0.5  # how often a clip is mixed with another one (Zhang et al. 2018) ...
-    mixup_alpha: Rate = 0.8  # ... their weights from Beta(alpha, alpha)
-    cutmix: Share = 0.0  # how often a box of it is another clip's instead (Yun et al. 2019)
+    mixup: Share = 0.5  # probability of mixup (Zhang et al. 2018) ...
+    mixup_alpha: Rate = 0.8  # ... with weights from Beta(alpha, alpha)
+    cutmix: Share = 0.0  # probability of cutmix (Yun et al. 2019)
     cutmix_alpha: Rate = 1.0
-    # SpecAugment (Park et al. 2019): a band of up to this share of the clip's time is hidden, and one of its rows,
-    # which in sound are frequencies.
+    # SpecAugment (Park et al. 2019): mask up to this fraction of the clip's time, and of its rows (of audio:
+    # frequencies).
     mask_time: Share = 0.0
     mask_rows: Share = 0.0
-    smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1  # of labels, where a clip has one class
-    ema: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0  # decay of an average of the weights that is tested; 0: none
-    balanced: bool = False  # each class is drawn equally often, whatever its size
+    smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1  # label smoothing, if clips have one class
+    ema: Annotated[float, Field(ge=0.0, lt=1.0)] = (
+        0.0  # decay of a moving average of the weights, used for the test; 0: none
+    )
+    balanced: bool = False  # sample all classes equally often
     pool: HeadPool = "mean"
 
     @model_validator(mode="after")
     def _one_mix(self) -> Finetune:
         if self.mixup + self.cutmix > 1:
-            raise ValueError(f"mixup {self.mixup} and cutmix {self.cutmix} are shares of the clips: more than all")
+            raise ValueError(
+                f"mixup {self.mixup} and cutmix {self.cutmix} are fractions of the clips and add up to more than 1"
+            )
         return self
 
 
@@ -74,7 +78,7 @@ def load_recipe(name: str | None, task: str, modality: str, sets: Sequence[str] 
     file = Path(chosen)
     if not file.is_file():
         raise UsageError(
-            f"There is no recipe and no file '{chosen}'; {nearest(chosen, known)}", f"Recipes: {', '.join(known)}"
+            f"There is no recipe or file '{chosen}'; {nearest(chosen, known)}", f"Recipes: {', '.join(known)}."
         )
     try:
         text = file.read_text("utf-8")

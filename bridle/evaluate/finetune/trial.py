@@ -157,7 +157,8 @@ def _train(
         norm = nn.utils.clip_grad_norm_(classifier.parameters(), recipe.clip_norm)
         if not norm.isfinite():
             raise NumericalError(
-                f"fine-tuning: the loss is not finite at step {step + 1} of {steps}", "--set finetune.lr=... lower"
+                f"fine-tuning: the loss is not finite at step {step + 1} of {steps}",
+                "Use a lower --set finetune.lr=...",
             )
         optimiser.step()
         if average:

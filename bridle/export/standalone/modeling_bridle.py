@@ -242,7 +242,7 @@ class BridleModel(BridlePreTrainedModel):
     def tokenize(self, patches: Tensor, coords: Tensor | None = None, valid: Tensor | None = None, **unused) -> Tensor:
         """Codes, int64 `(B, N, Q)`, -1 at padding; the first codebooks alone are a coarser code."""
         if self.tokenizer is None:
-            raise ValueError("this model was exported without a tokenizer: it has no codes")
+            raise ValueError("this model was exported without a tokenizer, so it has no codes")
         return self.tokenizer(patches, *self._completed(patches, coords, valid))
 
     def _completed(self, patches: Tensor, coords: Tensor | None, valid: Tensor | None) -> tuple[Tensor, Tensor | None]:

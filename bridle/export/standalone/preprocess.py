@@ -103,7 +103,7 @@ class _Audio:
     @staticmethod
     def windows(wave_S: Array, patches: dict[str, Any], rate_hz: float | None) -> list[Array]:
         if wave_S.ndim != 1 or not np.issubdtype(wave_S.dtype, np.floating):
-            raise ValueError(f"wanted a mono waveform, float32 (samples,); got {wave_S.dtype} {wave_S.shape}")
+            raise ValueError(f"expected a mono waveform, float32 (samples,); got {wave_S.dtype} {wave_S.shape}")
         if not np.isfinite(wave_S).all():
             raise ValueError("the waveform holds values that are not finite numbers")
         wave_S = resample(wave_S.astype(np.float32), rate_hz or patches["rate_hz"], patches["rate_hz"])
@@ -222,7 +222,7 @@ class _Image:
     @staticmethod
     def windows(x_HWC: Array, patches: dict[str, Any], rate_hz: float | None) -> list[Array]:
         if x_HWC.ndim != 3 or x_HWC.shape[-1] != 3 or x_HWC.dtype != np.uint8:
-            raise ValueError(f"wanted RGB pixels, uint8 (height, width, 3); got {x_HWC.dtype} {x_HWC.shape}")
+            raise ValueError(f"expected RGB pixels, uint8 (height, width, 3); got {x_HWC.dtype} {x_HWC.shape}")
         return [_square(x_HWC[None], patches["size"])[0]]
 
     @staticmethod
@@ -236,7 +236,7 @@ class _Video:
     @staticmethod
     def windows(x_THWC: Array, patches: dict[str, Any], rate_hz: float | None) -> list[Array]:
         if x_THWC.ndim != 4 or x_THWC.shape[-1] != 3 or x_THWC.dtype != np.uint8 or not len(x_THWC):
-            raise ValueError(f"wanted RGB frames, uint8 (time, height, width, 3); got {x_THWC.dtype} {x_THWC.shape}")
+            raise ValueError(f"expected RGB frames, uint8 (time, height, width, 3); got {x_THWC.dtype} {x_THWC.shape}")
         # A clip shorter than the window is sampled more densely before it is padded.
         stride = max(1, min(patches["stride"], len(x_THWC) // patches["frames"]))
         span, least = patches["frames"] * stride, patches["tubelet"] * stride

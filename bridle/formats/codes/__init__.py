@@ -22,14 +22,14 @@ SUFFIXES = (".codes", ".parquet", ".npz", ".safetensors")
 
 
 def check_ending(out: Location) -> None:
-    """Raises UsageError for a name that tells no form, EnvironmentFault where a library is missing for it."""
+    """Check the suffix; raises UsageError if it is unknown, EnvironmentFault if its library is missing."""
     if out.name in SUFFIXES:
-        raise UsageError(f"{out} is an ending without a name", f"Give --out a name: NAME{out.name}")
+        raise UsageError(f"{out} is a suffix without a name", f"Give --out a name: NAME{out.name}")
     if out.suffix and out.suffix not in SUFFIXES:
         raise UsageError(
-            f"{out}: '{out.suffix}' is no form of codes",
-            f"Give --out a name with one of the endings {', '.join(SUFFIXES)}; without one, shards are copied with "
-            "their codes beside the media.",
+            f"{out}: '{out.suffix}' is not a format of codes",
+            f"Use one of the suffixes {', '.join(SUFFIXES)}. Without a suffix, shards are copied with their codes "
+            "beside the media.",
         )
     if out.suffix == ".parquet":
         table.require_pyarrow()
@@ -75,7 +75,7 @@ def each_codes(path: Path, levels: int | None = None) -> Iterator[Codes]:
     if path.suffix == ".codes":
         return _compact(path, levels)
     if path.suffix not in SUFFIXES:
-        raise UsageError(f"{path}: '{path.suffix}' is no form of codes", f"Known: {', '.join(SUFFIXES)}, folders.")
+        raise UsageError(f"{path}: '{path.suffix}' is not a format of codes", f"Known: {', '.join(SUFFIXES)}, folders.")
     return table.read(path, levels) if path.suffix == ".parquet" else arrays.read(path, levels)
 
 

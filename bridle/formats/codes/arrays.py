@@ -90,11 +90,11 @@ def as_codes(
     kinds = isinstance(file, str) and codes_QTHW.dtype.kind in "iu" and times_T.dtype.kind in "iuf"
     if not (fit and kinds and codes_QTHW.size and np.isfinite(times_T).all()):
         what = f"{codes_QTHW.dtype} {codes_QTHW.shape} with times {times_T.dtype} {times_T.shape}"
-        raise DataError(f"{path} is damaged: {what} are no codes of {file!r}", AGAIN)
+        raise DataError(f"{path} is damaged: {what} are not codes of {file!r}", AGAIN)
     if not 0 <= codes_QTHW.min() <= codes_QTHW.max() < most:
         wrong = codes_QTHW.min() if codes_QTHW.min() < 0 else codes_QTHW.max()
         raise DataError(
-            f"{path} holds the code {wrong}, and its codebook has {most}",
+            f"{path} holds the code {wrong}, but its codebook has {most}",
             "It was written with a different codebook; write it again with bridle tokenize.",
         )
     kind = np.int16 if most <= 1 << 15 else np.int32
@@ -103,7 +103,7 @@ def as_codes(
 
 
 def check_codes(header: Any, path: Path) -> None:
-    """Raises DataError for what is no description of codes, or one of a later version."""
+    """Check that a header describes codes of a known version; raises DataError."""
     check_version(header, path, FORMAT, VERSION, "Write one: bridle tokenize FILES --out codes.npz")
 
 
@@ -115,7 +115,7 @@ def sizes_of(header: Any, path: Any) -> tuple[int, int]:
     """
     codes, levels = header.get("codes"), header.get("levels")
     if type(codes) is not int or type(levels) is not int or codes < 1 or levels < 1:
-        raise DataError(f"{path} is damaged: it speaks of {levels!r} levels of {codes!r} codes", AGAIN)
+        raise DataError(f"{path} is damaged: it has {levels!r} levels of {codes!r} codes", AGAIN)
     return codes, levels
 
 
@@ -126,5 +126,5 @@ def check_levels(wanted: int | None, there: int, where: object) -> int:
         UsageError: more than there are.
     """
     if wanted is not None and not 1 <= wanted <= there:
-        raise UsageError(f"{where} has {there} levels, not {wanted}", f"--levels 1 to {there}")
+        raise UsageError(f"{where} has {there} levels, not {wanted}", f"Use --levels 1 to {there}.")
     return wanted or there

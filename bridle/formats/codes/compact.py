@@ -80,7 +80,7 @@ class CodesWriter:
     def __init__(self, path: str | os.PathLike[str], header: dict[str, Any]) -> None:
         self._codes, self._levels = int(header["codes"]), int(header["levels"])
         if not 2 <= self._codes <= _MOST_CODES or self._levels < 1:
-            raise CodesError(f"{self._levels} levels of {self._codes} codes fit no codes file")
+            raise CodesError(f"{self._levels} levels of {self._codes} codes do not fit into a codes file")
         self._offsets: list[int] = []
         self._tail: dict[str, Any] = {}
         self._file: IO[bytes] = open(path, "wb")  # noqa: SIM115
@@ -106,9 +106,9 @@ class CodesWriter:
         """
         fit = codes_QTHW.ndim == 4 and len(codes_QTHW) == self._levels and len(times_T) == codes_QTHW.shape[1]
         if not (fit and codes_QTHW.size and codes_QTHW.dtype.kind in "iu" and np.isfinite(times_T).all()):
-            raise CodesError(f"{file}: {codes_QTHW.dtype} {codes_QTHW.shape} and {len(times_T)} times are no codes")
+            raise CodesError(f"{file}: {codes_QTHW.dtype} {codes_QTHW.shape} and {len(times_T)} times are not codes")
         if not 0 <= codes_QTHW.min() <= codes_QTHW.max() < self._codes:
-            raise CodesError(f"{file}: codes that a codebook of {self._codes} has not")
+            raise CodesError(f"{file}: codes outside a codebook of {self._codes}")
         name, runs = file.encode(*_NAMES), b"".join(_RUN.pack(*run) for run in _runs(times_T))
         about = _GRID.pack(len(name), *codes_QTHW.shape[1:]) + name + runs
         about = _U32.pack(len(about)) + about
@@ -153,7 +153,7 @@ class CodesFile:
             self.codes, self.levels = self._sizes()
             self.kept = self.levels if levels is None else levels
             if not 1 <= self.kept <= self.levels:
-                raise CodesError(f"{self._path} has {self.levels} levels, not {levels}", f"1 to {self.levels}")
+                raise CodesError(f"{self._path} has {self.levels} levels, not {levels}", f"Use 1 to {self.levels}.")
             self._bounds, self.tail = self._read_tail()
         except BaseException:
             self._file.close()
@@ -184,7 +184,7 @@ class CodesFile:
             at, level_bytes = offset + _U32.size + size + 4, grid[0] * grid[1] * grid[2] * kind.itemsize
             # Before anything is made in the size that the grid says.
             if min(grid) < 1 or at + self.levels * (level_bytes + 4) != end:
-                raise ValueError("another grid than codes")
+                raise ValueError("a grid that does not match its codes")
             times_T = _times(about[_GRID.size + name_bytes :], grid[0])
         except (struct.error, ValueError) as error:
             raise self._damaged(f"record {number}") from error
@@ -195,7 +195,7 @@ class CodesFile:
         codes_QTHW = np.stack(levels)
         if int(codes_QTHW.max()) >= self.codes:
             raise CodesError(
-                f"{self._path}: {file} has the code {codes_QTHW.max()}, and the codebook only {self.codes}",
+                f"{self._path}: {file} has the code {codes_QTHW.max()}, but the codebook has {self.codes}",
                 "It was written with a different codebook; write it again with bridle tokenize.",
             )
         return Record(file, codes_QTHW, times_T)
@@ -203,7 +203,7 @@ class CodesFile:
     def _read_header(self) -> dict[str, Any]:
         start = self._file.read(_HEAD.size)
         if start[: len(MAGIC)] != MAGIC[: len(start)] or not start:
-            raise CodesError(f"{self._path} is no codes file", "Write one: bridle tokenize FILES --out NAME.codes")
+            raise CodesError(f"{self._path} is not a codes file", "Write one: bridle tokenize FILES --out NAME.codes")
         if len(start) < _HEAD.size:
             raise self._cut()
         _, version, size = _HEAD.unpack(start)
@@ -290,9 +290,9 @@ def _times(packed: bytes, steps: int) -> np.ndarray:
     """The reverse, `(T,)` float64; ValueError if they are not so many, or no numbers."""
     runs = list(_RUN.iter_unpack(packed))
     if sum(count for count, _, _ in runs) != steps:
-        raise ValueError("other times than steps")
+        raise ValueError("a number of times that differs from its steps")
     with np.errstate(all="ignore"):
         times_T = np.concatenate([np.empty(0), *(start + step * np.arange(count) for count, start, step in runs)])
     if not np.isfinite(times_T).all():
-        raise ValueError("times that are no numbers")
+        raise ValueError("times that are not numbers")
     return times_T

@@ -62,22 +62,25 @@ def check_places(inputs: list[Location], out: Location) -> None:
     if not isinstance(out, Path):
         raise UsageError(
             f"{out} is in object storage, where shards with codes are not written",
-            "Write them here and copy them, or write one file: an --out that ends with .codes, .parquet or .npz.",
+            "Write them to a local disk and copy them, or write one file with --out NAME.codes, .parquet or .npz.",
         )
     if len(inputs) != 1:
-        raise UsageError("codes beside the media of several inputs", f"One set, or a folder of sets, goes to {out}.")
+        raise UsageError(
+            "several inputs with codes beside their media",
+            f"Use one set of shards, or a folder of sets, with --out {out}.",
+        )
     (place,) = inputs
     if not place.exists():
         raise DataError(f"{place} does not exist", "Name a set of shards, or a folder of such sets.")
     if not place.is_dir() or not is_sharded(place):
         raise UsageError(
-            f"{out} has no ending, so that codes would go beside the media of shards, and {place} is no set of shards",
-            f"Make shards first: bridle shard {place}. Or give --out an ending: .codes, .parquet, .npz, .safetensors.",
+            f"{out} has no suffix (codes beside the media of shards), but {place} is not a set of shards",
+            f"Make shards first: bridle shard {place}. Or give --out a suffix: .codes, .parquet, .npz, .safetensors.",
         )
     if isinstance(place, Path):
         there, here = place.resolve(), out.resolve()
         if there == here or here in there.parents or there in here.parents:
-            raise UsageError(f"{out} and {place} lie in each other", "Choose another --out.")
+            raise UsageError(f"{out} and {place} contain one another", "Choose another --out.")
 
 
 def check_replaced(place: Location, out: Path) -> None:
@@ -88,7 +91,7 @@ def check_replaced(place: Location, out: Path) -> None:
     """
     if out.exists() and (strange := _strange(out, {manifest.identity for manifest in find_all_sets(place)})):
         raise UsageError(
-            f"{strange} was not made by bridle tokenize of {place} as it is now, and would be lost",
+            f"{strange} was not made from {place} as it is now and would be lost",
             "Choose another --out, or remove it yourself.",
         )
 
@@ -202,7 +205,7 @@ def read(folder: Location, levels: int | None = None) -> Iterator[Codes]:
         said = manifest.options.get("codes")
         if not isinstance(said, dict):
             raise DataError(
-                f"{manifest.folder} is a set of shards without codes", "bridle tokenize SHARDS --out FOLDER makes one"
+                f"{manifest.folder} is a set of shards without codes", "Write one: bridle tokenize SHARDS --out FOLDER"
             )
         sizes = sizes_of(said, manifest.folder / FILE)
         kept = check_levels(levels, sizes[1], manifest.folder)

@@ -98,9 +98,9 @@ def test_null_and_sections_can_be_set() -> None:
         ("mask.ratio=most", ["mask.ratio", "--set", "a number", "'most'"]),
         ("mask.ratio=1.5", ["mask.ratio", "less than 1", "1.5"]),
         ("mask.shape=cube", ["'random'", "'tube'", "'block'", "'cube'"]),
-        ("encoder.depth=true", ["encoder.depth", "a whole number", "true"]),
-        ("encoder.depth=2.5", ["encoder.depth", "a whole number", "2.5"]),
-        ("encoder.depth='2'", ["encoder.depth", "a whole number", "text"]),
+        ("encoder.depth=true", ["encoder.depth", "an integer", "true"]),
+        ("encoder.depth=2.5", ["encoder.depth", "an integer", "2.5"]),
+        ("encoder.depth='2'", ["encoder.depth", "an integer", "text"]),
         ("patches.flip=1", ["patches.flip", "true or false", "1"]),
         ("encoder.heads=7", ["encoder", "not a multiple of heads 7"]),
         ("patches.size=33", ["patches", "--set", "not a multiple of patch"]),
@@ -109,9 +109,9 @@ def test_null_and_sections_can_be_set() -> None:
         ("mask.ratio", ["mask.ratio", "section.key=value"]),
         ("mask.ratio=", ["mask.ratio", "missing"]),
         ("mask.ratio=[", ["mask.ratio", "YAML"]),
-        ("mask={ratio: 0.5, ratio: 0.6}", ["mask.ratio", "--set", "is there twice"]),
+        ("mask={ratio: 0.5, ratio: 0.6}", ["mask.ratio", "--set", "given twice"]),
         ("train.seed=4294967296", ["train.seed", "4294967295"]),
-        ("data.mix=null", ["data.mix", "wanted names and numbers", "null"]),
+        ("data.mix=null", ["data.mix", "expected names and numbers", "null"]),
         ("nonsense={}", ["nonsense (--set): unknown key"]),
         ("optim.lr={}", ["optim.lr", "a number, got {}"]),
         ('optim={"": {lr: 1}}', ["optim (--set): has an empty key"]),
@@ -148,9 +148,9 @@ def test_all_mistakes_come_at_once_with_file_and_line(tmp_path: Path) -> None:
     ("text", "said"),
     [
         ("a: [1\n", ":2: not valid YAML"),
-        ("- 1\n- 2\n", "wanted sections"),
-        ("just text\n", "wanted sections"),
-        ("extends: 3\n", "wanted the name of a preset"),
+        ("- 1\n- 2\n", "expected sections"),
+        ("just text\n", "expected sections"),
+        ("extends: 3\n", "expected the name of a preset"),
         ("extends: audio-tny\n", "did you mean 'audio-tiny'"),
         ("", "names no modality"),
         ("optim: {lr: 0.1}\n", "names no modality"),
@@ -168,19 +168,19 @@ def test_unusable_file(text: str, said: str, tmp_path: Path) -> None:
     [
         ("extends: image-tny\n", "extends (FILE:1): there is no preset 'image-tny'; did you mean 'image-tiny'"),
         ("extends: qqq\n", "extends (FILE:1): there is no preset 'qqq'; known: audio-base"),
-        ("extends: [image-tiny]\n", "extends (FILE:1): wanted the name of a preset"),
+        ("extends: [image-tiny]\n", "extends (FILE:1): expected the name of a preset"),
         ("extends: image-tiny\npatches: {modality: film}\n", "patches.modality (FILE:2): is 'film'"),
-        ("patches: {modality: film, x: 1}\n", "patches.modality (FILE:1): wanted one of audio, image, video"),
+        ("patches: {modality: film, x: 1}\n", "patches.modality (FILE:1): expected one of audio, image, video"),
         (
             "patches: {modality: {film: 1}}\n",
-            "patches.modality (FILE:1): wanted one of audio, image, video, got {'film'",
+            "patches.modality (FILE:1): expected one of audio, image, video, got {'film'",
         ),
         ("", "patches.modality (missing): the configuration names no modality"),
         ("extends: image-tiny\noptm: {}\n", "optm (FILE:2): unknown key; did you mean 'optim.lr'"),
         ("extends: image-tiny\nmask: !mine {shape: tube}\n", "mask (FILE:2): has the tag !mine"),
-        ("extends: image-tiny\nmask: {<<: {shape: tube}}\n", "<< (FILE:2): merge keys are not read"),
-        ("extends: image-tiny\nmask.ratio: 0.5\nmask: {ratio: 0.6}\n", "mask.ratio (FILE:2 and FILE:3): is there"),
-        ("extends: image-tiny\nmask: {ratio: 0.5}\nmask.ratio: 0.6\n", "mask.ratio (FILE:2 and FILE:3): is there"),
+        ("extends: image-tiny\nmask: {<<: {shape: tube}}\n", "<< (FILE:2): merge keys are not supported"),
+        ("extends: image-tiny\nmask.ratio: 0.5\nmask: {ratio: 0.6}\n", "mask.ratio (FILE:2 and FILE:3): given"),
+        ("extends: image-tiny\nmask: {ratio: 0.5}\nmask.ratio: 0.6\n", "mask.ratio (FILE:2 and FILE:3): given"),
     ],
 )
 def test_no_mistake_hides_another(text: str, said: str, tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ def test_no_mistake_hides_another(text: str, said: str, tmp_path: Path) -> None:
     lines, line = caught.value.message.splitlines(), text.count("\n") + 2
     assert lines[0] == "3 mistakes in the configuration:"
     assert sum(said.replace("FILE", str(file)) in one for one in lines) == 1
-    assert any(f"optim.lr ({file}:{line}): wanted a number" in one for one in lines)
+    assert any(f"optim.lr ({file}:{line}): expected a number" in one for one in lines)
     assert any(f"optim.bta1 ({file}:{line + 1}): unknown key" in one for one in lines)
 
 

@@ -201,7 +201,9 @@ def test_classes_are_matched_by_name(tmp_path: Path) -> None:
     assert rows_of(a, keep(tmp_path / "b", judged(right, classes="ba")))[1]["difference_ci"] == [0, 0]
     wrong = judged(right)
     wrong.y[3] = 0
-    with pytest.raises(DataError, match=r"a and .*c were tested on other labels: b/0003.wav is of 'b' for the one and"):
+    with pytest.raises(
+        DataError, match=r"a and .*c were tested on different labels: b/0003.wav is labelled 'b' in one run and"
+    ):
         api.compare([a, keep(tmp_path / "c", wrong)])
 
 
@@ -216,7 +218,7 @@ def test_a_class_that_only_one_set_knows_matters_where_a_clip_has_it() -> None:
     pair = Baseline(one).against(wider)
     assert pair and pair.difference == 0
     wider.y[7, 3] = True
-    with pytest.raises(DataError, match=r"clip 007 is of .* and 'z' for the other|clip 007 is of no class .* 'z'"):
+    with pytest.raises(DataError, match=r"clip 007 is labelled .* and 'z' in the other|clip 007 is of no class .* 'z'"):
         Baseline(one).against(wider)
 
 
@@ -241,7 +243,7 @@ def test_data_are_the_same_by_their_clips_not_by_their_spelling(tmp_path: Path) 
     assert [(one["data"], one["rows"][1]["data"], one["rows"][1]["mark"]) for one in found] == [
         ("birds", "shards/birds", "+")
     ]
-    assert notes == [f"{a}: left out for want of a counterpart: folder knn mean accuracy 5 folds on raw/digits"]
+    assert notes == [f"{a}: left out, no counterpart: folder knn mean accuracy 5 folds on raw/digits"]
     keep(b, judged([[True] * 10]), data="shards/digits")
     keep(a, judged([[True] * 10], birds), data="shards/birds")  # newer than that of "birds", and the same clips
     notes.clear()
@@ -263,7 +265,7 @@ def test_clips_of_one_alone_are_told(tmp_path: Path) -> None:
 def test_a_mark_that_few_clips_make_is_told(tmp_path: Path) -> None:
     a = keep(tmp_path / "a", judged([[False] * 50]))
     row = rows_of(a, keep(tmp_path / "b", judged([[True] * 6 + [False] * 44])))[1]
-    assert row["mark"] == "+" and row["note"] == "6 clips make the difference: too few for a good interval"
+    assert row["mark"] == "+" and row["note"] == "6 clips differ: too few for a good interval"
 
 
 def test_no_common_clip_is_told_and_not_marked(tmp_path: Path) -> None:
@@ -285,7 +287,7 @@ def test_what_has_no_clips_is_shown_without_a_mark(tmp_path: Path) -> None:
     assert [row["mark"] for row in question["rows"]] == [None, None, None, None, "-"]
     assert question["confidence"] == 0.95  # one comparison was made
     notes = [row["note"] for row in question["rows"]]
-    assert notes[0] is None and notes[4] is None and "was not kept" in notes[1]
+    assert notes[0] is None and notes[4] is None and "were not stored" in notes[1]
     assert all("cannot be read" in note and ".safetensors" in note for note in notes[2:4])
     (question,) = api.compare([damaged, a])
     assert [row["mark"] for row in question["rows"]] == [None, None] and question["clips"] == 10
@@ -325,7 +327,7 @@ def test_codebooks_are_shown_without_a_mark(tmp_path: Path) -> None:
     rows = rows_of(a, b)
     assert [(row["value"], row["mark"], row["note"]) for row in rows] == [(0.5, None, None), (0.75, None, None)]
     c = keep(tmp_path / "c", None, data="birds", **asked)
-    assert rows_of(a, c)[1]["note"] == f"{a} was on digits, {c} on birds"
+    assert rows_of(a, c)[1]["note"] == f"{a} used digits, {c} birds"
 
 
 def test_questions_are_kept_apart_and_may_be_picked(tmp_path: Path) -> None:
@@ -361,14 +363,18 @@ def test_what_cannot_be_compared_is_told(
     Path("odd").mkdir()
     Path("odd/results.json").write_text('[{"task": "folder"}, 7, {"task": 1, "value": "x"}]')
     for words, code, message in (
-        ([], 2, "two runs or more, not 0"),
-        (["a"], 2, "two runs or more, not 1"),
+        ([], 2, "at least two runs, got 0"),
+        (["a"], 2, "at least two runs, got 1"),
         (["a", "./a"], 2, "a is given twice"),
         (["a", "none"], 4, "none/results.json does not exist"),
         (["a", "none"], 4, "bridle eval --checkpoint none"),
         (["a", "torn"], 4, "torn/results.json is damaged"),
         (["a", "odd"], 4, "odd/results.json holds no results"),
-        (["a", "b"], 4, "no question in common:\na: folder knn mean accuracy 5 folds on digits\nb: folder linear mean"),
+        (
+            ["a", "b"],
+            4,
+            "no evaluation in common:\na: folder knn mean accuracy 5 folds on digits\nb: folder linear mean",
+        ),
         (["a", "b", "--protocol", "codes"], 4, "in common with --protocol codes:\na: folder knn"),
         (["a", "b", "--task", "k400", "--json"], 4, "in common with --task k400:\na: folder knn"),
     ):
@@ -402,8 +408,8 @@ def test_a_run_beside_an_untrained_model(
     assert main(["compare", str(untrained), str(run)]) == 0
     out, err = capsys.readouterr()
     assert out.count("value %") == 2 and "folder / linear / mean / accuracy: 120 clips of" in out and "2 folds" in out
-    assert err.count("speak of other clips, not of other training seeds") == 1
-    assert f"{run}: left out for want of a counterpart: folder codebook cur on {shards}" in err
+    assert err.count("over clips, not training seeds") == 1
+    assert f"{run}: left out, no counterpart: folder codebook cur on {shards}" in err
     assert main(["compare", str(untrained), str(run), "--protocol", "knn", "--json"]) == 0
     (line,) = capsys.readouterr().out.splitlines()
     question = json.loads(line)
@@ -434,7 +440,7 @@ def test_tables_say_what_the_objects_say(
     assert row[:6] == ["better", "70.0", "60.0", "to", "80.0", "+30.0"] and row[-1] == "+"
     assert ["old", "61.2", "51.2", "to", "71.2", "-", "-"] in lines
     assert (
-        "old: what was said of each clip was not kept" in err
+        "old: results of each clip were not stored" in err
         and "+ better than base" in err
         and "its 95 % interval" in out
     )

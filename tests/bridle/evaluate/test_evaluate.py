@@ -285,7 +285,7 @@ def test_a_grouped_split_takes_whole_groups_of_about_the_share() -> None:
         ([0] * 10 + [1] * 3, None, r"fewer clips than the 5 folds in class 'seven' \(3\)"),
         ([0, 1] * 10, [0, 1, 2, 3] * 5, "4 groups do not fill 5 folds"),
         ([0, 1] * 10 + [0] * 3, [0, 0, 1, 1, 2, 2, 3, 3, 4, 4] * 2 + [5, 5, 5], None),
-        ([0] * 10 + [1] * 10, [0, 1, 2, 3, 4] * 2 + [9] * 10, "class 'seven' occurs in a single group"),
+        ([0] * 10 + [1] * 10, [0, 1, 2, 3, 4] * 2 + [9] * 10, "class 'seven' occurs in one group only"),
     ],
 )
 def test_what_cannot_be_split_says_so(labels: list[int], groups: list[int] | None, message: str | None) -> None:
@@ -380,7 +380,7 @@ def test_patches_that_no_memory_holds_are_looked_at_when_they_are_wanted(
     held, streamed = kept
     assert held.paths == streamed.paths
     assert torch.allclose(held.scores_SML, streamed.scores_SML, atol=0.05)
-    assert len(said) == 1 and "computed again in every epoch" in said[0]
+    assert len(said) == 1 and "computed again in each epoch" in said[0]
     result = evaluate(image_model, colours, **options)
     assert result["n_test"] == 20 and [one["file"] for one in result["skipped"]] == ["dark/broken.png"]
 
@@ -551,7 +551,7 @@ def test_features_of_remote_files_are_not_kept(image_model: Bridle, colours: Pat
 
 
 def test_files_without_any_class_are_named(image_model: Bridle) -> None:
-    with pytest.raises(DataError, match="no class: a probe needs at least two"):
+    with pytest.raises(DataError, match="no class; a probe needs at least two"):
         truth_from(Files(["a", "b"], [(), ()], ["", ""]), Labelled(lambda read: iter(()), 2, "", load_task("as20k")))
 
 
@@ -611,10 +611,10 @@ def test_labels_of_a_folder_from_a_table_or_beside(image_model: Bridle, colours:
     assert [one["metric"] for one in found] == ["map"] * 3 and found[0]["classes"] == ["bright", "dark", "even"]
     assert found[0]["value"] == found[1]["value"] == found[2]["value"]
     assert found[0]["chance"] == pytest.approx(sum((5, 5, 5)) / 30, abs=0.2)
-    with pytest.raises(UsageError, match="brings its labels along"):
+    with pytest.raises(UsageError, match="has its own labels"):
         evaluate(image_model, tmp_path / "set", labels="sidecar")
     (tmp_path / "labels.csv").write_text("path,label\nnowhere.png,a\n")
-    with pytest.raises(DataError, match="names none of the 20 files"):
+    with pytest.raises(DataError, match="matches none of the 20 files"):
         evaluate(image_model, flat, labels=tmp_path / "labels.csv")
 
 
@@ -630,9 +630,9 @@ def test_chance_is_of_the_classes_that_are_tested() -> None:
 @pytest.mark.parametrize(
     ("protocol", "options", "message"),
     [
-        (("knn", None, (0, 1)), {}, "--seeds would be without effect"),
-        (("codebook",), {"folds": 3}, "--folds would be without effect"),
-        (("codebook",), {"group_by": "(.)"}, "--group-by would be without effect"),
+        (("knn", None, (0, 1)), {}, "--seeds has no effect"),
+        (("codebook",), {"folds": 3}, "--folds has no effect"),
+        (("codebook",), {"group_by": "(.)"}, "--group-by has no effect"),
     ],
 )
 def test_what_would_be_without_effect(
@@ -664,7 +664,7 @@ def test_copies_on_both_sides_are_told(image_model: Bridle, colours: Path, tmp_p
     shard(tmp_path / "data", out=tmp_path / "set")
     with progress.listening(listen):
         evaluate(image_model, tmp_path / "set")
-    assert len(said) == 2 and all("copies: 2 tested files are for training, too" in one for one in said)
+    assert len(said) == 2 and all("copies: 2 test files are also training files" in one for one in said)
 
 
 def test_results_that_are_damaged_are_put_aside(tmp_path: Path) -> None:
@@ -685,12 +685,12 @@ def test_results_that_are_damaged_are_put_aside(tmp_path: Path) -> None:
     [
         ("name,part\na,train\n", "has the columns 'name,part'"),
         ("path,part\na.png\n", "line 2"),
-        ("path,part\na.png,train\na.png,test\n", "line 3: a.png is in train already"),
+        ("path,part\na.png,train\na.png,test\n", "line 3: a.png is already in train"),
         ("path,part\na.png,train,7\n", "line 2: expected 2 values"),
         ("path,part\nbright/photo0_0.png,fold1\n", "fold1 alone: at least two"),
-        ("path,part\na.png,train\n", "names none of the 20 files"),
-        ("path,part\nbright/photo0_0.png,train\ndark/photo0_0.png,holdout\n", "'holdout' is no part"),
-        ("path,part\nbright/photo0_0.png,train\ndark/photo0_0.png,train\n", "no clip that can be read is in val"),
+        ("path,part\na.png,train\n", "matches none of the 20 files"),
+        ("path,part\nbright/photo0_0.png,train\ndark/photo0_0.png,holdout\n", "'holdout' is not a part"),
+        ("path,part\nbright/photo0_0.png,train\ndark/photo0_0.png,train\n", "no readable clip in val"),
         ("path,part\nbright/photo0_0.png,train\ndark/photo0_0.png,fold1\n", "has folds and other parts"),
     ],
 )
@@ -728,9 +728,9 @@ def test_evaluate_the_codebook(image_model: Bridle, colours: Path) -> None:
 
 
 def test_evaluate_says_what_is_wrong(image_model: Bridle, colours: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="not known"):
+    with pytest.raises(UsageError, match="unknown value"):
         Protocol("kn")
-    with pytest.raises(UsageError, match="trained with the classifier"):
+    with pytest.raises(UsageError, match="trained with a classifier"):
         Protocol("knn", "attentive")
     with pytest.raises(UsageError, match="does not pool"):
         Protocol("codes", "mean")

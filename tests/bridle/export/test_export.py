@@ -72,7 +72,7 @@ def test_files_of_an_unfinished_run_say_so(tmp_path: Path) -> None:
     (run / "state.json").write_text(json.dumps(state))
     api.export(run, out=tmp_path / "out", on_event=lambda kind, message: told.append((kind, message)))
     said = "not finished (interrupted): step 5 of 20"
-    assert told == [("warning", f"{run} is {said} is what is exported; bridle pretrain --resume {run} goes on")]
+    assert told == [("warning", f"{run} is {said} is exported; continue training with bridle pretrain --resume {run}")]
     assert f"The run that made it is {said}.\n" in (tmp_path / "out" / "README.md").read_text("utf-8")
     assert f"| status | {said} |" in model_card(open_subject(run), "x", ["encoder"], "AutoProcessor")
 

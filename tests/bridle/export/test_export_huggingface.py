@@ -201,7 +201,7 @@ def test_model_cards_say_what_is_known(tmp_path: Path, monkeypatch: pytest.Monke
     api.export(early, format="huggingface", out=tmp_path / "a (b)", part="encoder")
     text = (tmp_path / "a (b)" / "README.md").read_text("utf-8")
     assert "| of it, this model | the first 50 steps |" in text
-    assert "None were measured of this model" in text and "| 300 | step-00000100 |" in text
+    assert "This model was not evaluated" in text and "| 300 | step-00000100 |" in text
     assert "YOUR_NAME/a-b " in text
 
     # What was fine-tuned from a checkpoint: of the run as long as that is there, else what its name says.

@@ -107,11 +107,11 @@ def test_parquet_without_pyarrow_names_the_extra(tmp_path: Path, monkeypatch: py
 def test_an_ending_that_tells_no_form_is_refused(tmp_path: Path) -> None:
     for wrong in (lambda: check_ending(tmp_path / "c.txt"), lambda: read_codes(tmp_path / "c.txt")):
         (tmp_path / "c.txt").touch()
-        with pytest.raises(UsageError, match=r"'\.txt' is no form of codes") as caught:
+        with pytest.raises(UsageError, match=r"'\.txt' is not a format of codes") as caught:
             wrong()
         assert ".parquet" in caught.value.hint
     for ending in FORMS:
-        with pytest.raises(UsageError, match="an ending without a name"):
+        with pytest.raises(UsageError, match="a suffix without a name"):
             check_ending(tmp_path / f".{ending}")
     with pytest.raises(UsageError, match="not on this machine"):
         bridle.read_codes("s3://bucket/c.codes")
@@ -244,7 +244,7 @@ def test_what_are_no_codes_is_not_read_as_codes(tmp_path: Path, form: str, write
         with pytest.raises(DataError, match=rf"c\.{form}"):
             read_codes(path)
     np.savez(tmp_path / "number.npz", codes=1, times=1, grids=1, header=np.frombuffer(b"5", np.uint8))
-    with pytest.raises(DataError, match="no object"):
+    with pytest.raises(DataError, match="not an object"):
         read_codes(tmp_path / "number.npz")
 
 
@@ -323,8 +323,8 @@ def test_every_cut_and_a_flip_in_every_byte_are_noticed(tmp_path: Path) -> None:
 def test_what_is_wrong_is_said(tmp_path: Path) -> None:
     content = write_some(path := tmp_path / "c.codes")
     for wrong, message, hint in (
-        (b"PK\3\4" + content, "is no codes file", "bridle tokenize"),
-        (b"", "is no codes file", "bridle tokenize"),
+        (b"PK\3\4" + content, "is not a codes file", "bridle tokenize"),
+        (b"", "is not a codes file", "bridle tokenize"),
         (content[:8] + b"\2" + content[9:], "has version 2, this reader knows 1", "Update BRIDLE"),
         (content[:-1], "is cut", "Copy it again"),
         (content[:300] + b"\xff" + content[301:], "is damaged", "Copy it again"),
@@ -389,7 +389,7 @@ def test_codes_out_of_range_are_refused_by_writer_and_reader(tmp_path: Path, mon
     content = path.read_bytes().replace(json.dumps({"codes": 6, "levels": 1}).encode(), head)
     crc_at = 16 + len(head)
     path.write_bytes(content[:crc_at] + struct.pack("<I", zlib.crc32(content[:crc_at])) + content[crc_at + 4 :])
-    with pytest.raises(DataError, match=r"a\.wav has the code 5, and the codebook only 5"):
+    with pytest.raises(DataError, match=r"a\.wav has the code 5, but the codebook has 5"):
         read_codes(path)
 
 

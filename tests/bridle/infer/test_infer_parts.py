@@ -108,7 +108,7 @@ def test_killed_while_the_parts_are_removed(tmp_path: Path, removed: int) -> Non
     with pytest.raises(UsageError, match="exists"):
         work(out)
     if removed < 4:
-        with pytest.raises(UsageError, match="was begun with"):
+        with pytest.raises(UsageError, match="was started with"):
             work(out, "cubes", resume=True)
         assert work(out, resume=True) == ({"files": 5}, [])
         assert not parts.exists()

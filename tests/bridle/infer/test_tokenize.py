@@ -194,7 +194,7 @@ def test_a_killed_command_goes_on_with_the_same_bytes(
 
     assert main(["tokenize", *arguments]) == 2
     said = capsys.readouterr().err
-    assert "was begun by a command that was interrupted" in said and "--resume" in said and "--overwrite" in said
+    assert "is unfinished: its command was interrupted" in said and "--resume" in said and "--overwrite" in said
     written: list[int] = []
 
     def listen(kind: str, **fields: Any) -> None:
@@ -339,7 +339,7 @@ def test_devices_start_processes_and_one_says_what_is_wrong(
     assert main(arguments) == 2
     assert "--out" in capfd.readouterr().err
     assert main([*arguments, "--out", str(tmp_path / "c.txt")]) == 2
-    assert capfd.readouterr().err.count("is no form of codes") == 1
+    assert capfd.readouterr().err.count("is not a format of codes") == 1
 
 
 # --- beside the media ------------------------------------------------------------------------------------------------
@@ -429,10 +429,10 @@ def test_a_folder_that_holds_a_set_and_its_copy_is_refused(checkpoint: Path, sha
     [
         ("with", ["raw"], "bridle shard"),
         ("with", ["set", "set"], "several inputs"),
-        ("with", ["set/first.tar"], "no set of shards"),
-        ("set", ["set"], "lie in each other"),
-        ("set/inside", ["set"], "lie in each other"),
-        ("mine", ["set"], "mine/thesis.txt was not made by bridle tokenize"),
+        ("with", ["set/first.tar"], "not a set of shards"),
+        ("set", ["set"], "contain one another"),
+        ("set/inside", ["set"], "contain one another"),
+        ("mine", ["set"], "mine/thesis.txt was not made from"),
         ("s3://bucket/with", ["set"], "object storage"),
     ],
 )
@@ -457,7 +457,7 @@ def test_archives_of_others_are_not_removed(checkpoint: Path, sharded: Path, tmp
     for place in (out / "backup" / "thesis.tar", out / "thesis.tar", out / "index-mine.npy"):
         place.parent.mkdir(exist_ok=True)
         place.write_bytes(b"years of work")
-        with pytest.raises(UsageError, match=f"{place} was not made by bridle tokenize"):
+        with pytest.raises(UsageError, match=f"{place} was not made from"):
             api.write_codes([sharded / "b"], out, checkpoint=checkpoint, overwrite=True)
         assert place.read_bytes() == b"years of work"
         place.unlink()
@@ -472,7 +472,7 @@ def test_media_that_the_input_has_not_are_not_removed(checkpoint: Path, sharded:
     api.write_codes([sharded], tmp_path / "more", checkpoint=checkpoint)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     for out, kept in (("foreign", "foreign/b"), ("other", "other"), ("more", "more/a")):
-        with pytest.raises(UsageError, match=f"{tmp_path / kept}/.* was not made by bridle tokenize of {sharded}/b"):
+        with pytest.raises(UsageError, match=f"{tmp_path / kept}/.* was not made from {sharded}/b"):
             api.write_codes([sharded / "b"], tmp_path / out, checkpoint=checkpoint, overwrite=True)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
@@ -514,8 +514,8 @@ def test_what_is_no_readable_file_is_listed(checkpoint: Path, tmp_path: Path) ->
     result = api.write_codes([tmp_path / "raw"], tmp_path / "c.codes", checkpoint=checkpoint, workers=1)
     assert (result["files"], result["skipped"]) == (1, 2)
     assert result["failures"] == [
-        {"file": "gone.wav", "reason": "a link to nothing"},
-        {"file": "pipe.wav", "reason": "no regular file"},
+        {"file": "gone.wav", "reason": "a broken link"},
+        {"file": "pipe.wav", "reason": "not a regular file"},
     ]
 
 

@@ -46,7 +46,7 @@ def test_links_to_nothing_and_sets_of_equal_names(sample: Path, tmp_path: Path, 
     shutil.copy(sample / "audio" / "7" / "7_theo_0.wav", tmp_path / "raw" / "a.wav")
     (tmp_path / "raw" / "gone.wav").symlink_to("nowhere")
     said = write_embeddings(small("audio"), [tmp_path / "raw"], tmp_path / "v.npz")
-    assert said is not None and said["failures"] == [{"file": "gone.wav", "reason": "a link to nothing"}]
+    assert said is not None and said["failures"] == [{"file": "gone.wav", "reason": "a broken link"}]
     for name in ("x", "y"):
         api.shard(tmp_path / "raw", out=tmp_path / "sets" / name)
     write_embeddings(small("audio"), [tmp_path / "sets"], tmp_path / "sets.npz")
@@ -231,7 +231,7 @@ def test_a_file_that_is_named_twice_is_taken_once(folder: Path, sample: Path, tm
     inputs = [one, folder, tmp_path / "set", one, folder / "1", folder, tmp_path / "set"]
     with progress.listening(lambda kind, message: notes.append(message)):
         listing = Listing(inputs, Modality.AUDIO)
-    assert notes == ["files that are named more than once, and taken once: 43"]  # 1 + 1 + 4 + 7 + 30
+    assert notes == ["duplicate files count once each: 43"]  # 1 + 1 + 4 + 7 + 30
     names = [listing.source(number).path for number in range(len(listing))]
     assert len({*names}) == len(names) == 37 and names[0] == str(one)
 
@@ -363,7 +363,7 @@ def test_an_index_of_another_model_is_refused(index: Path, folder: Path, tmp_pat
     with torch.no_grad():
         other.encoder.class_token_D += 1e-3
     save_model(snapshot(other), tmp_path)
-    with pytest.raises(DataError, match="another model"):
+    with pytest.raises(DataError, match="was not made by"):
         api.search([folder / "7" / "7_theo_0.wav"], index, checkpoint=tmp_path)
 
 

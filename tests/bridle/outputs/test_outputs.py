@@ -36,8 +36,8 @@ SOURCE = Path(__file__).parents[3]
 WORDINGS = {
     r"already exists|exists already|\{\w+\} exists\b": ["bridle/outputs/claim.py"],
     r"being written by another|another process is": ["bridle/outputs/claim.py"],
-    r"was begun with \{": ["bridle/outputs/claim.py"],
-    r"was begun by a command|holds a set that was": ["bridle/outputs/claim.py"],
+    r"was started with \{": ["bridle/outputs/claim.py"],
+    r"its command was interrupted|holds a set that was": ["bridle/outputs/claim.py"],
     r"the disk is full|no space left": ["bridle/outputs/claim.py", "bridle_cli/main.py"],  # the latter: wherever else
 }
 
@@ -79,7 +79,7 @@ def test_a_folder_that_cannot_take_its_place_leaves_the_old_one(
 def test_what_is_neither_file_nor_folder_is_not_replaced(tmp_path: Path) -> None:
     os.mkfifo(pipe := tmp_path / "pipe")
     (new := tmp_path / ".new").mkdir()
-    with pytest.raises(OSError, match="not a file"):
+    with pytest.raises(OSError, match="not a regular file"):
         write_text(pipe, "x")
     with pytest.raises(OSError, match="not a folder"):
         put_in_place(new, pipe)
@@ -185,7 +185,7 @@ def test_a_signal_before_anything_was_written_leaves_no_folder(tmp_path: Path, m
 
 def test_other_settings_are_named() -> None:
     same_settings({"levels": 4}, {"levels": 4}, Path("x"))
-    with pytest.raises(UsageError, match=r"x was begun with levels 4, now it is None\."):
+    with pytest.raises(UsageError, match=r"x was started with levels 4, not None\."):
         same_settings({"levels": 4}, {}, Path("x"))
 
 

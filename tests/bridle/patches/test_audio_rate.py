@@ -130,7 +130,7 @@ def test_a_tone_is_in_its_band_at_every_rate(rate_hz: int) -> None:
     low, high, at = (1127 * math.log(1 + f / 700) for f in (20, rate_hz / 2, hz))
     expected = (at - low) / (high - low) * (mels + 1) - 1
     assert abs(int(log_TM[40].argmax()) - expected) <= 0.75
-    assert len(log_TM) in (98, 99)  # 99 where a hop of 10 ms is no whole number of samples
+    assert len(log_TM) in (98, 99)  # 99 where a hop of 10 ms is not a whole number of samples
     assert patcher.step_s == pytest.approx(0.16, rel=0.005)
 
 

@@ -306,8 +306,8 @@ def test_a_page_shows_every_section(runs: Path, tmp_path: Path, modality: str) -
     assert len(page.sources("audio")) == (4 * 6 if modality == "audio" else 0)
     assert len(page.sources("source", "srcset")) == (4 * 6 if modality == "video" else 0)
     assert page.classes("matrix") == 1
-    assert "Commonest mistakes" in page.text
-    assert "Wrong, and sure of it" in page.text
+    assert "Most frequent mistakes" in page.text
+    assert "Most confident mistakes" in page.text
     assert "of pictures" not in page.text
     for name in ("cold, steps 0 to", "PyTorch", "parameters", "checkpoint"):
         assert name in page.text

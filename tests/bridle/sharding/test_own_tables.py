@@ -87,14 +87,14 @@ def test_columns_are_named_and_groups_stay_together(
     assert samples(out / part)["ward/g.wav"]["group"] == "p3"
     write(table, TABLE.replace("b,cold,p2", "b,cold,p1"))
     assert main(["shard", str(raw), "--out", str(out), *named, "--group-column", "patient", *split, "--resume"]) == 4
-    assert "'ward/b.wav' into the group 'p1', in the set it is in 'p2'" in capsys.readouterr().err
+    assert "'ward/b.wav' into the group 'p1'; in the set it is in 'p2'" in capsys.readouterr().err
 
 
 def test_a_refused_table_is_answered_with_the_options_to_use(raw: Path, tmp_path: Path) -> None:
     for text, said in [
         (TABLE, "add --path-column filename --label-column diagnosis --group-column patient"),
         ("id;a;the case\nx;1;a.wav\ny;2;b.wav\nx;1;c.wav\n", "--path-column 'the case' --label-column id"),
-        ("a.wav,flu\nb.wav,cold\n", "first line names a file"),
+        ("a.wav,flu\nb.wav,cold\n", "first line is data"),
         ("x,y\n1,2\n", "--path-column and --label-column"),
         ("path,label,path\na,1,a\n", "two columns"),
     ]:
@@ -106,7 +106,7 @@ def test_a_refused_table_is_answered_with_the_options_to_use(raw: Path, tmp_path
     with pytest.raises(DataError, match="not a text file"):
         api.shard(raw, out=tmp_path / "out", labels=table)
     write(table, "path,label,patient\na,flu,\n")
-    with pytest.raises(DataError, match="no value of 'patient'"):
+    with pytest.raises(DataError, match="no value in column 'patient'"):
         api.shard(raw, out=tmp_path / "out", labels=table, group_column="patient")
     write(table, TABLE)
     with pytest.raises(DataError, match="no column 'diagnose': did you mean 'diagnosis'"):
@@ -172,9 +172,7 @@ def test_lines_that_disagree(raw: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"line 3: 'a.wav' is labelled 'flu' of 'p2' and in line 2 'flu' of 'p1'"):
         api.shard(raw, out=tmp_path / "out", labels=table, group_column="patient")
     write(table, "path,label\nD:\\scans\\a.wav,flu\n")
-    with pytest.raises(
-        DataError, match=r"names none of the 6 files; its first name is 'D:\\\\scans\\\\a.wav', a file is"
-    ):
+    with pytest.raises(DataError, match=r"matches none of the 6 files; it lists 'D:\\\\scans\\\\a.wav', a file is"):
         api.shard(raw, out=tmp_path / "out", labels=table)
 
 
@@ -238,7 +236,7 @@ def test_tars_of_another_program(raw: Path, tmp_path: Path, capsys: pytest.Captu
     ):
         assert main(command) == 4, command
         told = capsys.readouterr().err
-        assert "archives of another program" in told and "tar -xf" in told and "--labels sidecar" in told
+        assert "archives of other programs" in told and "tar -xf" in told and "--labels sidecar" in told
     subprocess.run(["sh", "-c", told.split("then shard them: ")[1].splitlines()[0]], check=True)
     result = api.shard(folder / "media", labels="sidecar", out=tmp_path / "out", workers=1)
     assert (result["samples"], result["labels"], result["unlabelled"]) == (6, ["0", "1", "2"], 0)

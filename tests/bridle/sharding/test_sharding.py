@@ -341,8 +341,8 @@ def test_labels_from_a_table(few: Path, tmp_path: Path) -> None:
         ("file,class\nx/a.wav,1\n", "path,label"),
         ("path,label\nx/a.wav\n", "line 2"),
         ("path,label\nx/a.wav,1\nx/a.wav,2\n", "line 3"),
-        ("path,label\nelse.wav,1\n", "names none"),
-        ("path,label\n", "names none"),
+        ("path,label\nelse.wav,1\n", "matches none"),
+        ("path,label\n", "matches none"),
         ('path,label\nx/a.wav,"one\ny/c.wav,two\n', "end of data"),
     ]:
         table.write_text(text, encoding="latin-1")
@@ -401,7 +401,7 @@ def test_a_manifest_that_disagrees_is_named(few: Path, tmp_path: Path) -> None:
     said(r"out-000000\.tar .* hash", lambda: verify(read_manifest(out)))
     for change, pattern in [
         ({"version": 2}, "version 2"),
-        ({"samples": 4}, "disagrees with itself"),
+        ({"samples": 4}, "is inconsistent"),
         ({"modality": "smell"}, "damaged"),
         ({"shards": [{"file": "../../etc/passwd", "samples": 3, "bytes": 1, "sha256": ""}]}, "outside"),
     ]:

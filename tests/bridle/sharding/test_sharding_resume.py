@@ -441,7 +441,7 @@ def test_a_file_that_changes_while_it_is_read_is_no_sample(
     monkeypatch.setattr(server, "work", meddle)
     shard(raw, None, tmp_path / "set")
     reasons = {one["file"]: one["reason"] for one in read_manifest(tmp_path / "set").rejects}
-    assert reasons["class0/0_speaker_0.wav"] == "changed while it was read"
+    assert reasons["class0/0_speaker_0.wav"] == "changed while being read"
 
 
 @pytest.mark.usefixtures("inline")

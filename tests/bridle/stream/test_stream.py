@@ -284,7 +284,7 @@ def cut_at(manifest: Manifest, size: int) -> Manifest:
 def test_a_cut_tar_is_named(tmp_path: Path, size: int) -> None:
     manifest = build(tmp_path / "set")
     path = manifest.folder / manifest.shards[1].file
-    with pytest.raises(DataError, match=r"set-000001\.tar .* whole samples|set-000001\.tar .* no whole tar"):
+    with pytest.raises(DataError, match=r"set-000001\.tar .* whole samples|set-000001\.tar .* not a complete tar"):
         stream_of(cut_at(manifest, size))
     path.unlink()
     with pytest.raises(DataError, match=r"set-000001\.tar .* cannot be read"):

@@ -124,7 +124,7 @@ def test_audioset_balanced(tmp_path: Path) -> None:
     assert len(some(listing, "test")) == 6
     assert listing.missing == {}
     assert listing.notes == [
-        "files that are further copies of a clip, left out: 1",
+        "duplicate files of a clip, left out: 1",
         "3 classes, the release has 527: a subset?",
     ]
 
@@ -153,7 +153,7 @@ def test_rows_of_one_clip_count_once_and_rows_without_a_label_not_at_all(tmp_pat
     add(file, '-bal0000000, 30.000, 40.000, "/m/09x0r"\nabcdefghijk, 0.000, 10.000, ""\n')
     listing = read_task(load_task("as20k"), tmp_path)
     assert len(some(listing, "train")) == 6
-    assert "train: rows that name a clip again, left out: 1" in listing.notes
+    assert "train: duplicate rows, left out: 1" in listing.notes
     assert "train: rows without a label, left out: 1" in listing.notes
 
 
@@ -211,7 +211,7 @@ def test_speech_commands_v2(tmp_path: Path) -> None:
     assert some(listing, "val") == [(f"{word}/00000002_nohash_0.wav", (word,)) for word in ("bed", "no", "yes")]
     assert some(listing, "test") == [(f"{word}/00000003_nohash_0.wav", (word,)) for word in ("bed", "no", "yes")]
     assert listing.notes == [
-        "classes without a clip to train on: 32 of 35: backward, bird, cat, dog, down and 27 more",
+        "classes without training clips: 32 of 35: backward, bird, cat, dog, down and 27 more",
     ]
 
 
@@ -260,7 +260,7 @@ def test_speech_commands_a_speaker_in_train_and_test_is_a_leak(tmp_path: Path) -
 def test_speech_commands_noise_that_cannot_be_cut_is_named(tmp_path: Path) -> None:
     build("scv1", tmp_path)
     media(tmp_path / "_background_noise_/pink.wav")
-    with pytest.raises(DataError, match=r"pink\.wav is no WAV"):
+    with pytest.raises(DataError, match=r"pink\.wav is not a WAV"):
         read_task(load_task("scv1"), tmp_path)
 
 
@@ -312,7 +312,7 @@ def test_imagenet_damaged_kit_and_no_list(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"meta\.mat has no table of synsets"):
         read_task(load_task("in1k"), tmp_path)
     (kit / "meta.mat").unlink()
-    with pytest.raises(DataError, match=r"looked for LOC_val_solution\.csv, .*meta\.mat, val_map\.txt or val\.txt"):
+    with pytest.raises(DataError, match=r"expected LOC_val_solution\.csv, .*meta\.mat, val_map\.txt or val\.txt"):
         read_task(load_task("in1k"), tmp_path)
 
 
@@ -389,10 +389,10 @@ def test_something(tmp_path: Path, short_names: bool) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("train", '[{"id": "1"}]', r"train\.json, entry 1: no object with id and template"),
+        ("train", '[{"id": "1"}]', r"train\.json, entry 1: not an object with id and template"),
         ("train", '[\n{"id": "1",,}]', r"train\.json, line 2: Expecting property name"),
         ("train", "{}", r"train\.json holds a JSON dict instead of a list"),
-        ("labels", '{"Tearing something": "x"}', r"labels\.json, 'Tearing something': 'x' is no whole number"),
+        ("labels", '{"Tearing something": "x"}', r"labels\.json, 'Tearing something': 'x' is not an integer"),
     ],
 )
 def test_something_bad_json(tmp_path: Path, name: str, text: str, message: str) -> None:
@@ -426,7 +426,7 @@ def test_windows_line_ends_and_a_byte_order_mark_change_nothing(tmp_path: Path, 
 @pytest.mark.parametrize("name", BUILDERS)
 def test_a_root_that_is_not_there(tmp_path: Path, name: str) -> None:
     task = load_task(name)
-    with pytest.raises(DataError, match=r"gone is not there") as error:
+    with pytest.raises(DataError, match=r"gone is missing") as error:
         read_task(task, tmp_path / "gone")
     assert error.value.exit_code == 4
     assert task.layout in error.value.hint and task.get in error.value.hint
@@ -434,7 +434,7 @@ def test_a_root_that_is_not_there(tmp_path: Path, name: str) -> None:
 
 def test_a_root_that_is_a_file(tmp_path: Path) -> None:
     media(tmp_path / "file")
-    with pytest.raises(DataError, match="file is no folder"):
+    with pytest.raises(DataError, match="file is not a folder"):
         read_task(load_task("k400"), tmp_path / "file")
 
 
@@ -454,7 +454,7 @@ def test_another_layout_is_told_with_what_was_looked_for_and_found(tmp_path: Pat
         media(tmp_path / f"{number:02d}.dat")
     with pytest.raises(DataError) as error:
         read_task(load_task(name), tmp_path)
-    assert f"looked for {files}" in error.value.message
+    assert f"expected {files}" in error.value.message
     assert "found 00.dat, 01.dat" in error.value.message and "09.dat and 2 more" in error.value.message
     assert load_task(name).layout in error.value.hint
 
@@ -462,7 +462,7 @@ def test_another_layout_is_told_with_what_was_looked_for_and_found(tmp_path: Pat
 def test_a_list_that_is_missing_beside_others_is_named(tmp_path: Path) -> None:
     build("k400", tmp_path)
     (tmp_path / "annotations/val.csv").unlink()
-    with pytest.raises(DataError, match=r"there is no val\.csv or validate\.csv; found annotations, train, val"):
+    with pytest.raises(DataError, match=r"missing: val\.csv or validate\.csv; found annotations, train, val"):
         read_task(load_task("k400"), tmp_path)
 
 
@@ -499,7 +499,7 @@ def test_too_many_missing_clips_are_refused_and_counted(tmp_path: Path) -> None:
         clip.unlink()
     with pytest.raises(DataError) as error:
         read_task(task, tmp_path, max_missing=0.5)
-    assert "lacks 4 of the 6 clips that are listed for val, more than 50%" in error.value.message
+    assert "lacks 4 of the 6 clips listed for val, more than 50%" in error.value.message
     assert "_val--00001_000001_000011" in error.value.message and "7 video files" in error.value.message
     listing = read_task(task, tmp_path, max_missing=0.7)
     assert len(listing.missing["val"]) == 4
@@ -515,7 +515,7 @@ def test_a_part_of_which_nothing_is_there_is_refused_even_when_all_may_be_missin
 def test_classes_without_a_clip_in_train_are_told(tmp_path: Path) -> None:
     build("k400", tmp_path)
     (tmp_path / "train/zumba/xtrain00002_000002_000012.mp4").unlink()
-    assert "classes without a clip to train on: 1 of 3: zumba" in read_task(load_task("k400"), tmp_path).notes
+    assert "classes without training clips: 1 of 3: zumba" in read_task(load_task("k400"), tmp_path).notes
 
 
 K400 = "label,youtube_id,time_start,time_end,split\n"
@@ -528,7 +528,7 @@ K400 = "label,youtube_id,time_start,time_end,split\n"
         (K400 + '"zumba"x,a,0,10,train\n', r"train\.csv, line 2: ',' expected after"),
         ("label,youtube_id,time_start\n", r"train\.csv, line 1: no column time_end; the header is 'label,youtube_id"),
         (K400 + "\nzumba,a,0,10\n", r"train\.csv, line 3: 4 values instead of 5"),
-        (K400 + "zumba,a,0,ten,train\n", r"train\.csv, line 2: 'ten' is no whole number"),
+        (K400 + "zumba,a,0,ten,train\n", r"train\.csv, line 2: 'ten' is not an integer"),
         (K400.encode() + "zumba é,a,0,10,train\n".encode("latin-1"), r"train\.csv, line 2 is not in UTF-8"),
         ((K400 + "zumba,a,0,10,train\n").encode("utf-16"), r"train\.csv, line 1 is not in UTF-8"),
         ("", r"train\.csv is empty"),

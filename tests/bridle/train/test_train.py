@@ -188,7 +188,7 @@ def test_one_process_trains_a_run(shards: Path, tmp_path: Path) -> None:
             api.resume(tmp_path / "runs" / "x")
         with pytest.raises(UsageError, match="another process"):
             api.pretrain(shards, recipe=recipe(), out=tmp_path / "runs" / "x", steps=2, overwrite=True)
-        with pytest.raises(DataError, match="waits to be resumed"):
+        with pytest.raises(DataError, match="no interrupted run"):
             newest_run(tmp_path / "runs", unfinished=True)
     finally:
         process.kill()
@@ -257,7 +257,7 @@ def test_resume_takes_the_checkpoint_before_a_damaged_one(shards: Path, tmp_path
     assert newest.exists()  # a plan touches nothing
     result = api.resume(tmp_path / "run", on_event=lambda kind, **fields: said.append(fields.get("message", "")))
     assert result["steps"] == 40
-    assert any(newest.name in message and "checkpoint before" in message for message in said)
+    assert any(newest.name in message and "previous checkpoint" in message for message in said)
     for folder in (tmp_path / "run" / "checkpoints").iterdir():
         load_file(folder / "model.safetensors")  # the damaged one is not left to be found
 
@@ -532,7 +532,7 @@ def test_phases_and_rates_by_hand() -> None:
     assert [p.steps for p in plan_phases(schedule, 2.0, steps=3)] == [1, 1, 1]
     assert [p.seconds for p in plan_phases(schedule, 2.0, max_minutes=2)] == [60.0, 15.0, 45.0]
     for limit in ({"steps": 0}, {"steps": 10**23}, {"epochs": math.nan}, {"epochs": 1e308}, {"max_minutes": math.inf}):
-        with pytest.raises(UsageError, match="wanted more than 0 and at most"):
+        with pytest.raises(UsageError, match="expected more than 0 and at most"):
             plan_phases(schedule, 2.0, **limit)
     assert rate_share(0.05, 0.1) == pytest.approx(0.5)
     assert rate_share(0.1, 0.1) == pytest.approx(1.0)
@@ -622,7 +622,7 @@ def test_damage_that_still_reads_is_found_and_the_checkpoint_before_is_used(
     else:
         file.unlink()
     api.resume(run, on_event=lambda kind, **fields: warnings.append(fields["message"]) if kind == "warning" else None)
-    assert any("step-00000008" in one and "trying the checkpoint before" in one for one in warnings)
+    assert any("step-00000008" in one and "trying the previous checkpoint" in one for one in warnings)
     assert [row["loss"] for row in RunFolder(run).rows()] == [row["loss"] for row in before]
 
 

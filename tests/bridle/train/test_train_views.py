@@ -184,7 +184,7 @@ def test_memory_that_is_full_names_what_would_fit(
         return real(self, *arguments)
 
     monkeypatch.setattr(Stepper, "_loss", loss)
-    with pytest.raises(EnvironmentFault, match="full with 8 clips") as caught:
+    with pytest.raises(EnvironmentFault, match="8 clips at once do not fit") as caught:
         api.pretrain(shards, recipe=recipe(), out=tmp_path / "run", steps=8)
     assert "train.part=4" in caught.value.hint
     said: list[str] = []
@@ -194,7 +194,7 @@ def test_memory_that_is_full_names_what_would_fit(
         shards, recipe=recipe("train.part=auto", "schedule.turns=0"), out=tmp_path / "run", steps=8,
         on_event=lambda kind, **fields: said.append(fields["message"]) if kind == "note" else None,
     )  # fmt: skip
-    assert said == ["cold: 2 of 8 clips at once fit into memory"]
+    assert said == ["cold: 2 of 8 clips fit into memory at once"]
     monkeypatch.undo()
     api.pretrain(shards, recipe=recipe("schedule.turns=0"), out=tmp_path / "whole", steps=8)
     parts, whole = (RunFolder(tmp_path / name).rows() for name in ("run", "whole"))
