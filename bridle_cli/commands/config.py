@@ -1,4 +1,4 @@
-"""`bridle config`: the configuration that a command would run with, whether it is sound, and how two differ."""
+"""`bridle config`: the configuration that a command would run with, whether it is valid, and how two differ."""
 
 from __future__ import annotations
 
