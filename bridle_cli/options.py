@@ -37,7 +37,7 @@ class _Place(click.Path):
     """A path; where the library can use it also `scheme://...`, as text."""
 
     def __init__(self, remote: bool) -> None:
-        super().__init__(path_type=Path, readable=False)  # the library says what is wrong with a path, and how to go on
+        super().__init__(path_type=Path, readable=False)  # the library checks the path and gives the hint
         self._remote = remote
 
     def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:

@@ -19,7 +19,7 @@ _GO_ON = "finished work is kept; continue with the same command and --resume"
 
 
 class _Progress(Progress):
-    """Knows where the parts are kept that an interrupted command goes on from."""
+    """Knows where the parts are kept that an interrupted command continues from."""
 
     parts = ""
 

@@ -115,7 +115,7 @@ class PretrainProgress(Progress):
     """One bar for the whole run, and below it a table: each level's loss and codes; speed, waiting, memory.
 
     Attributes:
-        run: the run folder as soon as there is something in it, to say how an interrupted run goes on.
+        run: the run folder as soon as there is something in it, to say how an interrupted run continues.
     """
 
     def __init__(self, console: Console) -> None:

@@ -1,7 +1,7 @@
 """stdout and stderr of the process while a command runs: what happens when nobody takes what is written.
 
 stdout is the result: without its reader (`bridle ... | head`) a command has nothing left to do, on a full disk it has
-failed. stderr is talk: where that cannot be written (`2>&1 | tee log`, and tee dies) the work goes on unheard.
+failed. stderr is talk: where that cannot be written (`2>&1 | tee log`, and tee dies) the work continues unheard.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def guarded(*, ends: bool) -> Iterator[None]:
             try:
                 yield
             finally:
-                with suppress(ReaderGone, EnvironmentFault):  # what is still unwritten after an error that was told
+                with suppress(ReaderGone, EnvironmentFault):  # what is still unwritten after an error that was reported
                     out.flush()
                 err.flush()
                 for stream in (out, err):

@@ -64,7 +64,7 @@ def shard(raw: str | Path, chosen: Shard) -> ShardResult:
 
 
 def _release(task: str, raw: Location, max_missing: float) -> tuple[dict[str, tuple[str, str | list[str]]], str, bool]:
-    """Part and label of each file that the lists of a benchmark name, its modality, and whether videos are sounds."""
+    """Split and label of each file that a benchmark lists, its modality, and whether videos are audio."""
     from bridle.tasks import load_task, read_task
 
     wanted = load_task(task)

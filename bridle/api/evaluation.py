@@ -41,7 +41,7 @@ def evaluate(data: str | Path | None = None, *, chosen: Evaluate) -> EvalResult:
 
     task, protocol, checkpoint = chosen.task, chosen.protocol, chosen.checkpoint
     out, device, seed = Path(chosen.out) if chosen.out else None, chosen.device, chosen.seed
-    published = None if task == OWN_DATA else load_task(task)  # a name that is none is told first
+    published = None if task == OWN_DATA else load_task(task)  # a name that is none is reported first
     untrained = str(checkpoint) == "random"
     recipe, tuning = _divided(chosen.recipe or Recipe())
     if not untrained and any((recipe.modality, recipe.preset, recipe.file, recipe.sets)):
@@ -50,7 +50,7 @@ def evaluate(data: str | Path | None = None, *, chosen: Evaluate) -> EvalResult:
             "Leave out --preset, --config, --set and --modality, or use --checkpoint random.",
         )
     seeds = range(seed, seed + chosen.seeds)
-    how = Protocol(protocol, chosen.pool, seeds, chosen.views)  # a wrong one is told before the model is loaded
+    how = Protocol(protocol, chosen.pool, seeds, chosen.views)  # a wrong one is reported before the model is loaded
     if protocol != "finetune" and (chosen.finetune or tuning):
         raise UsageError(f"--protocol {protocol} is not fine-tuning: its recipe has no effect.")
     if protocol == "head" and untrained:
@@ -145,7 +145,7 @@ def _classifier(checkpoint: str | Path | None, device: str) -> tuple[Bridle, Hea
 
 def _keep(model: Bridle, head: Head | None, out: Path | None, result: dict[str, Any], kept: list[Any]) -> None:
     """The result, with what was said of each clip, in the run or beside the head, and in `out`; there the classifier,
-    too. What cannot be written is told: the result itself is not lost."""
+    too. What cannot be written is reported: the result itself is not lost."""
     from bridle.checkpoint import Head, Tested, add_result, run_of
 
     tested = next((one for one in kept if isinstance(one, Tested)), None)

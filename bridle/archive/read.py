@@ -86,7 +86,7 @@ class TarReader:
 
 
 def _read_at(file: int, size: int, offset: int) -> bytes:
-    """`pread` that goes on after a short read (Linux stops at 2 GB); no position that processes share."""
+    """`pread` that continues after a short read (Linux stops at 2 GB); no position that processes share."""
     content = os.pread(file, size, offset)
     while len(content) < size:
         more = os.pread(file, size - len(content), offset + len(content))

@@ -33,7 +33,7 @@ class NewerVersion(DataError):
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A model as it was at one moment: training may go on while this is written."""
+    """A model as it was at one moment: training may continue while this is written."""
 
     weights: dict[str, Tensor]
     about: dict[str, Any]

@@ -1,4 +1,4 @@
-"""What a run needs to go on, apart from the model: optimizer moments as tensors, counters as JSON."""
+"""What a run needs to continue, apart from the model: optimizer moments as tensors, counters as JSON."""
 
 from __future__ import annotations
 

@@ -177,9 +177,7 @@ class OptimSection(Section):
     weight_decay: Annotated[float, Field(ge=0.0)] = 1e-4  # weight decay of matrices
     warmup: Share = 0.1  # fraction of a phase's steps
     clip_norm: Annotated[float, Field(gt=0.0)] = 3.0  # maximum norm of gradients
-    ema: Annotated[float, Field(ge=0.0, lt=1.0)] = (
-        0.0  # decay of a moving average of the encoder, used for everything but training; 0: none
-    )
+    ema: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0  # decay of a moving average of the encoder for use; 0: none
 
 
 class ScheduleSection(Section):
@@ -213,9 +211,7 @@ class TrainSection(Section):
     log_every: Positive = 10  # steps
     checkpoint_every: Positive = 500  # steps
     keep: Positive = 2  # number of checkpoints kept
-    tracker: Literal["none", "tensorboard", "wandb"] = (
-        "none"  # in addition to metrics.jsonl; needs the extra of that name
-    )
+    tracker: Literal["none", "tensorboard", "wandb"] = "none"  # besides metrics.jsonl; needs the extra of that name
     probe_every: Count = 500  # steps between online probes on labelled clips, if any; 0: never
     probe_clips: Positive = 500  # maximum number of clips in a probe
 

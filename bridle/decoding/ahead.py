@@ -41,7 +41,7 @@ _patcher: Patcher
 
 @dataclass(slots=True)
 class Piece:
-    """What is told of a decoded piece beside its windows.
+    """What is reported of a decoded piece beside its windows.
 
     Attributes:
         starts_s: start and step along time of each window.

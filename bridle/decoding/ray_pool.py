@@ -20,7 +20,7 @@ from bridle.decoding.server import Failure, Report, Task
 from bridle.errors import EnvironmentFault
 from bridle.schema import Modality
 
-_CHUNK = 8  # tasks in one message at most: it costs the driver about as much as a short sound costs a worker ...
+_CHUNK = 8  # tasks in one message at most: it costs the driver about as much as a short audio costs a worker ...
 _DYING_S = 3.0  # what takes a node down may take the decoder a moment before the actor: then its verdict is never told
 _SHARE = 4  # ... and messages for each actor at least, so that all end at about the same time
 

@@ -18,7 +18,7 @@ from bridle.patches.statistics import PIXEL_RULES
 from bridle.schema import MediaInfo, Modality
 
 AUDIO_HZ = 16000
-IMAGE_SIDE = 256  # pixels of the shorter side; smaller pictures are not enlarged
+IMAGE_SIDE = 256  # pixels of the shorter side; smaller images are not enlarged
 VIDEO_SIDE = 128
 _JPEG_QUALITY = 90
 # One thread, and no macroblock tree: with it x264 164 gave up to 63 different files in 150 runs on the same frames. A
@@ -27,12 +27,12 @@ _X264 = {"crf": "23", "preset": "veryfast", "threads": "1", "x264-params": "mbtr
 
 
 def transcode(raw: bytes, info: MediaInfo) -> tuple[MediaInfo, bytes]:
-    """Audio to 16 kHz mono FLAC, images to JPEG of short side 256, video to H.264 of short side 128 without sound.
+    """Audio to 16 kHz mono FLAC, images to JPEG of short side 256, video to H.264 of short side 128 without audio.
 
     Images with more than 8 bits a channel stay as they are: their range is known when all have been seen.
 
     Raises:
-        MediaError: it cannot be decoded, or not be stored like that (a picture a thousand times as wide as high).
+        MediaError: it cannot be decoded, or not be stored like that (an image a thousand times as wide as high).
     """
     store = {Modality.AUDIO: _flac, Modality.IMAGE: _jpeg, Modality.VIDEO: _mp4}[info.modality]
     try:

@@ -1,6 +1,6 @@
 """Attentive probe: a small transformer head over frozen patch features, for what an average cannot show.
 
-Which way a picture moves is a product of change in space and change in time. A mean of patch features and a linear
+Which way an image moves is a product of change in space and change in time. A mean of patch features and a linear
 layer cannot form that product. Learned queries can: a key holds content plus fixed position, so a head looks for
 some content at some place and time and says where it found it, and an MLP over all heads compares what they found
 (V-JEPA's probe, arXiv 2404.08471, made small). It has no self-attention on purpose: on raw video that saw no more

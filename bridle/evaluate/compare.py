@@ -106,7 +106,7 @@ def compare(folders: Sequence[Path], *, protocol: str | None = None, task: str |
         For each question `{task, protocol, pool, metric, folds, group_by, data, clips, confidence, rows}`, `clips` as
         the baseline was tested on. Rows are `{run, checkpoint, value, ci95, n_train, seed, data, clips, difference,
         difference_ci, mark, note}`: `clips` in common with the baseline; `mark` is `+` for better, `-` for worse, `=`
-        for what cannot be told apart. The last five are None where there is nothing to say.
+        for what cannot be distinguished. The last five are None where there is nothing to say.
 
     Raises:
         UsageError: fewer than two folders, or one twice.

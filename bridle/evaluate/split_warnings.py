@@ -1,4 +1,4 @@
-"""What is wrong with a division and no reason to stop: each is told as a warning.
+"""What is wrong with a division and no reason to stop: each is reported as a warning.
 
 Shapes: L classes.
 """

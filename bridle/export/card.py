@@ -19,7 +19,7 @@ from bridle.inputs import find_sets
 _COLUMNS = ("task", "data", "protocol", "metric", "value", "95 % interval", "chance", "clips tested")
 _NO_RESULTS = "This model was not evaluated; `bridle eval` does that."
 _BESIDE = "From the pretraining run (other checkpoints, the untrained network, fine-tuned models):"
-_SHARES = ("accuracy", "map")  # metrics that are told in percent
+_SHARES = ("accuracy", "map")  # metrics that are shown in percent
 _CARD = """---
 library_name: transformers
 {pipeline}tags:

@@ -64,7 +64,7 @@ MEDIA = {
         "`pixels.py` opens videos (with PyAV) as BRIDLE does: as a player shows them, frames on an even clock.",
     ),
 }
-PIPELINES = {"image": "image-feature-extraction"}  # of transformers that take a bare encoder; of sound it wants text
+PIPELINES = {"image": "image-feature-extraction"}  # of transformers that take a bare encoder; of audio it wants text
 _SIZES = """Width {width}, depth {depth};
 {levels} codebooks of {codes} codes;
 {grid} patches (time, rows, columns) in a full clip."""

@@ -64,7 +64,7 @@ _CODE = ("configuration_bridle", "modeling_bridle")
 _STORED_AS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 # The model computes in the dtype that it is stored in.
 TOLERANCES = {"fp32": Tolerance(1e-4), "fp16": Tolerance(None, 0.999), "bf16": Tolerance(None, 0.99)}
-_PATCHES = 1e-3  # what preprocessing may differ by: of sound, in the last digits of float32 spectra
+_PATCHES = 1e-3  # what preprocessing may differ by: of audio, in the last digits of float32 spectra
 _TIMEOUT_S = 1800
 _CHILD = Path(__file__).with_name("huggingface_child.py")
 

@@ -67,7 +67,7 @@ class Medium:
     """One clip as a user has it, and what the patcher makes of its first windows.
 
     Attributes:
-        given: the file, of sound the samples; None: a video that is too large.
+        given: the file, of audio the samples; None: a video that is too large.
     """
 
     given: bytes | Tensor | None

@@ -146,7 +146,7 @@ class Pretrained:
                 )
             except BridleError:
                 raise
-            except Exception as error:  # pictures that are closed, tensors that are sparse or have no data
+            except Exception as error:  # images that are closed, tensors that are sparse or have no data
                 why = str(error).partition(". ")[0].partition("\n")[0] or type(error).__name__
                 raise UsageError(f"{name}: this {type(media).__name__} cannot be used: {why}") from error
         check_modality({media.modality}, self.modality, media.source or "the clip")

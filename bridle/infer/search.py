@@ -1,7 +1,7 @@
 """Which files, or which moments of them, are like this one: exact nearest neighbours among the vectors of a file.
 
 As the kNN probe does, vectors are z-scored by those of the index and compared by cosine: a direction that all of them
-share says nothing about which are alike.
+share says nothing about which are equal.
 
 Shapes: R rows of the index, M queries, D width.
 """

@@ -74,7 +74,7 @@ def tokenize_inputs(
 
     Args:
         inputs: media files, folders, sets of shards.
-        levels: the first so many.
+        levels: the first N.
         batch_size, workers, engine, device: see `How`.
 
     Raises:

@@ -74,7 +74,9 @@ def _about_sound(patches: AudioPatches, extent: Extent) -> list[Line]:
         seen = "95 % of your clips are no longer and are not cut"
     else:
         seen = f"each pass takes a random window of a longer clip; half of yours are longer than {middle_s:.3g} s"
-    window = f"A window of {window_s:.3g} s (10 ms a frame): {seen}. Increase it for longer events; cost grows with it."
+    window = (
+        f"A window of {window_s:.3g} s (10 ms per frame): {seen}. Increase it for longer events; cost grows with it."
+    )
     across = -(-patches.frames // patches.patch_frames)
     patch = f"A patch spans {10 * patches.patch_frames} ms: {across} of them per window."
     whole, rate = patches.rate_hz / 2, extent["rate_hz"][1]

@@ -45,7 +45,7 @@ class Found:
             self.archive = self.archive or path
 
     def choose(self, raw: Location, modality: Modality | None) -> Modality:
-        """The modality to go on with: the one asked for, or the only one there.
+        """The modality to continue with: the one asked for, or the only one there.
 
         Raises:
             DataError: none, or several to choose from.
@@ -125,7 +125,7 @@ def walk(raw: Location, found: Found, *, sound_tracks: bool = False) -> Iterator
     """Paths below `raw`, with `/` between parts, and what their names say they are; in no particular order.
 
     Hidden names are skipped; each real folder is entered once, through its own path rather than a link where it has
-    both, so loops end and labels do not depend on link names. With `sound_tracks` videos are files of sound.
+    both, so loops end and labels do not depend on link names. With `sound_tracks` videos are files of audio.
 
     Raises:
         DataError: `raw` is not a folder.

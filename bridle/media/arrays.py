@@ -20,7 +20,7 @@ from bridle.media.audio import resample
 from bridle.media.pixels import picture
 from bridle.schema import AUDIO_HZ, Clip, Modality
 
-_MOST_CHANNELS = 64  # of sound: a matrix with both sides longer is none
+_MOST_CHANNELS = 64  # of audio: a matrix with both sides longer is none
 _PIXELS = "uint8 from 0 to 255"
 
 
@@ -37,13 +37,13 @@ def clip_of(
     """A clip of what is given as a NumPy array, tensor or (images) a Pillow image.
 
     Args:
-        array: sound: `(S,)`, `(C, S)` or `(S, C)`, floats from -1 to 1 or 16- or 32-bit integers; image: uint8
+        array: audio: `(S,)`, `(C, S)` or `(S, C)`, floats from -1 to 1 or 16- or 32-bit integers; image: uint8
             `(H, W, 3)`, `(3, H, W)` or grey `(H, W)`; video: uint8 `(T, H, W, 3)`, `(T, 3, H, W)` or grey `(T, H, W)`.
         rate_hz: samples or frames a second; an image has none.
         name: how messages and results call it.
-        to_hz: sampling rate that sound is converted to.
+        to_hz: sampling rate that audio is converted to.
         pixel_rules: of a Pillow image, as in `decode`.
-        channel: of sound that has several, from 1; None: their mean.
+        channel: of audio that has several, from 1; None: their mean.
 
     Raises:
         UsageError: another type or shape, values that are not finite, or no rate where one is needed.

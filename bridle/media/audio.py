@@ -1,4 +1,4 @@
-"""Sound: libsndfile for what it reads, FFmpeg (PyAV) for the rest, always mono float32.
+"""Audio: libsndfile for what it reads, FFmpeg (PyAV) for the rest, always mono float32.
 
 Shapes: S samples, C channels.
 """
@@ -22,7 +22,7 @@ from bridle.errors import MediaError
 from bridle.media.limits import ALONE, refuse_giant
 from bridle.schema import MediaInfo, Modality
 
-if TYPE_CHECKING:  # these take as long to import as decoding a hundred clips, and most sound needs neither
+if TYPE_CHECKING:  # these take as long to import as decoding a hundred clips, and most audio needs neither
     import av
     import torchaudio.transforms
 

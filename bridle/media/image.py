@@ -1,4 +1,4 @@
-"""Pictures: torchvision for plain JPEG, Pillow for every other format and for odd ones.
+"""Images: torchvision for plain JPEG, Pillow for every other format and for odd ones.
 
 Whatever comes in, RGB goes out (see `pixels.py`): upright, over white, more than 8 bits scaled to 8, palettes and CMYK
 converted, the first frame of an animation.
@@ -24,7 +24,7 @@ from bridle.errors import MediaError
 from bridle.media import pixels
 from bridle.schema import MediaInfo, Modality
 
-# Pillow's format -> suffix. A list, because Pillow also claims MPEG streams, PDF and others as pictures.
+# Pillow's format -> suffix. A list, because Pillow also claims MPEG streams, PDF and others as images.
 _SUFFIX = {
     "JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "BMP": "bmp", "DIB": "bmp", "GIF": "gif", "TIFF": "tif",
     "PPM": "ppm", "JPEG2000": "jp2", "AVIF": "avif",
@@ -43,7 +43,7 @@ _TURNED = {5, 6, 7, 8}  # EXIF orientations that swap height and width
 
 
 def probe(raw: bytes) -> MediaInfo | None:
-    """Format and upright size from the header; None when this is no picture Pillow knows."""
+    """Format and upright size from the header; None when this is no image Pillow knows."""
     picture = _open(raw)
     if picture is None:
         return None
@@ -163,7 +163,7 @@ def _open(raw: bytes) -> Image.Image | None:
         except UnidentifiedImageError:
             _refuse_tiff(raw)
             return None
-        except Exception as error:  # a picture by its first bytes, with a broken header
+        except Exception as error:  # an image by its first bytes, with a broken header
             raise MediaError(f"cannot be decoded: {error}") from error
 
 

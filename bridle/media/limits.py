@@ -9,9 +9,9 @@ MAX_PIXELS = 64_000_000  # of one image or frame: 192 MB decoded; a 1.2 MB PNG c
 # Of FFmpeg: playlists and lists of files (`ffconcat`) would have it read other files, or ask a network for them.
 ALONE = {"protocol_whitelist": "none"}  # as `container_options`: with `options` PyAV 15 crashes on MPEG-PS
 MAX_BYTES = 2 * 1024**3  # a file is held in memory while it is decoded
-MAX_DECODED_BYTES = 4 * 1024**3  # of one clip: 18 hours of sound at 16 kHz, 11 minutes of video at 256 x 256 and 30 Hz
+MAX_DECODED_BYTES = 4 * 1024**3  # of one clip: 18 hours of audio at 16 kHz, 11 minutes of video at 256 x 256 and 30 Hz
 MAX_CHANNELS = 64  # ambisonics of the seventh order
-MIN_HZ, MAX_HZ = 100, 1_000_000  # of sound: below lies no hearing, above no microphone
+MIN_HZ, MAX_HZ = 100, 1_000_000  # of audio: below lies no hearing, above no microphone
 
 
 def refuse_absurd(info: MediaInfo) -> None:

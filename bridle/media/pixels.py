@@ -1,4 +1,4 @@
-"""Pictures and frames as they are meant to be seen -> uint8 RGB: upright, over white, on an even clock.
+"""Images and frames as they are meant to be seen -> uint8 RGB: upright, over white, on an even clock.
 
 The decoders here follow these rules, and exports carry a copy of this file for whoever has no BRIDLE. So it imports
 nothing of this library, and Pillow and PyAV only where they are needed.
@@ -171,7 +171,7 @@ def video(path: str | os.PathLike[str]) -> np.ndarray:
     Raises:
         ValueError: it holds no video stream.
     """
-    av = import_module("av")  # transformers would ask for it before it opens a picture, if this were an import
+    av = import_module("av")  # transformers would ask for it before it opens an image, if this were an import
     frames, times = [], []
     alone = {"protocol_whitelist": "file"}  # a playlist may name addresses
     with av.open(os.fspath(path), container_options=alone) as container:
@@ -250,7 +250,7 @@ def _sdr(code_HW3: np.ndarray, transfer: int) -> np.ndarray:
 
 
 def is_cover(stream: Any) -> bool:
-    """Cover art in a sound file is a video stream of one picture."""
+    """Cover art in an audio file is a video stream of one image."""
     return bool(stream.disposition.value & _ATTACHED_PIC)
 
 

@@ -1,6 +1,6 @@
-"""Clip -> something small that people can look at and listen to: pictures, frames that move, sound that plays.
+"""Clip -> something small that people can look at and listen to: images, frames that move, audio that plays.
 
-A picture becomes a small JPEG; a video its frames side by side as a JPEG, and the moving ones as a WebP; sound its
+An image becomes a small JPEG; a video its frames side by side as a JPEG, and the moving ones as a WebP; audio its
 spectrogram, and a file that every browser plays.
 
 Shapes: S audio samples, T H W time, height, width, F frequencies.
@@ -26,7 +26,7 @@ _QUALITY = 72
 _BANDS, _LOW_HZ, _HIGH_HZ = 64, 60.0, 8000.0  # of a spectrogram, evenly spaced in the logarithm
 _WINDOW_S, _COLUMNS, _RANGE_DB = 0.025, 400, 70.0
 _MP3_HZ = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
-_SHORT_S = 2.0  # shorter sound is kept without loss: it is small anyhow, and MP3 pads it
+_SHORT_S = 2.0  # shorter audio is kept without loss: it is small anyhow, and MP3 pads it
 # From silent to loud: dark to light in even steps, so that it reads in print and for the colour-blind too.
 _HEAT = np.array([(10, 12, 38), (64, 26, 96), (140, 41, 99), (212, 72, 66), (250, 148, 62), (252, 243, 190)], float)
 
@@ -56,8 +56,8 @@ def preview(clip: Clip, *, side: int = 160, longest_s: float = 10.0) -> Preview:
 
     Args:
         clip: decoded.
-        side: height of the pictures in pixels, at most.
-        longest_s: later sound is left out.
+        side: height of the images in pixels, at most.
+        longest_s: later audio is left out.
 
     Raises:
         MediaError: there is nothing in it.
@@ -78,7 +78,7 @@ def preview(clip: Clip, *, side: int = 160, longest_s: float = 10.0) -> Preview:
 
 
 def thumbnail(clip: Clip, side: int) -> Image.Image:
-    """A square picture of a clip: its middle, the frame in its middle, or its spectrogram.
+    """A square image of a clip: its middle, the frame in its middle, or its spectrogram.
 
     Raises:
         MediaError: there is nothing in it.
@@ -105,7 +105,7 @@ def _picture(data_3HW: Tensor) -> Image.Image:
 
 
 def _fit(picture: Image.Image, side: int) -> Image.Image:
-    """That high, or for wide pictures less; small ones stay as they are."""
+    """That high, or for wide images less; small ones stay as they are."""
     width, height = picture.size
     scale = min(1.0, side / height, 2.5 * side / width)
     return picture.resize((max(1, round(width * scale)), max(1, round(height * scale))), Image.Resampling.LANCZOS)

@@ -30,7 +30,7 @@ SUFFIXES: dict[Modality, frozenset[str]] = {
 def detect(path: str | os.PathLike[str], *, sound_tracks: bool = False) -> Modality | None:
     """The modality that a file's name suggests, None when it is not media; the content may disagree.
 
-    With `sound_tracks` a video is a file of sound.
+    With `sound_tracks` a video is a file of audio.
     """
     suffix = _suffix(os.fspath(path))
     if sound_tracks and suffix in SUFFIXES[Modality.VIDEO]:
@@ -60,8 +60,8 @@ def probe(data: bytes | Path, name: str, wanted: Modality | None = None) -> Medi
     Args:
         data: the file's bytes, or where they are.
         name: file name or path; a hint where content cannot tell (headerless G.722, `.mov` against `.mp4`).
-        wanted: what the caller is after. A video with sound is sound to who wants audio: then the result says
-            `Modality.AUDIO` with the suffix of the video, and `decode` reads the sound track from the same bytes.
+        wanted: what the caller is after. A video with audio is audio to who wants audio: then the result says
+            `Modality.AUDIO` with the suffix of the video, and `decode` reads the audio track from the same bytes.
 
     Raises:
         MediaError: with the reason alone, when this is not media that can be decoded.

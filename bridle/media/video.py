@@ -65,14 +65,14 @@ _Read = Callable[[bytes, tuple[float, float] | None], Iterator[tuple[np.ndarray,
 
 
 def probe(raw: bytes, hint: str, wanted: Modality | None = None) -> MediaInfo | None:
-    """What FFmpeg finds: video when there are moving pictures, else sound; None when it knows nothing.
+    """What FFmpeg finds: video if there is a video stream, else audio; None when it knows nothing.
 
-    With `wanted` audio, the sound track of a video where there is one.
+    With `wanted` audio, the audio track of a video where there is one.
     """
     try:
         with av.open(io.BytesIO(raw), "r", container_options=ALONE) as container:
             family = container.format.name.split(",")[0]
-            if family not in _FAMILIES:  # single pictures, subtitles, playlists that name other files
+            if family not in _FAMILIES:  # single images, subtitles, playlists that name other files
                 return None
             suffixes = _FAMILIES[family].split()
             pictures = [stream for stream in container.streams.video if not is_cover(stream)]

@@ -47,7 +47,7 @@ class Patcher(nn.Module, ABC):
 
     @abstractmethod
     def blank(self) -> Tensor:
-        """A view of nothing: silence, a black picture."""
+        """A view of nothing: silence, a black image."""
 
     def nothing(self) -> PatchBatch:
         """A batch of one clip without a valid patch, for who has no clip and must take part all the same."""

@@ -70,7 +70,7 @@ def typical_window(info: MediaInfo) -> tuple[float, float] | None:
 def clip_moments(clip: Clip) -> Moments:
     """The share of one clip.
 
-    Audio counts every spectrogram value alike, except frames of digital silence, which say nothing about the sound.
+    Audio counts every spectrogram value alike, except frames of digital silence, which say nothing about the audio.
     Images and videos count one each, whatever their size, since all are resized to one.
     """
     if clip.modality is Modality.AUDIO:

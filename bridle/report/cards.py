@@ -51,7 +51,7 @@ class Near:
 
 @dataclass(slots=True)
 class Card:
-    """One clip. `maps`: for each level the picture and how many codes are in it."""
+    """One clip. `maps`: for each level the image and how many codes are in it."""
 
     number: int
     path: str

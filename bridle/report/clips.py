@@ -1,4 +1,4 @@
-"""A spread of the clips of a run, through its model: vectors, codes, pictures small enough for a page.
+"""A spread of the clips of a run, through its model: vectors, codes, images small enough for a page.
 
 Clips are opened, decoded and seen one by one; what stays of each is small.
 
@@ -32,7 +32,7 @@ from bridle.storage import Location
 
 MOST = 1000  # clips that are looked at
 _LONGEST_S = 60.0  # of one clip
-SHEET_SIDE, SHEET_COLUMNS = 40, 32  # of a clip's picture on the sheet
+SHEET_SIDE, SHEET_COLUMNS = 40, 32  # of a clip's image on the sheet
 _BATCH = 32
 
 
@@ -45,9 +45,9 @@ class Seen:
         vectors: means over patches, `(D,)` each.
         codes: `(T, H, W, Q)` each; empty for a model without codes.
         health: of the codebooks, over these clips; None without codes.
-        spread: whether the grid has columns, as of pictures; see `code_maps.code_map`.
+        spread: whether the grid has columns, as of images; see `code_maps.code_map`.
         total: clips there are; `skipped`: those that could not be read, with the reason.
-        sheet: all pictures as one JPEG, `SHEET_COLUMNS` a row.
+        sheet: all images as one JPEG, `SHEET_COLUMNS` a row.
         again: opens a clip once more, for a preview of that side and length; None before there are clips.
     """
 
@@ -131,7 +131,7 @@ def shown(labels: Sequence[str], count: int) -> list[int]:
 
 
 def _decoded(source: Source, model: Bridle) -> tuple[Source, Image.Image | None]:
-    """The source with its clip, or with the reason why there is none, and a small picture."""
+    """The source with its clip, or with the reason why there is none, and a small image."""
     patcher = model.patcher
     try:
         if isinstance(source.data, MediaError):
@@ -173,7 +173,7 @@ def _take(seen: Seen, encoded: Encoded, model: Bridle) -> None:
 
 
 def _sheet(pictures: Sequence[Image.Image]) -> bytes:
-    """All pictures as one, which takes a third of the room that they take one by one."""
+    """All images as one, which takes a third of the room that they take one by one."""
     if not pictures:
         return b""
     rows = -(-len(pictures) // SHEET_COLUMNS)

@@ -1,4 +1,4 @@
-"""Code maps: every patch in the colour of its code, one small picture a level.
+"""Code maps: every patch in the colour of its code, one small image a level.
 
 Equal colours in one map are equal codes. The hue follows what the codes stand for, so that neighbours in hue are
 neighbours in the codebook; the lightness changes from each code to the next, so that neighbours still differ.
@@ -43,7 +43,7 @@ def palette(rank_K: Tensor) -> np.ndarray:
 
 
 def code_map(codes_THW: Tensor, colours_K3: np.ndarray, *, spread: bool) -> np.ndarray:
-    """One level of a clip as a picture, a pixel a patch, uint8 `(height, width, 4)`.
+    """One level of a clip as an image, a pixel a patch, uint8 `(height, width, 4)`.
 
     Args:
         spread: whether the grid has columns of its own: then every time step is a map, side by side with a gap, and

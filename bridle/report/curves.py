@@ -15,7 +15,7 @@ from bridle.report.lines import Band, Line, line_chart
 from bridle.report.svg import Chart
 
 Rows = Sequence[dict[str, Any]]
-_LEVELS = 16  # drawn of each kind: more cannot be told apart
+_LEVELS = 16  # drawn of each kind: more cannot be distinguished
 KINDS = {
     "cold": "cold start: the encoder predicts codes of a random projection",
     "tokenizer": "the tokenizer learns codes of the encoder",

@@ -36,7 +36,7 @@ from bridle.storage import Location, Remote, copies
 _MEASURED = 1000  # clips that the corpus statistics are taken from
 _FETCHED = "raw"  # folder of copies of remote files
 _REASONS, _NAMED = 10, 3  # shown of the reasons why nothing decodes, and files of each
-_KEY_DIGITS = 24  # of the path's hash: among a billion files two are alike once in 10^11 corpora
+_KEY_DIGITS = 24  # of the path's hash: among a billion files two are equal once in 10^11 corpora
 
 
 @dataclass(slots=True)

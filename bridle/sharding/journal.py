@@ -1,4 +1,4 @@
-"""What a sharding run found and did, in one SQLite file: a run that was killed goes on from it.
+"""What a sharding run found and did, in one SQLite file: a killed run continues from it.
 
 Files stand in the order of the shards, and everything that belongs to a shard is committed when its tar is whole and on
 the disk. So a million files are no million objects in memory, and a tar without an entry here is a torn one.

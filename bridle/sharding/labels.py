@@ -83,7 +83,7 @@ def _sidecar(raw: Location, path: str) -> Label:
         try:
             text = read_small(beside, _MOST_BYTES).decode("utf-8-sig")
             label = text.strip() if beside.suffix == ".cls" else label_in(json.loads(text))
-            "".join(label or "").encode()  # half a surrogate pair is no text
+            "".join(label or "").encode()  # half a surrogate pair is not text
             if label:
                 return label
         except FileNotFoundError:

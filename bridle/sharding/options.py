@@ -27,7 +27,7 @@ class Options:
         transcode: store small FLAC, JPEG or H.264 instead of the bytes as they came (see `transcode.py`).
         check: "full" decodes every file as training will, "header" believes what it says of itself.
         dedup: leave out files with the same bytes as another.
-        sound_tracks: videos are files of sound.
+        sound_tracks: videos are files of audio.
         channel: of audio with several, from 1; None: their mean.
         pixel_range: values that become black and white in images with more than 8 bits a channel; None: measured.
         seed: of the order of samples in the shards.

@@ -21,7 +21,7 @@ from bridle.storage import hashed
 
 
 def describe(manifest: Manifest) -> dict[str, Any]:
-    """name, modality, samples, shards, bytes, hours (of sound and video), sizes, labels (histogram) and so on.
+    """name, modality, samples, shards, bytes, hours (of audio and video), sizes, labels (histogram) and so on.
 
     Raises:
         DataError: a tar does not match the manifest.

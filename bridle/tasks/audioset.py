@@ -26,7 +26,7 @@ def youtube_id(stem: str) -> str | None:
 
 
 class AudioSet(Reader):
-    """Lists of segments and `class_labels_indices.csv`; sounds or videos anywhere, found by their YouTube id.
+    """Lists of segments and `class_labels_indices.csv`; audio clips or videos anywhere, found by their YouTube id.
 
     Attributes:
         train: the lists whose segments are trained on.

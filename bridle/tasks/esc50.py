@@ -1,4 +1,4 @@
-"""ESC-50: environmental sounds in five folds."""
+"""ESC-50: environmental audio clips in five folds."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class Reader(Section, ABC):
     Attributes:
         lists: names of the files that it looks for, at any depth.
         unit: what `Entry.source` names.
-        sound_tracks: videos are files of sound.
+        sound_tracks: videos are files of audio.
     """
 
     lists: ClassVar[frozenset[str]]

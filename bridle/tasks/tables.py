@@ -1,4 +1,4 @@
-"""The lists of a release: text, CSV and JSON. What is wrong with one is told with its file and line."""
+"""The lists of a release: text, CSV and JSON. What is wrong with one is reported with its file and line."""
 
 from __future__ import annotations
 

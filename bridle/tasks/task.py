@@ -33,7 +33,7 @@ class Task(Section):
         clips: size of each part as published.
         published: citation and address.
         layout: the tree that is wanted, with the files that must be there.
-        get: where it is to be had.
+        get: its source.
         views: clips in time and crops of each that are averaged at test.
         reader: of the release, with its arguments.
     """

@@ -18,7 +18,7 @@ class Tree:
     Attributes:
         media: files of the task's modality, below `root` with `/` between parts, shallow ones first.
         lists: of each name that the reader looks for the shallowest file.
-        wanted: the layout and where it is to be had, for messages.
+        wanted: the layout and its source, for messages.
         notes: what readers have to tell the user.
     """
 
@@ -73,7 +73,7 @@ def survey(
 
     Args:
         lists: names to look for beside the media.
-        sound_tracks: videos are files of sound.
+        sound_tracks: videos are files of audio.
 
     Raises:
         DataError: a folder cannot be read.

@@ -1,4 +1,4 @@
-"""`metrics.jsonl`: one JSON object a line, readable while the run goes on; the same for a tracker, if one is wanted."""
+"""`metrics.jsonl`: one JSON object a line, readable while the run continues; also for a tracker."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def pretrain(
         config: the recipe, already adapted to the corpus.
         manifests: sets of one modality.
         out: the run folder.
-        resume: go on from the newest checkpoint in `out`, with the limits it was started with.
+        resume: resume from the newest checkpoint in `out`, with the limits it was started with.
         steps, epochs, max_minutes: stretch or shrink all phases alike.
         force: resume with settings that differ from those of the run, where they change nothing that is learned.
         profile: traces of some steps of each phase in `out/profile/`; their sums with the event "profile".
@@ -78,7 +78,7 @@ def pretrain(
     Raises:
         DataError: nothing to resume, the shards are not those of the run, or fewer clips than processes.
         UsageError: `out` exists.
-        ConfigError: the batch cannot be dealt to the processes alike, they were given different recipes or data, or the
+        ConfigError: the batch is not divisible by the processes, they were given different recipes or data, or the
             run to resume was begun with another.
         EnvironmentFault: another process of the run is gone.
     """
@@ -157,7 +157,7 @@ def _begin(run: RunFolder, damaged: Sequence[Path], config_yaml: str) -> None:
 
 
 def _adopt(model: Bridle, config: Config, force: bool) -> None:
-    """The settings to go on with, if they are those of the run or may be others.
+    """The settings to continue with, if they are those of the run or may be others.
 
     Raises:
         ConfigError: naming the keys.

@@ -79,7 +79,7 @@ class Profiler:
         for event in running.key_averages():
             part = event.key.removeprefix(_PREFIX)
             if event.key.startswith(("nccl:", "gloo:")):
-                part = "all-reduce"  # mostly while the backward pass goes on
+                part = "all-reduce"  # mostly while the backward pass continues
             if part in sums:
                 on_gpu = self._cuda and part not in ("data wait", "all-reduce")
                 sums[part] += (event.device_time_total if on_gpu else event.cpu_time_total) / 1e3 / max(1, steps)

@@ -1,7 +1,7 @@
 """One step of a phase: forward and backward over the parts of a batch, gradients joined over ranks, one update.
 
 Nothing here waits for the device: whether a step can be made is decided on it, and the update of a step that cannot is
-the identity there. However a batch is dealt to ranks and cut into parts, the gradient is that of the whole, but for
+the identity there. However a batch is split over ranks and cut into parts, the gradient is that of the whole, but for
 `Standardise`, which sees one part at a time (of all ranks). Every rank has the same number of parts, be they empty,
 since each of them may ask the others.
 
@@ -164,7 +164,7 @@ class Stepper:
     def fit(self, most: int) -> int:
         """The largest part, halved from `most`, that fits into the memory of every rank; also sets it.
 
-        Where networks are dealt to the ranks, and on a CPU, which kills instead of refusing, an estimate decides;
+        Where networks are sharded over the ranks, and on a CPU, which kills instead of refusing, an estimate decides;
         elsewhere a try.
 
         Raises:

@@ -75,7 +75,7 @@ class Trainer:
         self.phase_seconds = self.seconds = 0.0
         self.last: dict[str, Any] = {}
         self.meter = Meter()
-        self._metered: dict[str, Any] | None = None  # what it was at the checkpoint to go on from
+        self._metered: dict[str, Any] | None = None  # what it was at the checkpoint to resume from
         self.bad_steps = self.skipped = 0
         self.why = ""  # of the last of them
         self.learned = False  # in this phase

@@ -1,4 +1,4 @@
-"""`bridle config`: the configuration that a command would run with, whether it is sound, and how two differ."""
+"""`bridle config`: the configuration that a command would run with, whether it is valid, and how two differ."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def validate(console: Console, chosen: Validate, files: tuple[Path, ...], sets: 
         else:
             more = ""
             if "samples" in one:
-                more = f"; {one['samples']} clips, {one['batch_size']} a step, {one['memory_mb']} MB"
+                more = f"; {one['samples']} clips, {one['batch_size']} per step, {one['memory_mb']} MB"
             millions, steps = one["parameters"] / 1e6, f", {one['steps']} steps" if one.get("steps") else ""
             name = one["preset"] or "no preset"
             file = printable(one["file"])

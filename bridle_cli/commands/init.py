@@ -45,7 +45,7 @@ def command(console: Console, chosen: Init, shards: str | Path) -> None:
     times = ", ".join(f"{kind} {ms:.1f} ms" for kind, ms in result["step_ms"].items())
     console.result(result if console.json else {**result, "step_ms": times}, hide=() if times else ("step_ms",))
     given = f"--config {shlex.quote(result['config'])} --shards {shlex.quote(str(shards))}"
-    console.note(f"next: read {shlex.quote(result['config'])}, change what you know better, then")
+    console.note(f"next: read {shlex.quote(result['config'])}, edit it as needed, then run")
     for command_line in (
         f"config validate {shlex.quote(result['config'])} --shards {shlex.quote(str(shards))}",
         f"pretrain {given}",

@@ -14,7 +14,7 @@ from bridle.schema import PatchBatch
 
 
 def hide_bands(batch: PatchBatch, patcher: Patcher, time: float, rows: float, rng: np.random.Generator) -> PatchBatch:
-    """SpecAugment: in each clip one band of time and one of rows (in sound: frequencies) become the corpus' mean.
+    """SpecAugment: in each clip one band of time and one of rows (in audio: frequencies) become the corpus' mean.
 
     Args:
         time, rows: the largest share of the clip's own extent that a band may take; each takes a random share up to

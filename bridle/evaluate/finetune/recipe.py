@@ -41,9 +41,7 @@ class Finetune(Section):
     mask_time: Share = 0.0
     mask_rows: Share = 0.0
     smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1  # label smoothing, if clips have one class
-    ema: Annotated[float, Field(ge=0.0, lt=1.0)] = (
-        0.0  # decay of a moving average of the weights, used for the test; 0: none
-    )
+    ema: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0  # decay of a moving average of the tested weights; 0: none
     balanced: bool = False  # sample all classes equally often
     pool: HeadPool = "mean"
 

@@ -1,4 +1,4 @@
-"""Pictures -> the inputs of a BRIDLE model, by `preprocess.py`."""
+"""Images -> the inputs of a BRIDLE model, by `preprocess.py`."""
 
 import os
 
@@ -23,10 +23,10 @@ class BridleImageProcessor(BaseImageProcessor):
         self.settings = settings
 
     def __call__(self, images, return_tensors=None, **unused):
-        """`patches`, `coords` and `valid` of one picture or several, of any size.
+        """`patches`, `coords` and `valid` of one image or several, of any size.
 
         Args:
-            images: paths, pictures of PIL, or uint8 RGB arrays or tensors `(height, width, 3)` or `(3, height, width)`.
+            images: paths, images of PIL, or uint8 RGB arrays or tensors `(height, width, 3)` or `(3, height, width)`.
         """
         rules = pixel_rules(self.settings)
         media = [_pixels(image, rules) for image in (images if isinstance(images, list | tuple) else [images])]

@@ -62,7 +62,7 @@ def each_codes(path: Path, levels: int | None = None) -> Iterator[Codes]:
     """Codes of a file, or of a folder of shards with codes, one after the other.
 
     Args:
-        levels: the first so many of each: they are a coarser tokenization of their own.
+        levels: only the first N of each, a valid, coarser tokenization.
 
     Raises:
         DataError: there is none, it is of another version, cut or damaged, or has codes out of range.

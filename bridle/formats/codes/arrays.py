@@ -80,7 +80,7 @@ def as_codes(
 
     Args:
         sizes: of the codebooks, and how many levels there are.
-        kept: of these levels the first so many are given.
+        kept: of these levels the first N are given.
 
     Raises:
         DataError: naming `path`, if these are no codes of those sizes, a time a step, and a name.

@@ -133,13 +133,13 @@ class CodesFile:
     """Reads a codes file, all of it or single records: `len(file)`, `file[7]`, `for record in file`.
 
     Args:
-        levels: the first so many only; what follows them is not read.
+        levels: only the first N; what follows them is not read.
 
     Attributes:
         header: what the writer was given.
         tail: what it noted.
         codes, levels: size of the codebooks, and how many there are.
-        kept: of these levels the first so many are read.
+        kept: of these levels the first N are read.
 
     Raises:
         CodesError: no codes file, one of another version, cut, or damaged. Reading a record raises it, too.

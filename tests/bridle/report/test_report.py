@@ -330,7 +330,7 @@ def test_an_existing_report_stays(run: Path, capsys: pytest.CaptureFixture[str])
         api.report(run)
     assert main(["report", str(run), "--clips", "0"]) == 2
     assert (run / "report.html").read_text() == "mine"
-    with pytest.raises(UsageError, match=r"report\.html is a file, no folder for x\.html"):
+    with pytest.raises(UsageError, match=r"report\.html is a file, not a folder"):
         api.report(run, out=run / "report.html" / "new" / "x.html", on_event=lambda kind, **_: pytest.fail(kind))
     assert main(["report", str(run), "--clips", "0", "--overwrite", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
