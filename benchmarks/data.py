@@ -28,6 +28,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,15 @@ SAMPLES, SHARDS = 1_000_000, 1_000
 DRY_FILES = 100_000
 COPIES = 2  # of the small files, so that what is paid once for a set does not hide what is paid for a file
 LARGE, LARGE_BYTES = 200, 2_000_000
+# In place of a patcher: whole clips as they are decoded.
+PLAIN: Any = SimpleNamespace(
+    prepare=lambda clip, rng: clip.data,
+    window_s=lambda info: None,
+    rate_hz=16_000,
+    exact=False,
+    pixel_rules=None,
+    channel=None,
+)
 _STATISTICS = 1000  # files that sharding measures whatever the size of the set
 
 
@@ -219,7 +229,7 @@ def decode_row(case: str, files: list[Path], bare: Callable[[bytes], Any], folde
         os.symlink(path.resolve(), raw / f"{number:05d}{path.suffix}")
     shard_all(raw, folder / "set", "full", 2)
     contents = [path.read_bytes() for path in files]
-    stream = ClipStream(find_sets(folder / "set"), lambda clip, rng: clip.data, lambda info: None, batch_size=50)
+    stream = ClipStream(find_sets(folder / "set"), PLAIN, batch_size=50)
     assert stream.samples == len(contents)
     batches = stream.batches()
 
@@ -386,8 +396,7 @@ def first_batch(folder: str, position: str, workers: str) -> dict[str, float]:
     imported = time.perf_counter()
     stream = ClipStream(
         find_sets(Path(folder)),
-        lambda clip, rng: clip.data,
-        lambda info: None,
+        PLAIN,
         batch_size=64,
         workers=int(workers),
         cache_gb=DataSection().cache_gb,

@@ -55,7 +55,7 @@ def measure(preset: str, masks: int, clips: int, rounds: int) -> tuple[float, fl
         sets = [f"mask.per_clip={masks}", f"optim.batch_size={clips}"]
         config = configs.load(preset, sets=sets, extent=merge_extent(manifests))
         model = Bridle(config, merge_statistics(manifests))
-        stream = ClipStream(manifests, model.patcher.prepare, model.patcher.window_s, batch_size=clips)
+        stream = ClipStream(manifests, model.patcher, batch_size=clips)
         views = next(stream.batches()).tensors
     batch = model.patcher(views)
     model.cold_tokenizer.fit(batch.rows(batch.x_BNP))

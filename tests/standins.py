@@ -7,6 +7,7 @@ import itertools
 import socket
 import wave
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from bridle import api, progress
 from bridle.archive import Manifest
 from bridle.config.sections import Config
 from bridle.model import Bridle
-from bridle.schema import Clip, MediaInfo
+from bridle.schema import AUDIO_HZ, Clip, MediaInfo
 from bridle.stream import Batch, ClipStream
 
 SMALL: dict[str, Any] = {
@@ -112,8 +113,20 @@ def window_s(info: MediaInfo) -> float | None:
     return 0.1
 
 
+@dataclass
+class Views:
+    """Stands in for a patcher of `ClipStream`."""
+
+    prepare: Callable[[Clip, torch.Generator | None], Tensor] = prepare
+    window_s: Callable[[MediaInfo], float | None] = window_s
+    rate_hz: int = AUDIO_HZ
+    exact: bool = False
+    pixel_rules: dict[str, Any] | None = None
+    channel: int | None = None
+
+
 def stream_of(manifest: Manifest, **options: int | float) -> ClipStream:
-    return ClipStream([manifest], prepare, window_s, **({"batch_size": 5, "seed": 3} | options))
+    return ClipStream([manifest], Views(), **({"batch_size": 5, "seed": 3} | options))
 
 
 def take(stream: ClipStream, batches: int) -> list[Batch]:

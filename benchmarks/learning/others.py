@@ -168,8 +168,7 @@ def train(
     config, optim = model.config, model.config.optim
     stream = ClipStream(
         manifests,
-        model.patcher.prepare,
-        model.patcher.window_s,
+        model.patcher,
         batch_size=optim.batch_size,
         seed=config.train.seed,
         cache_gb=config.data.cache_gb,

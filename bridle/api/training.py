@@ -33,6 +33,7 @@ def pretrain(shards: str | Path = "shards", *, chosen: Pretrain) -> RunResult:
     from bridle import distributed
     from bridle.checkpoint import run_of_launch
     from bridle.sharding import notices_together
+    from bridle.train import Limits
     from bridle.train import pretrain as run
 
     with distributed.group(picked := pick_device(chosen.device)):
@@ -56,9 +57,7 @@ def pretrain(shards: str | Path = "shards", *, chosen: Pretrain) -> RunResult:
             manifests,
             folder,
             preset=preset,
-            steps=chosen.steps,
-            epochs=chosen.epochs,
-            max_minutes=chosen.max_minutes,
+            limits=Limits(chosen.steps, chosen.epochs, chosen.max_minutes),
             device=picked,
             overwrite=chosen.overwrite,
             dry_run=chosen.dry_run,
@@ -101,7 +100,7 @@ def resume(
     """
     from bridle import distributed
     from bridle.checkpoint import newest_run
-    from bridle.train import pretrain as train
+    from bridle.train import resume as train
 
     with distributed.group(picked := pick_device(device)):
         folder = distributed.first_decides(lambda: Path(run) if run else newest_run(RUNS, unfinished=True))
@@ -112,7 +111,6 @@ def resume(
             manifests,
             folder,
             preset=preset,
-            resume=True,
             force=force,
             device=picked,
             dry_run=dry_run,

@@ -22,7 +22,7 @@ from bridle.init_config.patches import Shares, energy_shares, proposed_band
 from bridle.memory import free_memory
 from bridle.model import weightless
 from bridle.stream.cache import cache_bytes
-from bridle.train import pretrain
+from bridle.train import Limits, pretrain
 from bridle.train.cost import step_bytes
 from bridle.train.phases import plan_phases
 
@@ -164,7 +164,7 @@ def _time(full: Config, manifests: Sequence[Manifest], device: str) -> dict[str,
 
     timed = _changed(full, "train", log_every=1, checkpoint_every=10**9, probe_every=0, tracker="none")
     with tempfile.TemporaryDirectory(prefix="bridle-init-") as folder, progress.listening(mark):
-        pretrain(timed, manifests, Path(folder) / "run", max_minutes=_TIMED_MINUTES, device=device)
+        pretrain(timed, manifests, Path(folder) / "run", limits=Limits(max_minutes=_TIMED_MINUTES), device=device)
     taken: dict[str, list[float]] = {}
     for (before, began), (kind, ended) in itertools.pairwise(marks):
         if before == kind:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,13 +11,11 @@ from torch.utils.data import Dataset
 
 from bridle.errors import DataError, EnvironmentFault, MediaError
 from bridle.media import decoded_rate_hz
+from bridle.patches.patcher import Patcher
 from bridle.schema import Clip, MediaInfo
 from bridle.stream.cache import ClipCache
 from bridle.stream.order import Request, sample_seed
 from bridle.stream.read import SampleReader, media_info
-
-Prepare = Callable[[Clip, torch.Generator | None], Tensor]
-Window = Callable[[MediaInfo], float | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +35,8 @@ class View:
 class ViewDataset(Dataset[View]):
     """Map-style over `Request`; equal requests give equal views."""
 
-    def __init__(
-        self, reader: SampleReader, prepare: Prepare, window_s: Window, seed: int, cache: ClipCache | None
-    ) -> None:
-        self._reader, self._prepare, self._window_s, self._seed = reader, prepare, window_s, seed
-        self._cache = cache
+    def __init__(self, reader: SampleReader, patcher: Patcher, seed: int, cache: ClipCache | None) -> None:
+        self._reader, self._patcher, self._seed, self._cache = reader, patcher, seed, cache
 
     def __getitem__(self, request: Request) -> View:
         key = self._reader.index.key(request.index)
@@ -52,7 +46,7 @@ class ViewDataset(Dataset[View]):
             meta = self._reader.meta(request.index)
             path = meta["path"]
             info = media_info(meta)
-            window = _random_window(info, self._window_s(info), rng)
+            window = _random_window(info, self._patcher.window_s(info), rng)
             if self._cache is None:
                 clip = self._reader.clip(request.index, meta, window)
             else:
@@ -61,7 +55,7 @@ class ViewDataset(Dataset[View]):
             return View(key, None, path, error.message)
         except (DataError, EnvironmentFault) as error:
             return View(key, None, path, error.message, error)
-        return View(key, self._prepare(clip, rng), path)
+        return View(key, self._patcher.prepare(clip, rng), path)
 
     def _whole(self, sample: int, meta: dict[str, Any], info: MediaInfo) -> Clip:
         assert self._cache is not None

@@ -21,10 +21,10 @@ from torch.utils.data import DataLoader
 
 from bridle.archive import index_name
 from bridle.errors import ConfigError, DataError, EnvironmentFault, first_line, nearest
-from bridle.schema import AUDIO_HZ
+from bridle.patches.patcher import Patcher
 from bridle.stream.ahead import fetch_ahead
 from bridle.stream.cache import ClipCache, cache_bytes
-from bridle.stream.dataset import Prepare, View, ViewDataset, Window
+from bridle.stream.dataset import View, ViewDataset
 from bridle.stream.index import ShardSet
 from bridle.stream.order import Cursor, Epochs, Mixture, Order, Request, plan
 from bridle.stream.read import SampleReader, all_failed
@@ -46,16 +46,13 @@ class ClipStream:
 
     Args:
         manifests: the sets.
-        prepare: clip and random generator -> training view, a compact CPU tensor.
-        window_s: seconds of a file that one view needs; None for all of it.
+        patcher: how clips are decoded and become training views (`prepare`, compact CPU tensors).
         batch_size: views a batch, on each rank; at most the corpus.
         seed: of order and crops.
         workers: decoding processes; 0 decodes in this one.
         cache_gb: keep decoded clips when all of them take less memory than this, and `--check full` has told how much.
-        rate_hz, exact: at which audio is decoded, and whether it is needed in float32 (see `Patcher`).
         mix: name of a set -> how often it is drawn from; sets not named have weight 1. Empty: every sample alike.
         rank, world: this process' share of every step.
-        pixel_rules, channel: by which images and audio are decoded; see `SampleReader`.
 
     Attributes:
         samples: in the corpus.
@@ -70,33 +67,28 @@ class ClipStream:
     def __init__(
         self,
         manifests: Sequence[ShardSet],
-        prepare: Prepare,
-        window_s: Window,
+        patcher: Patcher,
         *,
         batch_size: int,
         seed: int = 0,
         workers: int = 0,
         cache_gb: float = 0.0,
-        rate_hz: int = AUDIO_HZ,
-        exact: bool = False,
         mix: Mapping[str, float] | None = None,
         rank: int = 0,
         world: int = 1,
-        pixel_rules: Mapping[str, Any] | None = None,
-        channel: int | None = None,
     ) -> None:
-        self.reader = SampleReader(manifests, rate_hz, pixel_rules, channel)
+        self.reader = SampleReader(manifests, patcher.rate_hz, patcher.pixel_rules, patcher.channel)
         self.samples = len(self.reader)
         if not self.samples:
             raise DataError("the shards hold no samples")
         self.batch_size = max(1, min(batch_size, self.samples // world))
         # What only its header was looked at of may be longer or shorter than that says.
-        size = cache_bytes(sum(one.decoded_bytes for one in manifests), rate_hz, exact)
+        size = cache_bytes(sum(one.decoded_bytes for one in manifests), patcher.rate_hz, patcher.exact)
         checked = all(one.checked for one in manifests)
         self.cached = checked and size <= cache_gb * _GIGABYTE
         self.failures: dict[str, str] = {}
-        clip_cache = ClipCache(self.samples, size, exact) if self.cached else None
-        self._dataset = ViewDataset(self.reader, prepare, window_s, seed, clip_cache)
+        clip_cache = ClipCache(self.samples, size, patcher.exact) if self.cached else None
+        self._dataset = ViewDataset(self.reader, patcher, seed, clip_cache)
         self._order = _order(manifests, self.reader.index.starts.tolist(), mix or {}, seed)
         self._mix, self._seed = dict(mix or {}), seed
         self._shards = [index_name(manifest.shards) for manifest in manifests]  # names that tell their content

@@ -1,5 +1,6 @@
 """Phases in turn: shards in, a run folder out."""
 
-from bridle.train.pretrain import pretrain
+from bridle.train.phases import Limits
+from bridle.train.pretrain import pretrain, resume
 
-__all__ = ["pretrain"]
+__all__ = ["Limits", "pretrain", "resume"]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from bridle.config.sections import ScheduleSection
 from bridle.errors import BridleError, ConfigError, UsageError
@@ -32,20 +32,25 @@ class Phase:
         return min(1.0, steps / self.steps)
 
 
-def plan_phases(
-    schedule: ScheduleSection,
-    steps_per_epoch: float,
-    *,
-    steps: int | None = None,
-    epochs: float | None = None,
-    max_minutes: float | None = None,
-) -> list[Phase]:
-    """All phases of a run; at most one of the limits is given, and stretches or shrinks every phase alike.
+class Limits(NamedTuple):
+    """The length of a run; at most one is given, else it is that of the schedule."""
+
+    steps: int | None = None
+    epochs: float | None = None
+    max_minutes: float | None = None
+
+
+NO_LIMITS = Limits()
+
+
+def plan_phases(schedule: ScheduleSection, steps_per_epoch: float, limits: Limits = NO_LIMITS) -> list[Phase]:
+    """All phases of a run; a limit stretches or shrinks every phase alike.
 
     Raises:
         UsageError: the limit is no length, or without end.
         ConfigError: without a limit, the schedule is.
     """
+    steps, epochs, max_minutes = limits
     lengths: list[tuple[Kind, float]] = [("cold", schedule.cold)]
     lengths += [("tokenizer", schedule.tokenizer), ("encoder", schedule.encoder)] * schedule.turns
     lengths = [(kind, length) for kind, length in lengths if length]

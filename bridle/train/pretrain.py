@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from bridle.outputs import write_text
 from bridle.patches import Patcher
 from bridle.storage import refuse_links
 from bridle.stream import ClipStream
-from bridle.train.phases import plan_phases
+from bridle.train.phases import NO_LIMITS, Limits, Phase, plan_phases
 from bridle.train.plan import describe
 from bridle.train.trainer import Trainer
 
@@ -43,78 +44,124 @@ _HARMLESS = (
 )  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """All that a run needs but its folder."""
+
+    model: Bridle
+    stream: ClipStream
+    training: dict[str, Any] | None  # of a run to resume, as it left it
+    damaged: list[Path]  # checkpoints that cannot be read
+    phases: list[Phase]
+    device: str
+
+    def plan(self, out: Path, preset: str) -> dict[str, Any]:
+        """The result of a dry run."""
+        plan = describe(self.model, self.stream, self.phases, self.device)
+        return {"run": str(out), "modality": self.model.modality, "preset": preset, **plan}
+
+
 def pretrain(
     config: Config,
     manifests: Sequence[Manifest],
     out: Path,
     *,
     preset: str = "",
-    resume: bool = False,
-    steps: int | None = None,
-    epochs: float | None = None,
-    max_minutes: float | None = None,
+    limits: Limits = NO_LIMITS,
     device: str = "cpu",
     overwrite: bool = False,
     dry_run: bool = False,
     profile: bool = False,
-    force: bool = False,
 ) -> dict[str, Any]:
-    """Pretrains one model and leaves a run folder.
+    """Pretrain one model and leave a run folder.
+
+    Every process of a run calls it, and all return the same. The first alone writes and reports.
 
     Args:
         config: the recipe, already adapted to the corpus.
         manifests: sets of one modality.
         out: the run folder.
-        resume: resume from the newest checkpoint in `out`, with the limits it was started with.
-        steps, epochs, max_minutes: stretch or shrink all phases alike.
-        force: resume with settings that differ from those of the run, where they change nothing that is learned.
+        limits: at most one; it stretches or shrinks all phases alike.
         profile: traces of some steps of each phase in `out/profile/`; their sums with the event "profile".
 
     Returns:
         the stable keys of `bridle pretrain --json`; with `dry_run` the plan.
 
-    Every process of a run calls it, and all return the same. The first alone writes and reports.
-
     Raises:
-        DataError: nothing to resume, the shards are not those of the run, or fewer clips than processes.
+        DataError: fewer clips than processes.
         UsageError: `out` exists.
-        ConfigError: the batch is not divisible by the processes, they were given different recipes or data, or the
-            run to resume was begun with another.
+        ConfigError: the batch is not divisible by the processes, or they were given different recipes or data.
         EnvironmentFault: another process of the run is gone.
     """
-    limits: dict[str, Any] = {"steps": steps, "epochs": epochs, "max_minutes": max_minutes}
-    run, state = RunFolder(out), dict[str, Any]()
-    if resume:
-        state = distributed.together(run.state)
-        if state["status"] == "complete" and not dry_run:
-            progress.warn(f"{out} is complete: nothing to do")
-            return dict(state["result"])
-        limits = state["limits"]
-    set_up = partial(_set_up, config, manifests, run if resume else None, force, device)
+    ready = _ready(config, manifests, limits, device)
+    if dry_run:
+        return ready.plan(out, preset)
+    state = {
+        "status": "running",
+        "modality": ready.model.modality,
+        "preset": preset,
+        "shards": [str(manifest.place.resolve()) for manifest in manifests],
+        "limits": limits._asdict(),
+        "launch": distributed.launch_id(),
+    }
+    run = distributed.first_decides(partial(RunFolder.create, out, dump(config), state, overwrite=overwrite))
+    return _run(run, ready, preset, profile, keep=False)
+
+
+def resume(
+    config: Config,
+    manifests: Sequence[Manifest],
+    out: Path,
+    *,
+    preset: str = "",
+    force: bool = False,
+    device: str = "cpu",
+    dry_run: bool = False,
+    profile: bool = False,
+) -> dict[str, Any]:
+    """Continue a run from its newest checkpoint, with the limits it was started with; otherwise as `pretrain`.
+
+    Args:
+        force: accept settings that differ from those of the run, where they change nothing that is learned.
+
+    Raises:
+        DataError: nothing to resume, or the shards are not those of the run.
+        ConfigError: as `pretrain`; also where the run was begun with another recipe.
+    """
+    run = RunFolder(out)
+    state = distributed.together(run.state)
+    if state["status"] == "complete" and not dry_run:
+        progress.warn(f"{out} is complete: nothing to do")
+        return dict(state["result"])
+    ready = _ready(config, manifests, Limits(**state["limits"]), device, run, force)
+    return ready.plan(out, preset) if dry_run else _run(run, ready, preset, profile, keep=True)
+
+
+def _ready(
+    config: Config,
+    manifests: Sequence[Manifest],
+    limits: Limits,
+    device: str,
+    run: RunFolder | None = None,
+    force: bool = False,
+) -> _Ready:
+    """Args: run: to resume, if any."""
+    set_up = partial(_set_up, config, manifests, run, force, device)
     model, stream, training, damaged = distributed.together(set_up)
     distributed.first_decides(partial(_same_everywhere, distributed.gather_objects(_identity(config, stream, limits))))
     batch = stream.batch_size * distributed.world()
     if batch < config.optim.batch_size:
         progress.warn(f"the batch size is {batch}, not {config.optim.batch_size}: there are no more clips")
-    phases = plan_phases(config.schedule, stream.samples / batch, **limits)
-    plan = describe(model, stream, phases, device)
-    if dry_run:
-        return {"run": str(out), "modality": model.modality, "preset": preset, **plan}
-    if not resume:
-        state = {
-            "status": "running",
-            "modality": model.modality,
-            "preset": preset,
-            "shards": [str(manifest.place.resolve()) for manifest in manifests],
-            "limits": limits,
-            "launch": distributed.launch_id(),
-        }
-        run = distributed.first_decides(partial(RunFolder.create, out, dump(config), state, overwrite=overwrite))
+    phases = plan_phases(config.schedule, stream.samples / batch, limits)
+    return _Ready(model, stream, training, damaged, phases, device)
+
+
+def _run(run: RunFolder, ready: _Ready, preset: str, profile: bool, *, keep: bool) -> dict[str, Any]:
     with _sole_use(run):
-        distributed.first_decides(partial(_begin, run, damaged, dump(config)))
-        progress.report("start", **plan)
-        make = partial(Trainer, model, stream, phases, run, device, profile)
-        return _train(make, run, training, preset, keep=resume)
+        distributed.first_decides(partial(_begin, run, ready.damaged, dump(ready.model.config)))
+        progress.report("start", **describe(ready.model, ready.stream, ready.phases, ready.device))
+        make = partial(Trainer, ready.model, ready.stream, ready.phases, run, ready.device, profile)
+        return _train(make, run, ready.training, preset, keep=keep)
 
 
 def _set_up(
@@ -176,13 +223,13 @@ def _adopt(model: Bridle, config: Config, force: bool) -> None:
     model.config = config
 
 
-def _identity(config: Config, stream: ClipStream, limits: dict[str, Any]) -> dict[str, Any]:
+def _identity(config: Config, stream: ClipStream, limits: Limits) -> dict[str, Any]:
     """What must be the same in all processes of a run."""
     return {
         "version": __version__,
         "config": config.model_dump(mode="json"),
         "shards": stream.state(),
-        "length": limits,
+        "length": limits._asdict(),
     }
 
 
@@ -220,19 +267,14 @@ def _open_stream(config: Config, manifests: Sequence[Manifest], patcher: Patcher
         )
     return ClipStream(
         manifests,
-        patcher.prepare,
-        patcher.window_s,
+        patcher,
         batch_size=_dealt(config.optim.batch_size, sum(shard.samples for one in manifests for shard in one.shards)),
         seed=config.train.seed,
         workers=config.data.workers,
         cache_gb=config.data.cache_gb / distributed.local_world(),  # each process has one of its own
-        rate_hz=patcher.rate_hz,
-        exact=patcher.exact,
         mix=config.data.mix,
         rank=distributed.rank(),
         world=distributed.world(),
-        pixel_rules=patcher.pixel_rules,
-        channel=patcher.channel,
     )
 
 

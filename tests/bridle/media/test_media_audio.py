@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from standins import Views
 
 from bridle import api, config, media, progress
 from bridle.archive import Manifest, merge_statistics, read_manifest
@@ -459,7 +460,7 @@ def test_training_takes_the_channel_of_one_set_from_the_others_too(tmp_path: Pat
     manifests = [read_manifest(tmp_path / name) for name in ("mean", "second")]
     patcher = build_patcher(config.load("audio-tiny").patches, merge_statistics(manifests))
     stream = ClipStream(
-        manifests, lambda clip, rng: clip.data, lambda info: None, batch_size=4, channel=patcher.channel
+        manifests, Views(lambda clip, rng: clip.data, lambda info: None, channel=patcher.channel), batch_size=4
     )
     loudest = [round(float(wave_S.abs().max()), 2) for wave_S in next(stream.batches()).tensors]
     assert sorted(loudest) == [0.25, 0.25, 0.5, 0.5]

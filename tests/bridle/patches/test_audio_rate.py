@@ -17,7 +17,7 @@ import standins
 import torch
 from conftest import Inline
 from exports import MEDIA, preprocessing
-from standins import SMALL, STATISTICS
+from standins import SMALL, STATISTICS, Views
 
 from bridle import api, config
 from bridle.archive import Manifest
@@ -219,8 +219,8 @@ def test_the_stream_decodes_at_the_rate_of_the_run(bats: Path, workers: int, cac
     def prepare(clip: Clip, rng: torch.Generator | None) -> torch.Tensor:
         return torch.cat([clip.data, torch.tensor([round(clip.start_s * BAT_HZ)])])
 
-    options: dict[str, Any] = {"batch_size": 4, "rate_hz": patcher.rate_hz, "exact": patcher.exact}
-    stream = ClipStream(manifests, prepare, patcher.window_s, workers=workers, cache_gb=cache_gb, **options)
+    views = Views(prepare, patcher.window_s, patcher.rate_hz, patcher.exact)
+    stream = ClipStream(manifests, views, batch_size=4, workers=workers, cache_gb=cache_gb)
     assert stream.cached is bool(cache_gb)
     sources = [soundfile.read(file, dtype="float32")[0] for file in sorted((bats / "raw").iterdir())]
     batches = stream.batches()
@@ -231,7 +231,7 @@ def test_the_stream_decodes_at_the_rate_of_the_run(bats: Path, workers: int, cac
     batches.close()
     assert cache_bytes(manifests[0].decoded_bytes, BAT_HZ, True) == 8 * BAT_HZ * 4
     # 12.3 MB; at 16 kHz and in 16 bits they would be 0.26.
-    assert not ClipStream(manifests, prepare, patcher.window_s, cache_gb=0.01, **options).cached
+    assert not ClipStream(manifests, views, batch_size=4, cache_gb=0.01).cached
 
 
 NEAREST = {(44101, 16000): (328, 119), (48000, 44101): (357, 328)}  # of ratios with large terms, as in decoding

@@ -19,7 +19,7 @@ import soundfile
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from standins import prepare, same, small, stream_of, take, window_s
+from standins import Views, same, small, stream_of, take
 from torch import Tensor
 
 from bridle.archive import Manifest, Shard, TarWriter, parse_description
@@ -204,19 +204,19 @@ def test_sets_are_mixed_by_weight_and_resume_so(tmp_path: Path) -> None:
     sets = [build(tmp_path / name, count=count) for name, count in (("a", 4), ("b", 20))]
     sets = [replace(manifest, name=name) for manifest, name in zip(sets, ("a", "b"), strict=True)]
     keys = [f"{number:02d}" for number in range(4)]
-    stream = ClipStream(sets, prepare, window_s, batch_size=10, mix={"a": 4.0})
+    stream = ClipStream(sets, Views(), batch_size=10, mix={"a": 4.0})
     batches = take(stream, 100)
     share = np.mean([key[-2:] in keys for batch in batches for key in batch.keys])
     assert 0.8 < share < 0.9  # four fifths from a, and a fifth of the rest has such keys too
-    again = ClipStream(sets, prepare, window_s, batch_size=10, mix={"a": 4.0})
+    again = ClipStream(sets, Views(), batch_size=10, mix={"a": 4.0})
     take(again, 37)
-    second = ClipStream(sets, prepare, window_s, batch_size=10, mix={"a": 4.0})
+    second = ClipStream(sets, Views(), batch_size=10, mix={"a": 4.0})
     second.load(json.loads(json.dumps(again.state())))
     assert same(take(second, 63), batches[37:])
     with pytest.raises(DataError, match=r"data\.mix"):
-        ClipStream(sets, prepare, window_s, batch_size=10).load(again.state())
+        ClipStream(sets, Views(), batch_size=10).load(again.state())
     with pytest.raises(ConfigError, match="'b'"):
-        ClipStream(sets, prepare, window_s, batch_size=10, mix={"bb": 1.0})
+        ClipStream(sets, Views(), batch_size=10, mix={"bb": 1.0})
 
 
 def test_two_ranks_go_on_where_one_stopped(manifest: Manifest) -> None:
@@ -293,7 +293,7 @@ def test_a_cut_tar_is_named(tmp_path: Path, size: int) -> None:
 
 def test_several_sets_are_one_corpus(tmp_path: Path) -> None:
     sets = [build(tmp_path / name, count=4) for name in ("a", "b")]
-    stream = ClipStream(sets, prepare, window_s, batch_size=8)
+    stream = ClipStream(sets, Views(), batch_size=8)
     assert stream.samples == 8
     assert sorted(take(stream, 1)[0].keys) == sorted(2 * [f"key{n:02d}" for n in range(4)])
     assert len(list(iterate(sets))) == 8
@@ -308,8 +308,8 @@ def test_pixels_are_the_same_from_cache(sample: Path, tmp_path: Path, modality: 
 
     sets = find_sets(tmp_path)
     options = {"batch_size": 4, "seed": 1}
-    plain = take(ClipStream(sets, prepare_pixels, lambda info: 0.5, **options), 4)
-    cached = ClipStream(sets, prepare_pixels, lambda info: 0.5, cache_gb=1.0, **options)
+    plain = take(ClipStream(sets, Views(prepare_pixels, lambda info: 0.5), **options), 4)
+    cached = ClipStream(sets, Views(prepare_pixels, lambda info: 0.5), cache_gb=1.0, **options)
     assert same(take(cached, 4), plain)
     cached.load({"epoch": 0, "position": 0, "samples": cached.samples})
     assert cached.cached and same(take(cached, 4), plain)
@@ -366,7 +366,7 @@ def test_what_only_its_header_was_looked_at_of_is_not_kept_decoded(shared_data: 
     (tmp_path / "raw" / "good.avi").symlink_to(shared_data / "odd" / "cinepak.avi")
     shard(tmp_path / "raw", Modality.VIDEO, tmp_path / "set", options=Options(check="header"))
     patcher = small("video").patcher
-    stream = ClipStream(find_sets(tmp_path / "set"), patcher.prepare, patcher.window_s, batch_size=1, cache_gb=2.0)
+    stream = ClipStream(find_sets(tmp_path / "set"), patcher, batch_size=1, cache_gb=2.0)
     assert not stream.cached
     assert all(len(batch.tensors[0]) for batch in take(stream, 8))
 

@@ -44,7 +44,7 @@ from bridle.train.objectives import (
     make_targets,
     tokenizer_objective,
 )
-from bridle.train.phases import plan_phases, rate_share
+from bridle.train.phases import Limits, plan_phases, rate_share
 
 recipe = standins.small_recipe
 pytestmark = pytest.mark.usefixtures("one_thread")  # runs are compared bit for bit
@@ -528,12 +528,12 @@ def test_phases_and_rates_by_hand() -> None:
         ("tokenizer", 50),
         ("encoder", 150),
     ]
-    assert [p.steps for p in plan_phases(schedule, 2.0, steps=40)] == [20, 5, 15]
-    assert [p.steps for p in plan_phases(schedule, 2.0, steps=3)] == [1, 1, 1]
-    assert [p.seconds for p in plan_phases(schedule, 2.0, max_minutes=2)] == [60.0, 15.0, 45.0]
+    assert [p.steps for p in plan_phases(schedule, 2.0, Limits(steps=40))] == [20, 5, 15]
+    assert [p.steps for p in plan_phases(schedule, 2.0, Limits(steps=3))] == [1, 1, 1]
+    assert [p.seconds for p in plan_phases(schedule, 2.0, Limits(max_minutes=2))] == [60.0, 15.0, 45.0]
     for limit in ({"steps": 0}, {"steps": 10**23}, {"epochs": math.nan}, {"epochs": 1e308}, {"max_minutes": math.inf}):
         with pytest.raises(UsageError, match="expected more than 0 and at most"):
-            plan_phases(schedule, 2.0, **limit)
+            plan_phases(schedule, 2.0, Limits(**limit))
     assert rate_share(0.05, 0.1) == pytest.approx(0.5)
     assert rate_share(0.1, 0.1) == pytest.approx(1.0)
     assert rate_share(0.55, 0.1) == pytest.approx(0.5)
@@ -545,7 +545,7 @@ def test_phases_and_rates_by_hand() -> None:
 def test_as_many_steps_as_asked_for(steps: int, turns: int, shares: tuple[float, float, float]) -> None:
     cold, tokenizer, encoder = shares
     schedule = ScheduleSection(turns=turns, cold=cold, tokenizer=tokenizer, encoder=encoder)
-    phases = plan_phases(schedule, 2.0, steps=steps)
+    phases = plan_phases(schedule, 2.0, Limits(steps=steps))
     assert sum(phase.steps or 0 for phase in phases) == steps
     assert len(phases) == min(steps, 1 + 2 * turns)
 
