@@ -157,8 +157,8 @@ def _checked(read: VectorsFile, path: Path) -> VectorsFile:
 def _check_about(about: Any, path: Path) -> None:
     check_version(about, path, FORMAT, VERSION, _HINT)
     texts = [about.get(name) for name in ("model", "checkpoint", "per", "pool")]
-    texts.append(about.get("folder", ""))
-    if not (all(isinstance(one, str) for one in texts) and isinstance(about.get("inputs"), list)):
+    texts += [about.get("folder", ""), *(inputs if isinstance(inputs := about.get("inputs"), list) else [None])]
+    if not all(isinstance(one, str) for one in texts):
         raise DataError(f"{path} is damaged: its header does not say which model made it", _HINT)
 
 

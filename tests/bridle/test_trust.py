@@ -38,6 +38,7 @@ from bridle.children import python
 from bridle.cluster import Cluster
 from bridle.errors import DataError, MediaError, UsageError, redacted
 from bridle.formats import read_codes, read_vectors
+from bridle.formats.array_file import write_arrays
 from bridle.infer.parts_folder import begun
 from bridle.inputs import find_all_sets
 from bridle.outputs import written
@@ -629,6 +630,16 @@ def test_a_small_file_does_not_unpack_to_a_large_one(tmp_path: Path, read: Calla
         file.writestr("header.npy", text.getvalue())
     assert place.stat().st_size < 200_000
     assert peak_mb(lambda: read(place)) < 4
+
+
+@pytest.mark.parametrize("inputs", [[5], [["media"]], "media", None])
+def test_an_index_says_in_words_where_its_files_are(tmp_path: Path, inputs: Any) -> None:
+    about = {"format": "bridle-vectors", "version": 1, "model": "", "checkpoint": "", "per": "file", "pool": "mean"}
+    arrays = {"vectors": np.zeros((0, 1), "f4"), "times": np.zeros(0), "coords": np.zeros((0, 3), int)}
+    header = {**about, "files": [], "inputs": inputs}
+    write_arrays(tmp_path / "v.npz", {**arrays, "counts": np.zeros(0, int)}, header, ".npz")
+    with pytest.raises(DataError, match="does not say"):
+        read_vectors(tmp_path / "v.npz")
 
 
 def test_a_long_header_is_not_read(tmp_path: Path) -> None:
