@@ -31,7 +31,7 @@ from safetensors.torch import save_file
 from standins import small, small_recipe, write_sound
 
 from bridle import api, media
-from bridle.archive import load_index
+from bridle.archive import load_index, read_npy
 from bridle.checkpoint import read_model, read_tested, save_model, snapshot
 from bridle.checkpoint.files import read_json, write_json, write_tensors
 from bridle.children import python
@@ -642,12 +642,13 @@ def test_an_index_says_in_words_where_its_files_are(tmp_path: Path, inputs: Any)
         read_vectors(tmp_path / "v.npz")
 
 
-def test_a_long_header_is_not_read(tmp_path: Path) -> None:
+def test_a_long_header_is_not_read() -> None:
     """NumPy would refuse it, but reads it first."""
-    place = tmp_path / "bomb.npz"
-    with zipfile.ZipFile(place, "w", zipfile.ZIP_DEFLATED) as file:
-        file.writestr("header.npy", b"\x93NUMPY\x02\0" + (20 << 20).to_bytes(4, "little") + b" " * (20 << 20))
-    assert peak_mb(lambda: read_vectors(place)) < 4
+    long = b"\x93NUMPY\x02\0" + (20 << 20).to_bytes(4, "little") + b" " * (20 << 20)
+    file = io.BytesIO(long)
+    with pytest.raises(ValueError, match="version"):
+        read_npy(file, len(long))
+    assert file.tell() < 100
 
 
 @pytest.mark.parametrize("content", [b"PK\x03\x04", b"\x80\x04K\x01."])
