@@ -11,7 +11,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-_CREDENTIALS = re.compile(r"(\w:/{1,2})[^/\s@]*:[^\s@]*@")  # a path takes one slash of two away
+# A path takes one slash of two away; a password may hold / and @, a token may stand alone.
+_CREDENTIALS = re.compile(r"(\w:/{1,2})([^/\s]*:\S*|[^/\s]+)@")
 _QUERY = re.compile(r"(\w://[^?\s]*)\?[^\s'\"]*")
 
 

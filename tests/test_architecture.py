@@ -15,8 +15,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Lowest first. A package imports only packages of lower layers; packages of one layer do not import each other.
 LAYERS = (
-    ("schema", "errors", "progress", "distributed", "children", "rng", "cores", "cluster", "config", "storage"),
-    ("outputs",),
+    ("schema", "errors", "progress", "distributed", "children", "rng", "cores", "cluster", "storage"),
+    ("outputs", "config"),
     ("launch", "media", "patches", "nn", "quantize", "memory"),
     ("archive", "model", "tasks"),
     ("stream", "checkpoint"),

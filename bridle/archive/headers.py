@@ -41,10 +41,9 @@ def read_npy(file: IO[bytes], size: int) -> np.ndarray:
         ValueError: it is not a `.npy`, or its header states another size.
     """
     version = np.lib.format.read_magic(file)
-    if version not in ((1, 0), (2, 0)):
+    if version != (1, 0):  # headers of later ones may state 4 GB, which NumPy reads before it refuses them
         raise ValueError(f"a .npy of version {version}")
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(file)
+    shape, _, dtype = np.lib.format.read_array_header_1_0(file)
     if dtype.hasobject or file.tell() + math.prod(shape) * dtype.itemsize != size:
         raise ValueError(f"{dtype} {shape} is not what {size} bytes hold")
     file.seek(0)

@@ -141,7 +141,7 @@ def _parsed(source: Path | io.BytesIO, shards: Sequence[Shard]) -> np.ndarray | 
     """None when it does not fit to these tars."""
     try:
         if isinstance(source, Path):
-            rows_N = np.load(source, mmap_mode="r", allow_pickle=False)
+            rows_N: np.ndarray = np.lib.format.open_memmap(source, mode="r")  # `np.load` reads zips and pickles too
         else:
             rows_N = read_npy(source, source.getbuffer().nbytes)
     except (OSError, ValueError, EOFError):

@@ -13,9 +13,8 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 
-from bridle.checkpoint.files import check_digest, check_finite, write_tensors
+from bridle.checkpoint.files import check_digest, check_finite, read_tensors, write_tensors
 from bridle.checkpoint.model_file import read_about, read_model, save_model, snapshot
 from bridle.errors import DataError
 from bridle.model import Bridle, Classifier
@@ -89,7 +88,7 @@ def read_classifier(folder: Path, device: str = "cpu") -> tuple[Bridle, Head]:
     try:
         check_digest(folder / HEAD, said["sha256"])
         classifier = Classifier(deepcopy(model.average or model.encoder), len(said["classes"]), said["pool"])
-        weights = load_file(folder / HEAD)
+        weights = read_tensors(folder / HEAD)
         check_finite(weights, folder / HEAD)
         trained_on = frozenset(weights.pop(_TRAINED_ON, torch.empty(0)).tolist())
         missing, unknown = classifier.load_state_dict(weights, strict=False)

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bridle.errors import DataError
-from bridle.storage import hashed, read_text
+from bridle.storage import hashed, opened, read_text
 
 _OWN = "sha256_of_the_rest"
 
@@ -34,6 +34,16 @@ def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
         number = re.search(r"os error (\d+)", str(error))
         raise OSError(int(number[1]) if number else errno.EIO, str(error), str(path)) from error
     path.chmod(mode)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a regular file: of a pipe the library would wait for the other end.
+
+    Raises:
+        OSError: it cannot be read. SafetensorError: it is damaged.
+    """
+    with opened(path):
+        return load_file(path)
 
 
 def check_digest(path: Path, digest: str) -> None:

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from bridle import distributed
-from bridle.checkpoint.files import check_digest, check_finite, read_json, write_json, write_tensors
+from bridle.checkpoint.files import check_digest, check_finite, read_json, read_tensors, write_json, write_tensors
 from bridle.config.sections import Config
 from bridle.errors import DataError
 from bridle.model import Bridle
@@ -87,7 +86,7 @@ def read_model(folder: Path, device: str = "cpu") -> Bridle:
         config = Config.model_validate(about["config"])
         if about["version"] > 1:
             check_digest(folder / WEIGHTS, about["sha256"][WEIGHTS])
-        weights = load_file(folder / WEIGHTS)
+        weights = read_tensors(folder / WEIGHTS)
         if about["version"] == 1:  # counted what nobody reads
             weights = {name: value for name, value in weights.items() if not name.endswith(".num_batches_tracked")}
         check_finite(weights, folder / WEIGHTS)

@@ -18,10 +18,9 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
-from bridle.checkpoint.files import write_tensors
+from bridle.checkpoint.files import read_tensors, write_tensors
 from bridle.checkpoint.run_folder import CHECKPOINTS, STATE
 from bridle.errors import DataError
 from bridle.outputs import write_text
@@ -77,7 +76,7 @@ def read_tested(run: Path, result: dict[str, Any]) -> Tested:
     try:
         if folder != CLIPS or not is_plain(name):
             raise ValueError(f"{result.get('clips')!r} is not a file of {CLIPS}/")
-        tensors = load_file(file)
+        tensors = read_tensors(file)
         names = json.loads(bytes(tensors["names"].tolist()))
         tested = Tested(names["paths"], names["classes"], tensors["y"], tensors["scores"].float())
         _check(tested)

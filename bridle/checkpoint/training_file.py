@@ -8,12 +8,11 @@ from typing import Annotated, Any
 import torch
 from pydantic import BaseModel, Field, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.optim import Optimizer
 
 from bridle import distributed
-from bridle.checkpoint.files import check_digest, read_json, write_json, write_tensors
+from bridle.checkpoint.files import check_digest, read_json, read_tensors, write_json, write_tensors
 from bridle.errors import DataError
 from bridle.storage import hashed
 
@@ -69,7 +68,7 @@ def load_training(folder: Path) -> dict[str, Any]:
         _Counters.model_validate(counters)
         if "sha256" in counters:  # older checkpoints have none
             check_digest(folder / TENSORS, counters["sha256"][TENSORS])
-        return {**counters, "optimizer": load_file(folder / TENSORS)}
+        return {**counters, "optimizer": read_tensors(folder / TENSORS)}
     except (OSError, ValueError, LookupError, TypeError, RecursionError, SafetensorError) as error:
         why = f"{COUNTERS}: {mistakes(error)}" if isinstance(error, ValidationError) else str(error)
         raise DataError(f"{folder} cannot be resumed from: {why}", "Use another checkpoint of the run.") from error

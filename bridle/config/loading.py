@@ -22,9 +22,11 @@ from bridle.config.adapt import Extent, adapt_patches
 from bridle.config.document import Setting, Settings, parse_set, read, show
 from bridle.config.sections import AudioPatches, Config, ImagePatches, VideoPatches
 from bridle.errors import ConfigError, closest, nearest
+from bridle.storage import read_text
 
 _Section = typing.TypeVar("_Section", bound=BaseModel)
 _PATCHES: dict[str, type[BaseModel]] = {"audio": AudioPatches, "image": ImagePatches, "video": VideoPatches}
+_MOST_BYTES = 1 << 20  # of a file: reading YAML takes hundreds of times that
 _PRINT_ONE = "bridle config show --preset NAME prints one."
 # Sizes that only fit each other: who sets one by hand keeps the preset's others.
 _TOGETHER = ({"size", "patch"}, {"frames", "stride", "tubelet", "patch_frames"}, {"high_hz"})
@@ -142,7 +144,7 @@ def _read_file(path: Path) -> tuple[Settings, str | None, list[str]]:
             raise ConfigError(f"{path} is a folder without config.yaml, so neither a run nor an export.", _PRINT_ONE)
         path = path / "config.yaml"
     try:
-        text = path.read_text("utf-8")
+        text = read_text(path, most_bytes=_MOST_BYTES)
     except UnicodeDecodeError:
         raise ConfigError(f"{path} is not a text file in UTF-8.") from None
     except OSError as error:

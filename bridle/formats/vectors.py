@@ -28,15 +28,15 @@ from typing import Any
 import numpy as np
 
 from bridle.errors import DataError, UsageError
-from bridle.formats.array_file import AGAIN, check_version, read_arrays, refuse_large, write_arrays
-from bridle.formats.codes.table import require_pyarrow
+from bridle.formats.array_file import AGAIN, check_version, read_arrays, write_arrays
+from bridle.formats.codes.table import opened_table, read_groups, require_pyarrow
 from bridle.schema import Embedded
 from bridle.storage import Location
 
 FORMAT, VERSION = "bridle-vectors", 1
 SUFFIXES = (".npz", ".safetensors", ".parquet")
 PART = ".safetensors"
-_PLACE_NUMBERS = 16  # beside the vector, in a row of a table: at most
+_COLUMNS = ("number", "file", "time", "step", "row", "column", "vector")
 _ARRAYS = ("vectors", "times", "coords", "counts")
 _HINT = "Write one: bridle embed FILES --out vectors.npz"
 
@@ -157,8 +157,8 @@ def _checked(read: VectorsFile, path: Path) -> VectorsFile:
 def _check_about(about: Any, path: Path) -> None:
     check_version(about, path, FORMAT, VERSION, _HINT)
     texts = [about.get(name) for name in ("model", "checkpoint", "per", "pool")]
-    texts.append(about.get("folder", ""))
-    if not (all(isinstance(one, str) for one in texts) and isinstance(about.get("inputs"), list)):
+    texts += [about.get("folder", ""), *(inputs if isinstance(inputs := about.get("inputs"), list) else [None])]
+    if not all(isinstance(one, str) for one in texts):
         raise DataError(f"{path} is damaged: its header does not say which model made it", _HINT)
 
 
@@ -204,17 +204,21 @@ def _write_parquet(
 def _read_parquet(path: Path) -> VectorsFile:
     arrow = require_pyarrow()
     try:
-        rows, schema = arrow.parquet.read_metadata(path).num_rows, arrow.parquet.read_schema(path)
-        about = json.loads((schema.metadata or {})[b"bridle"])
-        _check_about(about, path)
-        width = schema.field("vector").type.list_size
-        refuse_large(rows * 4 * (width + _PLACE_NUMBERS))
-        table = arrow.parquet.read_table(path, page_checksum_verification=True)
-        names, file_R = table["file"].to_numpy(), table["number"].to_numpy()
+        with opened_table(path) as file:
+            about = json.loads((file.schema_arrow.metadata or {})[b"bridle"])
+            _check_about(about, path)
+            width = file.schema_arrow.field("vector").type.list_size
+            table = read_groups(file, range(file.num_row_groups), _COLUMNS)
+        file_R = table["number"].to_numpy()
+        files = [
+            np.array(part.dictionary.to_pylist(), object)[part.indices.to_numpy(zero_copy_only=False)]
+            for part in table["file"].chunks
+        ]
+        names = np.concatenate([np.empty(0, object), *files])
         vectors_RD = table["vector"].combine_chunks().flatten().to_numpy().reshape(-1, width)
         coords_R3 = np.stack([table[name].to_numpy() for name in ("step", "row", "column")], 1)
         times_R = table["time"].to_numpy()
-    except (OSError, KeyError, ValueError, AttributeError, arrow.ArrowException) as error:
+    except (OSError, LookupError, ValueError, AttributeError, arrow.ArrowException) as error:
         raise DataError(f"{path} is not a vectors file, or is damaged: {error}", AGAIN) from error
     if file_R.dtype.kind != "i":
         raise DataError(f"{path} is damaged: not every vector has the number of a file", AGAIN)

@@ -17,6 +17,7 @@ from bridle.errors import MediaError
 from bridle.media import audio, image
 from bridle.media.limits import MAX_BYTES, refuse_absurd
 from bridle.schema import MediaInfo, Modality
+from bridle.storage import opened
 
 SUFFIXES: dict[Modality, frozenset[str]] = {
     Modality.AUDIO: frozenset(
@@ -110,7 +111,8 @@ def read_bytes(data: bytes | Path) -> bytes:
             size = data.stat().st_size
             if size > MAX_BYTES:
                 raise MediaError(f"{size / 1024**3:.1f} GiB in one file, the limit is 2; cut it into pieces first")
-            data = data.read_bytes()
+            with opened(data) as file:
+                data = file.read()
         except OSError as error:
             raise MediaError(f"cannot be read: {error.strerror or error}") from error
     if not data:

@@ -6,6 +6,8 @@ the disk. So a million files are no million objects in memory, and a tar without
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import os
 import sqlite3
@@ -89,6 +91,8 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self._db = sqlite3.connect(path, isolation_level=None)
         self._db.execute("BEGIN IMMEDIATE")
+        if strange := _objects(self._db) - _ours():
+            raise sqlite3.DatabaseError(f"its {' '.join(min(strange)[:2])} is not that of a journal")
         for statement in _SCHEMA.split(";"):
             self._db.execute(statement)
 
@@ -246,7 +250,7 @@ class Journal:
                 " WHERE state IS NULL AND place > ? ORDER BY place LIMIT ?",
                 (place, _PAGE),
             ).fetchall()
-            yield from (Entry(place, os.fsdecode(path), json.loads(label), name) for place, path, label, name in page)
+            yield from (Entry(place, _below(path), json.loads(label), name) for place, path, label, name in page)
             if len(page) < _PAGE:
                 return
             place = page[-1][0]
@@ -353,6 +357,26 @@ class Journal:
             found = {at: round(float(value), 6) for at, value in self._db.execute(query)}
             extent[column], spread[column] = [found[at] for at in tops], [found[at] for at in parts]
         return extent, spread
+
+
+def _objects(db: sqlite3.Connection) -> set[tuple[str, ...]]:
+    """Tables, indexes, views and triggers, with the text that made them: SQLite runs what stands there."""
+    return {*db.execute("SELECT type, name, coalesce(sql, '') FROM sqlite_master")}
+
+
+@functools.cache
+def _ours() -> set[tuple[str, ...]]:
+    with contextlib.closing(sqlite3.connect(":memory:")) as db:
+        db.executescript(_SCHEMA)
+        return _objects(db)
+
+
+def _below(path: Any) -> str:
+    """A path as `walk` gives it: what lies elsewhere is none of the raw folder's files."""
+    text = os.fsdecode(path) if isinstance(path, bytes) else ""
+    if not text or text.startswith("/") or ".." in text.split("/"):
+        raise sqlite3.DatabaseError(f"it names {text or path!r}, which is not below the raw folder")
+    return text
 
 
 def _plain(names: list[Any]) -> list[str]:

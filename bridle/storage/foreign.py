@@ -55,13 +55,13 @@ def read_small(file: Location, most_bytes: int = MOST_JSON_BYTES) -> bytes:
         return content.read()
 
 
-def read_text(file: Location, errors: str = "strict") -> str:
+def read_text(file: Location, errors: str = "strict", most_bytes: int = MOST_JSON_BYTES) -> str:
     """`read_small` as text, with newlines as `\\n`.
 
     Raises:
         OSError: as there. UnicodeDecodeError: it is not text.
     """
-    return io.TextIOWrapper(io.BytesIO(read_small(file)), "utf-8", errors).read()
+    return io.TextIOWrapper(io.BytesIO(read_small(file, most_bytes)), "utf-8", errors).read()
 
 
 def lock_file(path: Path) -> IO[bytes]:

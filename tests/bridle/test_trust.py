@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 import tarfile
@@ -30,12 +31,14 @@ from safetensors.torch import save_file
 from standins import small, small_recipe, write_sound
 
 from bridle import api, media
+from bridle.archive import load_index, read_npy
 from bridle.checkpoint import read_model, read_tested, save_model, snapshot
-from bridle.checkpoint.files import write_tensors
+from bridle.checkpoint.files import read_json, write_json, write_tensors
 from bridle.children import python
 from bridle.cluster import Cluster
 from bridle.errors import DataError, MediaError, UsageError, redacted
 from bridle.formats import read_codes, read_vectors
+from bridle.formats.array_file import write_arrays
 from bridle.infer.parts_folder import begun
 from bridle.inputs import find_all_sets
 from bridle.outputs import written
@@ -87,6 +90,19 @@ def told(capfd: pytest.CaptureFixture[str], *words: str | Path, code: int) -> st
     assert found == code, said
     assert "Traceback" not in said.err and "bug in bridle" not in said.err
     return said.out + said.err
+
+
+def pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def zeros(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def large(path: Path) -> None:
+    path.touch()
+    os.truncate(path, 2 << 30)  # a hole: it takes no room
 
 
 # Nothing in it is imported.
@@ -169,6 +185,60 @@ def test_a_journal_from_elsewhere_removes_nothing_outside(
     out = left_behind(raw.parent / "set", manifest="{}", index=name, replaces=[name])
     assert "samples" in told(capfd, "shard", raw, "--out", out, "--overwrite", code=0)
     assert victim.read_text() == "mine"
+
+
+@pytest.fixture
+def unfinished(raw: Path, monkeypatch: pytest.MonkeyPatch) -> sqlite3.Connection:
+    """The journal of a set that was interrupted, `unfinished` beside the raw folder."""
+    with monkeypatch.context() as killed:
+        killed.setattr(importlib.import_module("bridle.sharding.build").Build, "write", lambda *_: 1 / 0)
+        killed.setattr(importlib.import_module("bridle.sharding.publish"), "_worth_keeping", lambda _: True)
+        with pytest.raises(ZeroDivisionError):
+            api.shard(raw, out=raw.parent / "unfinished")
+    return sqlite3.connect(raw.parent / "unfinished" / ".partial" / "journal.sqlite", isolation_level=None)
+
+
+ENDLESS = "WITH RECURSIVE c(x) AS (VALUES(1) UNION ALL SELECT x + 1 FROM c) SELECT randomblob(8), 'x' FROM c"
+
+
+@pytest.mark.usefixtures("inline")
+@pytest.mark.parametrize(
+    "statement",
+    [
+        f"CREATE TRIGGER more AFTER INSERT ON note BEGIN INSERT INTO grouping SELECT * FROM ({ENDLESS}); END",
+        f"DROP TABLE grouping; CREATE VIEW grouping AS SELECT 1 AS path, name FROM ({ENDLESS.replace('8', 'x')})",
+        "CREATE INDEX more ON note (hex(zeroblob(1 + length(value))))",
+        "DROP TABLE grouping; CREATE TABLE grouping (path BLOB, name TEXT, more AS (zeroblob(500000000)) STORED)",
+    ],
+)
+def test_a_journal_from_elsewhere_runs_nothing(
+    unfinished: sqlite3.Connection, raw: Path, statement: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    unfinished.executescript(statement)
+    unfinished.close()
+    out = raw.parent / "unfinished"
+    assert "not that of a journal" in told(capfd, "shard", raw, "--out", out, "--resume", code=5)
+    assert "samples" in told(capfd, "shard", raw, "--out", out, "--overwrite", code=0)
+
+
+@pytest.mark.usefixtures("inline")
+@pytest.mark.parametrize("path", [b"../mine.wav", b"a/../../mine.wav", b"{mine}", 17, b""])
+def test_a_journal_from_elsewhere_packs_nothing_outside(
+    unfinished: sqlite3.Connection, raw: Path, path: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_sound(mine := raw.parent / "mine.wav", 9)
+    path = os.fsencode(mine) if path == b"{mine}" else path
+    unfinished.execute("INSERT INTO file (place, path, label) VALUES (x'ff', ?, 'null')", (path,))
+    unfinished.close()
+    said = told(capfd, "shard", raw, "--out", raw.parent / "unfinished", "--resume", code=5)
+    assert "not below the raw folder" in said
+
+
+@pytest.mark.parametrize("make", [pipe, zeros])
+def test_media_are_regular_files(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(tmp_path / "a.wav")
+    with pytest.raises(MediaError, match="regular file"):
+        media.read_bytes(tmp_path / "a.wav")
 
 
 @pytest.mark.usefixtures("inline")
@@ -389,6 +459,8 @@ def test_addresses_without_secrets_are_shown_as_they_are() -> None:
         assert redacted(text) == text
     assert redacted("https://h/x?X-Amz-Signature=abc is") == "https://h/x?*** is"
     assert redacted("s3:/K:S@b/x") == "s3:/***@b/x"
+    assert redacted("no 's3://K:S@S/S@b/x' there") == "no 's3://***@b/x' there"
+    assert redacted("https://TOKEN@host/x") == "https://***@host/x"
     error = DataError(f"{SECRET} does not exist", f"Try {SECRET}")  # who calls the library prints it himself
     assert "SEC" not in str(error) + error.message + error.hint
     for place in ("s3://K:S/T@b/x", "zip://a::s3://b/x", "https://h/x?sig=1", "s3://user@b/x"):
@@ -487,19 +559,6 @@ def test_codes_in_a_tar_that_lies_are_refused_by_name(sounds: Path, model: Path,
         read_codes(coded)
 
 
-def pipe(path: Path) -> None:
-    os.mkfifo(path)
-
-
-def zeros(path: Path) -> None:
-    path.symlink_to("/dev/zero")
-
-
-def large(path: Path) -> None:
-    path.touch()
-    os.truncate(path, 2 << 30)  # a hole: it takes no room
-
-
 @pytest.mark.usefixtures("inline")
 @pytest.mark.parametrize("make", [pipe, zeros, large])
 def test_labels_beside_the_media_are_small_files(
@@ -523,6 +582,9 @@ def test_descriptions_are_files_of_a_bounded_size(
         api.report(copies[0])
     assert "manifest.json" in told(capfd, "shard", "info", copies[1], code=4)
     assert "model.json" in told(capfd, "tokenize", sounds, "--checkpoint", copies[2], code=4)
+    (copies[0] / "config.yaml").unlink()
+    make(copies[0] / "config.yaml")
+    assert "config.yaml" in told(capfd, "config", "show", "--config", copies[0], code=3)
 
 
 @pytest.mark.parametrize("make", [pipe, zeros])
@@ -532,6 +594,8 @@ def test_what_lies_beside_them_is_looked_at_first(
     theirs = shutil.copytree(model, tmp_path / "theirs")
     (theirs / "model.safetensors").unlink()
     make(theirs / "model.safetensors")
+    said = read_json(theirs / "model.json")
+    write_json(theirs / "model.json", {**said, "version": 1})  # whose weights have no hash
     assert str(theirs) in told(capfd, "tokenize", sounds, "--checkpoint", theirs, code=4)
     (index,) = sounds.glob("index-*.npy")
     index.unlink()
@@ -566,6 +630,63 @@ def test_a_small_file_does_not_unpack_to_a_large_one(tmp_path: Path, read: Calla
         file.writestr("header.npy", text.getvalue())
     assert place.stat().st_size < 200_000
     assert peak_mb(lambda: read(place)) < 4
+
+
+@pytest.mark.parametrize("inputs", [[5], [["media"]], "media", None])
+def test_an_index_says_in_words_where_its_files_are(tmp_path: Path, inputs: Any) -> None:
+    about = {"format": "bridle-vectors", "version": 1, "model": "", "checkpoint": "", "per": "file", "pool": "mean"}
+    arrays = {"vectors": np.zeros((0, 1), "f4"), "times": np.zeros(0), "coords": np.zeros((0, 3), int)}
+    header = {**about, "files": [], "inputs": inputs}
+    write_arrays(tmp_path / "v.npz", {**arrays, "counts": np.zeros(0, int)}, header, ".npz")
+    with pytest.raises(DataError, match="does not say"):
+        read_vectors(tmp_path / "v.npz")
+
+
+def test_a_long_header_is_not_read() -> None:
+    """NumPy would refuse it, but reads it first."""
+    long = b"\x93NUMPY\x02\0" + (20 << 20).to_bytes(4, "little") + b" " * (20 << 20)
+    file = io.BytesIO(long)
+    with pytest.raises(ValueError, match="version"):
+        read_npy(file, len(long))
+    assert file.tell() < 100
+
+
+@pytest.mark.parametrize("content", [b"PK\x03\x04", b"\x80\x04K\x01."])
+def test_an_index_is_an_array(sounds: Path, content: bytes) -> None:
+    """Nothing else that NumPy can read; another is made."""
+    (index,) = sounds.glob("index-*.npy")
+    index.write_bytes(content + hashlib.sha256(content).digest())
+    (found,) = find_all_sets(sounds)
+    assert len(load_index(sounds, found.shards)) == found.samples
+
+
+@pytest.mark.parametrize("which", ["file", "number", "another"])
+def test_a_table_does_not_unpack_to_a_large_one(tmp_path: Path, which: str) -> None:
+    """In Parquet a page says in a few bytes that of many rows each has the same text."""
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    about = {"format": "bridle-vectors", "version": 1, "model": "", "checkpoint": "", "per": "file", "pool": "mean"}
+    place, rows, text = tmp_path / "v.parquet", 400, "x" * 1_000_000
+    columns = {name: arrow.array([0] * rows) for name in ("number", "step", "row", "column", "another")}
+    columns |= {"file": arrow.array(["a.wav"] * rows), "time": arrow.array([0.0] * rows)}
+    columns["vector"] = arrow.FixedSizeListArray.from_arrays(arrow.array([0.0] * rows), 1)
+    columns[which] = arrow.array([text] * rows)
+    table = arrow.table(columns).replace_schema_metadata({"bridle": json.dumps({**about, "inputs": []})})
+    parquet.write_table(table, place, compression="zstd", dictionary_pagesize_limit=1 << 30)
+    del columns, table
+    assert place.stat().st_size < 100_000
+    arrow.default_memory_pool().release_unused()
+    pool = arrow.proxy_memory_pool(arrow.default_memory_pool())
+    before = arrow.default_memory_pool()
+    arrow.set_memory_pool(pool)
+    try:
+        if which == "number":
+            with pytest.raises(DataError, match=r"number|Non-fixed"):
+                read_vectors(place)
+        else:
+            assert len(read_vectors(place).files) == 1
+    finally:
+        arrow.set_memory_pool(before)
+    assert pool.max_memory() < 50e6
 
 
 def test_arrays_have_the_size_that_they_tell(tmp_path: Path) -> None:

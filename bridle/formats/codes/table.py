@@ -15,7 +15,7 @@ Shapes: Q levels, T H W grid.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,8 @@ from bridle.formats.codes.compact import code_type
 from bridle.schema import Codes
 
 _ABOUT = b"bridle"
-_VALUE_BYTES = 8  # of any column, at most
+_COLUMNS = ("file", "levels", "grid", "codes", "times")
+_NUMBER_BITS = 64  # of any number, at most
 _GROUP_ROWS, _GROUP_CODES = 4096, 8_000_000  # a row group ends at either
 
 
@@ -46,6 +47,30 @@ def require_pyarrow() -> Any:
             "Parquet needs pyarrow, which is not installed.", "pip install 'bridle[parquet]'"
         ) from error
     return pyarrow
+
+
+def opened_table(path: Path) -> Any:
+    """A `ParquetFile` whose names stay in their dictionary: a page says in a few bytes that of a million rows each has
+    the same, which may be long."""
+    return require_pyarrow().parquet.ParquetFile(path, read_dictionary=["file"], page_checksum_verification=True)
+
+
+def read_groups(table: Any, groups: Sequence[int], columns: Sequence[str]) -> Any:
+    """Row groups of an `opened_table` with the columns that are named: "file", the others of numbers.
+
+    Raises:
+        ValueError: a column is of something else, or they do not fit into memory.
+    """
+    for name in columns:
+        kind = table.schema_arrow.field(name).type
+        while hasattr(kind, "value_type"):
+            kind = kind.value_type
+        if name != "file" and kind.bit_width > _NUMBER_BITS:  # itself a ValueError for texts
+            raise ValueError(f"its column {name} is of {kind}")
+    number, parts = table.metadata.num_columns, [table.metadata.row_group(group) for group in groups]
+    each = [part.column(n) for part in parts for n in range(number)]
+    refuse_large(sum(_NUMBER_BITS // 8 * one.num_values + one.total_uncompressed_size for one in each))
+    return table.read_row_groups(groups, columns=columns)
 
 
 def write(path: Path, codes: Iterable[Codes], header: dict[str, Any]) -> None:
@@ -95,15 +120,13 @@ def read(path: Path, levels: int | None = None) -> Iterator[Codes]:
     """
     arrow = require_pyarrow()
     try:
-        with arrow.parquet.ParquetFile(path, page_checksum_verification=True) as table:
+        with opened_table(path) as table:
             header = json.loads((table.schema_arrow.metadata or {}).get(_ABOUT, b"null"))
             check_codes(header, path)
             sizes = sizes_of(header, path)
             kept = check_levels(levels, sizes[1], path)
             for group in range(table.num_row_groups):
-                columns = (table.metadata.row_group(group).column(n) for n in range(table.metadata.num_columns))
-                refuse_large(_VALUE_BYTES * sum(column.num_values for column in columns))
-                for file, codes_QTHW, times in _rows(table.read_row_group(group)):
+                for file, codes_QTHW, times in _rows(read_groups(table, [group], _COLUMNS)):
                     yield as_codes(file, codes_QTHW, times, sizes, kept, path)
     except FileNotFoundError:
         raise
@@ -113,7 +136,7 @@ def read(path: Path, levels: int | None = None) -> Iterator[Codes]:
 
 
 def _rows(table: Any) -> Iterator[tuple[Any, np.ndarray, list[float]]]:
-    columns = [table.column(name) for name in ("file", "levels", "grid", "codes", "times")]
+    columns = [table.column(name) for name in _COLUMNS]
     for row in range(table.num_rows):
         file, levels, grid, codes, times = (column[row] for column in columns)
         shape = levels.as_py(), *grid.as_py()
