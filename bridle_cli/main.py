@@ -177,9 +177,8 @@ def _report(error: BaseException, console: Console) -> int:
         return error.exit_code
     if isinstance(error, click.ClickException):
         where = getattr(error, "ctx", None)
-        console.fail(
-            error.format_message(), f"Options and examples: {where.command_path if where else 'bridle'} --help"
-        )
+        message = " ".join(error.format_message().split())  # it puts each choice on a line of its own
+        console.fail(message, f"Options and examples: {where.command_path if where else 'bridle'} --help")
         return error.exit_code
     if isinstance(error, KeyboardInterrupt | click.Abort):
         console.fail("Interrupted.")

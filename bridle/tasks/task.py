@@ -70,8 +70,6 @@ def load_task(name: str) -> Task:
         UsageError: there is none of that name.
     """
     if name not in task_names():
-        raise UsageError(
-            f"There is no task '{name}'; {nearest(name, task_names())}", f"Tasks: {', '.join(task_names())}"
-        )
+        raise UsageError(f"There is no task '{name}'; {nearest(name, task_names())}", "List all: bridle eval --list")
     fields = yaml.safe_load((_DEFINITIONS / f"{name}.yaml").read_text("utf-8"))
     return Task.model_validate({"name": name, **fields})

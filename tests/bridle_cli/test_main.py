@@ -110,7 +110,7 @@ def test_a_file_name_cannot_move_the_cursor(failing, capsys) -> None:
             ["export", "runs/x", "--format", "onxx", "--out", "y"],
             "'safetensors', 'huggingface', 'onnx', 'torch",
         ),
-        (["export", "runs/x", "--out", "y"], "Missing option '--format'"),
+        (["export", "runs/x", "--out", "y"], "Missing option '--format'. Choose from: safetensors, huggingface"),
         (["export", "runs/x", "--format", "onnx"], "Missing option '--out'"),
         (["export", "runs/x", "--format", "onnx", "--opset", "17", "--out", "y"], "18 to 22"),
         (["pretrain", "--steps", "0"], "--steps"),
