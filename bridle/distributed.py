@@ -46,8 +46,8 @@ def launch_id() -> str | None:
     """What the processes of one launch have in common, also after they were started again; None for a single one."""
     if not launched():
         return None
-    said = os.environ.get("TORCHELASTIC_RUN_ID", "none")  # "none" unless --rdzv-id or --standalone gave another
-    return said if said != "none" else f"{socket.gethostname()}-{os.getppid()}"
+    launch = os.environ.get("TORCHELASTIC_RUN_ID", "none")  # "none" unless --rdzv-id or --standalone gave another
+    return launch if launch != "none" else f"{socket.gethostname()}-{os.getppid()}"
 
 
 @contextmanager
@@ -128,14 +128,14 @@ def first_decides(decide: Callable[[], T]) -> T:
     """What `decide` returns or raises on rank 0, on every rank; the others do not call it."""
     if not _active():
         return decide()
-    said: list[tuple[T | None, Exception | None]] = [(None, None)]
+    outcome: list[tuple[T | None, Exception | None]] = [(None, None)]
     if rank() == 0:
         try:
-            said = [(decide(), None)]
+            outcome = [(decide(), None)]
         except Exception as error:  # raised below, on all of them
-            said = [(None, error)]
-    dist.broadcast_object_list(said, 0, device=_device())
-    result, failure = said[0]
+            outcome = [(None, error)]
+    dist.broadcast_object_list(outcome, 0, device=_device())
+    result, failure = outcome[0]
     if failure and rank() == 0:
         raise failure
     if failure:

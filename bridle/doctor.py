@@ -134,7 +134,7 @@ def _extras() -> Iterator[Finding]:
         if not packages:  # not installed ourselves: nobody knows what they are
             continue
         status: Status = "ok"
-        told = []
+        versions = []
         for name, bounds in packages.items():
             version = _version(name)
             if version is None:
@@ -145,11 +145,11 @@ def _extras() -> Iterator[Finding]:
                 status, found = max(status, "warning", key=_STATUSES.index), f"{name} {version}, tried with {bounds}"
             else:
                 found = f"{name} {version}"
-            told.append(found)
+            versions.append(found)
         again = " --force-reinstall" * (status == "fault")
         wanted = "if you want it: " * (status == "note")
         remedy = "" if status == "ok" else f"{wanted}pip install{again} 'bridle[{extra}]'"
-        yield Finding(f"[{extra}]", status, ", ".join(told), remedy)
+        yield Finding(f"[{extra}]", status, ", ".join(versions), remedy)
 
 
 def _asked_for(extra: str) -> dict[str, SpecifierSet]:
@@ -193,9 +193,9 @@ def _broken(names: Iterable[str]) -> dict[str, str]:
             lines, died = ran.stdout.splitlines(), _how_it_died(ran.returncode)
         except subprocess.TimeoutExpired as late:
             lines, died = bytes(late.stdout or b"").decode().splitlines(), f"hung for {_IMPORTING_S} s"
-        told = dict(zip(lines[::2], [*lines[1::2], died]))
-        broken |= {modules[top]: why for top, why in told.items() if why}
-        waiting = waiting[len(told) :] if told else []
+        answers = dict(zip(lines[::2], [*lines[1::2], died]))
+        broken |= {modules[top]: why for top, why in answers.items() if why}
+        waiting = waiting[len(answers) :] if answers else []
     return broken
 
 

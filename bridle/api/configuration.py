@@ -71,8 +71,8 @@ def config_validate(files: Sequence[str | Path], chosen: Validate) -> list[Valid
         except ConfigError as error:
             failed.append((file, error))
     if failed:
-        told = [why.message if str(file) in why.message else f"{file}: {why.message}" for file, why in failed]
-        *lines, hint = [part for message, (_, why) in zip(told, failed) for part in (message, why.hint)]
+        messages = [why.message if str(file) in why.message else f"{file}: {why.message}" for file, why in failed]
+        *lines, hint = [part for message, (_, why) in zip(messages, failed) for part in (message, why.hint)]
         raise ConfigError("\n".join(filter(None, lines)), hint)
     return found
 

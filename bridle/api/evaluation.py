@@ -167,10 +167,10 @@ def _keep_classifier(model: Bridle, head: Head | None, out: Path, result: dict[s
     if head is None:
         progress.note(f"{out} holds only the result: with several folds there is no single classifier to save")
         return
-    told = {key: result[key] for key in ("checkpoint", "task", "data", "metric", "value", "ci95", "recipe")}
-    if told["checkpoint"] != "random":
-        told["checkpoint"] = str(Path(told["checkpoint"]).resolve())  # the classifier may be used from another folder
-    save_classifier(model, head, out, {"finetuned": told})
+    facts = {key: result[key] for key in ("checkpoint", "task", "data", "metric", "value", "ci95", "recipe")}
+    if facts["checkpoint"] != "random":
+        facts["checkpoint"] = str(Path(facts["checkpoint"]).resolve())  # the classifier may be used from another folder
+    save_classifier(model, head, out, {"finetuned": facts})
 
 
 def tasks() -> list[TaskInfo]:

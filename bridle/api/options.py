@@ -108,8 +108,8 @@ class takes(Generic[_P, _Kind]):
             for one in fields(self._kind)
         ]
         call.__signature__ = inspect.Signature([*own, *keywords])  # type: ignore[attr-defined]
-        told = "".join(f"\n    {one.name}: {one.metadata['help']}" for one in fields(self._kind) if one.metadata)
-        call.__doc__ = f"{inspect.cleandoc(function.__doc__ or '')}\n\nOptions:{told}\n"
+        described = "".join(f"\n    {one.name}: {one.metadata['help']}" for one in fields(self._kind) if one.metadata)
+        call.__doc__ = f"{inspect.cleandoc(function.__doc__ or '')}\n\nOptions:{described}\n"
         return call
 
 

@@ -154,12 +154,12 @@ def _read(config: Config, preset: str, manifests: Sequence[Manifest]) -> list[st
     """Which sets, and what is not as in the preset."""
     from bridle.config import differences, load
 
-    told = [
+    lines = [
         f"reads {one.place}: {one.samples} clips, {one.bytes / 1e6:.1f} MB, tars: {len(one.shards)}"
         for one in manifests
     ]
     changed = [f"{row['key']} {row.get('b')}" for row in differences(load(preset), config)] if preset else []
-    return [*told, f"not as in the preset {preset}: {', '.join(changed) or 'nothing'}"] if preset else told
+    return [*lines, f"not as in the preset {preset}: {', '.join(changed) or 'nothing'}"] if preset else lines
 
 
 def _found(folder: Path, shards: str | Path | None, sets: Sequence[str]) -> tuple[Config, list[Manifest], str]:

@@ -68,8 +68,8 @@ def save_classifier(model: Bridle, head: Head, folder: Path, about: dict[str, An
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         write_tensors(weights, folder / HEAD)
-        said = {"classes": head.classes, "multi_label": head.multi_label, "pool": head.classifier.pool}
-        save_model(snapshot(tuned), folder, {**about, "classifier": {**said, "sha256": hashed(folder / HEAD)}})
+        header = {"classes": head.classes, "multi_label": head.multi_label, "pool": head.classifier.pool}
+        save_model(snapshot(tuned), folder, {**about, "classifier": {**header, "sha256": hashed(folder / HEAD)}})
 
 
 def read_classifier(folder: Path, device: str = "cpu") -> tuple[Bridle, Head]:
@@ -79,15 +79,15 @@ def read_classifier(folder: Path, device: str = "cpu") -> tuple[Bridle, Head]:
         DataError: the folder has no head, or it is damaged.
     """
     model = read_model(folder, device)
-    said = read_about(folder).get("classifier")
-    if not isinstance(said, dict):
+    header = read_about(folder).get("classifier")
+    if not isinstance(header, dict):
         raise DataError(
             f"{folder} has no classifier: it was never fine-tuned",
             "Make one: bridle eval --protocol finetune --data DATA --out FOLDER",
         )
     try:
-        check_digest(folder / HEAD, said["sha256"])
-        classifier = Classifier(deepcopy(model.average or model.encoder), len(said["classes"]), said["pool"])
+        check_digest(folder / HEAD, header["sha256"])
+        classifier = Classifier(deepcopy(model.average or model.encoder), len(header["classes"]), header["pool"])
         weights = read_tensors(folder / HEAD)
         check_finite(weights, folder / HEAD)
         trained_on = frozenset(weights.pop(_TRAINED_ON, torch.empty(0)).tolist())
@@ -95,6 +95,6 @@ def read_classifier(folder: Path, device: str = "cpu") -> tuple[Bridle, Head]:
         if unknown or any(not name.startswith("encoder.") for name in missing):
             raise KeyError("weights are missing or unknown")
         classifier.eval().requires_grad_(False).to(device)
-        return model, Head(classifier, list(said["classes"]), bool(said["multi_label"]), trained_on)
+        return model, Head(classifier, list(header["classes"]), bool(header["multi_label"]), trained_on)
     except (OSError, SafetensorError, LookupError, TypeError, RuntimeError) as error:
         raise DataError(f"{folder / HEAD} is not usable: {error}", "Fine-tune again.") from error

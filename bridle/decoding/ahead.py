@@ -127,12 +127,12 @@ class Decoders:
                 raise _killed() from error
             if isinstance(answer, BridleError):  # as a value: thrown in another process it would lose its hint
                 raise answer
-            views, said = answer
-            if said.failure:
-                raise MediaError(said.failure)
-            piece = None if said.next_s is None else self._submit(number, said.next_s)
-            for view, (start_s, step_s) in zip(views, said.starts_s, strict=True):
-                yield View(torch.from_numpy(view), start_s, step_s, said.notice)
+            views, header = answer
+            if header.failure:
+                raise MediaError(header.failure)
+            piece = None if header.next_s is None else self._submit(number, header.next_s)
+            for view, (start_s, step_s) in zip(views, header.starts_s, strict=True):
+                yield View(torch.from_numpy(view), start_s, step_s, header.notice)
 
     def _submit(self, number: int, start_s: float) -> Future[Any]:
         assert self._pool is not None

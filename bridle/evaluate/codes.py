@@ -51,7 +51,7 @@ class Codes:
         worth."""
         sequence = judge(truth, splits, probe_patches(ragged(self.rows), truth, codes=self.size), seeds)
         levels = self.health.report()
-        bits = told_of_labels([codes_NQ for codes_NQ, _ in self.rows], truth, self.size)
+        bits = label_bits([codes_NQ for codes_NQ, _ in self.rows], truth, self.size)
         for level, bag_FK in enumerate(self.bags_FQK.unbind(1)):
             alone = judge(truth, splits, probe_vectors(bag_FK, truth, groups, "linear"), seeds[:1])
             levels[level] |= {"label_bits": bits[level], "bag": alone.value}
@@ -84,7 +84,7 @@ def extract_codes(model: Bridle, data: Labelled, *, workers: int = 0) -> Codes:
     return Codes(*in_order(found, failures), quantizer.codes, health)
 
 
-def told_of_labels(codes_F: Sequence[Tensor], truth: Truth, codes: int) -> list[float | None]:
+def label_bits(codes_F: Sequence[Tensor], truth: Truth, codes: int) -> list[float | None]:
     """Bits that a code (of `(N, Q)` for each file) tells of its file's class, for each level; None where a file has
     several classes."""
     levels = codes_F[0].shape[-1]

@@ -87,7 +87,7 @@ class Answer:
         folds, groups = self.result.get("folds"), self.result.get("group_by")
         words += [f"{folds} folds"] if folds and folds != 1 else []
         words += [f"grouped by {groups}"] if groups else []
-        words += [f"{name.replace('_', ' ')} {told}" for name in _SHOWN if (told := self.result.get(name))]
+        words += [f"{name.replace('_', ' ')} {value}" for name in _SHOWN if (value := self.result.get(name))]
         return f"{' '.join(words)} on {self.data}"
 
 
@@ -120,7 +120,7 @@ def compare(folders: Sequence[Path], *, protocol: str | None = None, task: str |
     if not compared:
         raise _nothing_in_common(folders, answers, protocol, task)
     _note_left_out(answers, compared)
-    return [_told(answers) for answers in compared]
+    return [_question(answers) for answers in compared]
 
 
 def _check_folders(folders: Sequence[Path]) -> None:
@@ -186,7 +186,7 @@ def _line_up(answers: list[list[Answer]]) -> Iterator[list[Answer]]:
     yield from (one for one in sets if len(one) > 1)
 
 
-def _told(answers: list[Answer]) -> dict[str, Any]:
+def _question(answers: list[Answer]) -> dict[str, Any]:
     """A question as `compare` returns it."""
     first, *others = answers
     baseline = Baseline(first.tested) if first.tested else None
@@ -267,8 +267,8 @@ def _note_left_out(answers: list[list[Answer]], compared: list[list[Answer]]) ->
             )
         ]
         if alone:
-            told = "; ".join(dict.fromkeys(map(str, alone)))
-            progress.note(f"{alone[0].folder}: left out, no counterpart: {told}")
+            others = "; ".join(dict.fromkeys(map(str, alone)))
+            progress.note(f"{alone[0].folder}: left out, no counterpart: {others}")
 
 
 def _nothing_in_common(

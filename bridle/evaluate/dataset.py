@@ -59,8 +59,8 @@ class Division:
     group_by: str | None = None
 
     def __post_init__(self) -> None:
-        said = {"--folds": self.folds, "--test-share": self.test_share, "--split-file": self.split_file}
-        if len(given := [name for name, value in said.items() if value is not None]) > 1:
+        options = {"--folds": self.folds, "--test-share": self.test_share, "--split-file": self.split_file}
+        if len(given := [name for name, value in options.items() if value is not None]) > 1:
             raise UsageError(f"{' and '.join(given)} are different ways to split", "Use one of them.")
         # What is wrong with them is said before the work, not after.
         if self.group_by:
@@ -143,7 +143,7 @@ def open_data(
             Source(item.path, data / item.path, labels=item.labels, part=item.part, span_s=item.span_s)
             for item in listing.items
         ]
-        mark = _mark(("release", task.name, *(_told(source) for source in items)))
+        mark = _mark(("release", task.name, *(_identity(source) for source in items)))
         used = {*task.train, *task.test}
         missing = {part: gone for part, gone in listing.missing.items() if part in used}
         return Labelled(lambda read: iter(items), len(items), mark, task, listing.classes, missing, list(listing.notes))
@@ -153,13 +153,13 @@ def open_data(
             raise UsageError(f"--labels: {data} has its own labels", "Leave it out.")
         notes = list[str]()
         named = [replace(source, labels=label) for source, label in _labelled(list(sources), data, labels, notes)]
-        mark = _mark(("folder", *(_told(source) for source in named))) if isinstance(data, Path) else ""
+        mark = _mark(("folder", *(_identity(source) for source in named))) if isinstance(data, Path) else ""
         return Labelled(lambda read: iter(named), total, mark, notes=notes)
     if is_sharded(data):
         shards = [(shard.sha256, str(one.folder)) for one in find_sets(data, modality) for shard in one.shards]
         mark = _mark(("shards", *shards))
     else:
-        mark = _mark(("folder", *(_told(source) for source in sources))) if isinstance(data, Path) else ""
+        mark = _mark(("folder", *(_identity(source) for source in sources))) if isinstance(data, Path) else ""
     return Labelled(lambda read: find_sources([data], modality, read=read)[0], total, mark, task)
 
 
@@ -171,27 +171,27 @@ def _labelled(
     Raises:
         DataError: the table cannot be read, or names none of the files.
     """
-    said: Mapping[str, str | list[str] | None]
+    by_path: Mapping[str, str | list[str] | None]
     if labels == "sidecar":
         of = labeller(labels, data)
-        said = {source.path: of(source.path) for source in sources}
+        by_path = {source.path: of(source.path) for source in sources}
     else:
         assert not isinstance(labels, str | None)
-        said, told = read_labels(labels, (source.path for source in sources), data)
-        notes += told
+        by_path, more = read_labels(labels, (source.path for source in sources), data)
+        notes += more
     for source in sources:
-        label = said.get(source.path)
+        label = by_path.get(source.path)
         yield source, () if label is None else (label,) if isinstance(label, str) else tuple(label)
 
 
-def _mark(said: tuple[Any, ...]) -> str:
+def _mark(facts: tuple[Any, ...]) -> str:
     digest = hashlib.sha256()
-    for one in said:
+    for one in facts:
         digest.update(repr(one).encode())
     return digest.hexdigest()
 
 
-def _told(source: Source) -> tuple[Any, ...]:
+def _identity(source: Source) -> tuple[Any, ...]:
     """What a file of this machine is without reading it."""
     assert isinstance(source.data, Path)
     try:

@@ -108,8 +108,8 @@ def evaluate(
     splits, groups = divide(files.paths, files.parts, truth, division, published, protocol.seeds[0], head is None)
     if head:  # what would be for training is not read
         splits = [replace(split, train=split.train[:0]) for split in splits]
-    told = *unmatched(files.paths, division), *faults(splits, truth, groups), copies(found, files.paths, splits)
-    for message in told:
+    messages = *unmatched(files.paths, division), *faults(splits, truth, groups), copies(found, files.paths, splits)
+    for message in messages:
         if message:
             progress.warn(message)
     judged = judge(truth, splits, trial_of(truth, groups), protocol.seeds)
@@ -118,7 +118,7 @@ def evaluate(
             keep(one)
         paths, y = [files.paths[at] for at in judged.tested], truth[judged.tested].y
         keep(Tested(paths, truth.classes, y, torch.from_numpy(judged.scores_SML)))
-    about = _told(judged, truth, splits, found, files, protocol, division)
+    about = _result(judged, truth, splits, found, files, protocol, division)
     return common | about | (codes.report(truth, splits, groups, protocol.seeds) if codes else {})
 
 
@@ -163,7 +163,7 @@ def truth_of(files: Files, data: Labelled) -> Truth:
     return truth
 
 
-def _told(
+def _result(
     judged: Judgement,
     truth: Truth,
     splits: Sequence[Split],
@@ -172,7 +172,7 @@ def _told(
     protocol: Protocol,
     division: Division,
 ) -> dict[str, Any]:
-    told: dict[str, Any] = {
+    result: dict[str, Any] = {
         "metric": judged.metric,
         "value": judged.value,
         "ci95": list(judged.ci95),
@@ -197,8 +197,8 @@ def _told(
         "skipped": [{"file": path, "reason": reason} for path, reason in files.skipped.items()],
     }
     if not truth.multi and len(truth.classes) <= _MOST_CLASSES:
-        told["confusion"] = confusion(judged.scores_SML[0], truth[judged.tested].y.numpy()).tolist()
-    return told
+        result["confusion"] = confusion(judged.scores_SML[0], truth[judged.tested].y.numpy()).tolist()
+    return result
 
 
 def _codebook(model: Bridle, data: Labelled, seed: int, workers: int) -> dict[str, Any]:

@@ -199,8 +199,8 @@ def in_order(found: list[tuple[Source, Any]], failures: Failures) -> tuple[Files
 
 def _key(model: Bridle, data: Labelled, several: Several | None) -> str:
     """Of the network, what cuts the clips, and the files."""
-    said = _VERSION, data.fingerprint, several, type(model).__qualname__, model.fingerprint()
-    return hashlib.sha256(repr(said).encode()).hexdigest()
+    identity = _VERSION, data.fingerprint, several, type(model).__qualname__, model.fingerprint()
+    return hashlib.sha256(repr(identity).encode()).hexdigest()
 
 
 def _read(place: Path) -> Vectors | None:

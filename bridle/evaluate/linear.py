@@ -125,8 +125,8 @@ def _descend(x_ND: Tensor, truth_N: Truth, test_MD: Tensor, rates: tuple[float, 
     for step, rows_B in enumerate(_batches(len(x_ND), steps, generator)):
         x_BD = torch.nn.functional.pad(x_ND[rows_B], (0, 1), value=1.0)
         scores_SBL = x_BD @ weight_SDL
-        said_SBL = scores_SBL.sigmoid() if truth_N.multi else scores_SBL.softmax(-1)
-        gradient_SDL = x_BD.T @ (said_SBL - truth_N.shares(rows_B)) / len(rows_B)
+        p_SBL = scores_SBL.sigmoid() if truth_N.multi else scores_SBL.softmax(-1)
+        gradient_SDL = x_BD.T @ (p_SBL - truth_N.shares(rows_B)) / len(rows_B)
         momentum_SDL.mul_(_MOMENTUM).add_(gradient_SDL)
         weight_SDL -= 0.5 * (1 + math.cos(math.pi * step / steps)) * peak_S11 * momentum_SDL
     return list(torch.nn.functional.pad(test_MD, (0, 1), value=1.0) @ weight_SDL)

@@ -44,14 +44,14 @@ class Protocol:
 
     def check_division(self, division: Division) -> None:
         """Check that split options have an effect; raises UsageError."""
-        said: dict[str, object] = {
+        options: dict[str, object] = {
             "--folds": division.folds,
             "--test-share": division.test_share,
             "--group-by": division.group_by,
         }
         if self.name == "codebook":  # a head has a test part
-            said["--split-file"] = division.split_file
-        given = next((name for name, value in said.items() if value is not None), None)
+            options["--split-file"] = division.split_file
+        given = next((name for name, value in options.items() if value is not None), None)
         if given and self.name in ("head", "codebook"):
             raise UsageError(f"--protocol {self.name} does not train: {given} has no effect")
 

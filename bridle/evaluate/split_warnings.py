@@ -25,8 +25,8 @@ def unmatched(paths: Sequence[str], division: Division) -> list[str]:
         return []
     table, there = read_split_file(division.split_file), {*paths}
     gone, left_out = [path for path in table if path not in there], [path for path in paths if path not in table]
-    said = [(gone, "lines that match no readable file"), (left_out, "files that are not listed, left out")]
-    return [f"{division.split_file}: {what}: {len(found)}, such as {found[0]}" for found, what in said if found]
+    causes = [(gone, "lines that match no readable file"), (left_out, "files that are not listed, left out")]
+    return [f"{division.split_file}: {what}: {len(found)}, such as {found[0]}" for found, what in causes if found]
 
 
 def faults(splits: Sequence[Split], truth: Truth, groups: Sequence[str] | None) -> list[str]:

@@ -75,8 +75,8 @@ def read_split_file(file: Path) -> dict[str, str]:
                     raise DataError(f"{file}, line {reader.line_num}: expected a path and its part", hint)
                 if None in row:  # more values than columns
                     raise DataError(f"{file}, line {reader.line_num}: expected {len(columns)} values", hint)
-                name, said = PurePosixPath(row[path].strip()).as_posix(), row[part].strip()
-                if found.setdefault(name, said) != said:
+                name, side = PurePosixPath(row[path].strip()).as_posix(), row[part].strip()
+                if found.setdefault(name, side) != side:
                     raise DataError(f"{file}, line {reader.line_num}: {name} is already in {found[name]}", hint)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{file} cannot be read: {error}", hint) from error

@@ -164,16 +164,16 @@ def _data(subject: Subject) -> Iterator[tuple[str, str]]:
     if not sets:
         yield from ((PurePosixPath(place).name, "") for place in subject.state().get("shards", []))
     for one in sets:
-        told = [f"{one.samples:,} clips"]
+        facts = [f"{one.samples:,} clips"]
         if len(length_s := one.extent.get("duration_s", [])) == 3:
-            told.append(f"{length_s[1]:.3g} s long (median; {length_s[0]:.3g} to {length_s[2]:.3g} s are nine of ten)")
+            facts.append(f"{length_s[1]:.3g} s long (median; {length_s[0]:.3g} to {length_s[2]:.3g} s are nine of ten)")
         if "fbank_mean" in one.statistics and one.decoded_bytes:
-            told.append(f"{one.decoded_bytes / 2 / 16000 / 3600:.3g} hours")
+            facts.append(f"{one.decoded_bytes / 2 / 16000 / 3600:.3g} hours")
         if len(side := one.extent.get("short_side", [])) == 3:
-            told.append(f"{side[1]:.0f} pixels at the shorter side (median)")
-        told += [f"{len(one.labels)} labels, not used in pretraining"] if one.labels else []
-        told += [f"split {one.options['split']}"] if one.options.get("split") else []
-        yield one.name, f"{subject.model.modality}: {', '.join(told)}"
+            facts.append(f"{side[1]:.0f} pixels at the shorter side (median)")
+        facts += [f"{len(one.labels)} labels, not used in pretraining"] if one.labels else []
+        facts += [f"split {one.options['split']}"] if one.options.get("split") else []
+        yield one.name, f"{subject.model.modality}: {', '.join(facts)}"
     tuned = subject.about.get("finetuned")
     if isinstance(tuned, dict):
         yield "fine-tuned on", f"{PurePosixPath(str(tuned.get('data'))).name}, task {tuned.get('task')}"
@@ -218,9 +218,9 @@ def _again(subject: Subject) -> str:
     limits = subject.state().get("limits")
     if limits is None:
         return ""
-    said = "".join(f" --{name.replace('_', '-')} {value}" for name, value in limits.items() if value is not None)
+    options = "".join(f" --{name.replace('_', '-')} {value}" for name, value in limits.items() if value is not None)
     does = "pretrains the encoder again" if subject.head else "trains the same again"
-    return f"\n`bridle pretrain --config config.yaml --shards ...{said}` {does}.\n"
+    return f"\n`bridle pretrain --config config.yaml --shards ...{options}` {does}.\n"
 
 
 def _results(subject: Subject) -> str:
@@ -230,11 +230,11 @@ def _results(subject: Subject) -> str:
     if not own:  # a checkpoint of the run; what was fine-tuned from it is another model
         own = [one for one in of_run if _is_of(one, folder) and one.get("protocol") != "finetune"]
     others = [row for one in of_run if one not in own and (row := _row(one))]
-    told = _table(_COLUMNS, list(dict.fromkeys(row[:-1] for one in own if (row := _row(one))))) or _NO_RESULTS
+    results = _table(_COLUMNS, list(dict.fromkeys(row[:-1] for one in own if (row := _row(one))))) or _NO_RESULTS
     if not others:
-        return told
+        return results
     table = _table((*_COLUMNS, "of"), list(dict.fromkeys(others)))
-    return f"{told}\n\n{_BESIDE}\n\n{table}"
+    return f"{results}\n\n{_BESIDE}\n\n{table}"
 
 
 def _kept_in(folder: Path | None) -> list[dict[str, Any]]:
@@ -274,16 +274,16 @@ def _row(one: dict[str, Any]) -> tuple[str, ...] | None:
 def _judged_by(one: dict[str, Any]) -> str:
     """The protocol, and what else tells one row from the next."""
     protocol, pool, recipe = str(one.get("protocol", "")), one.get("pool"), one.get("recipe")
-    said = [protocol, *([str(pool)] if pool and pool != protocol else [])]
+    terms = [protocol, *([str(pool)] if pool and pool != protocol else [])]
     if isinstance(recipe, dict):
-        said += [
+        terms += [
             f"{key} {recipe[key]:g}" for key in ("epochs", "lr", "mixup", "cutmix", "mask_time") if recipe.get(key)
         ]
     if one.get("views"):
-        said.append(f"views {one['views']}")
+        terms.append(f"views {one['views']}")
     if (folds := one.get("folds") or 1) > 1:
-        said.append(f"{folds} folds" + (f" by `{one['group_by']}`" if one.get("group_by") else ""))
-    return ", ".join(said)
+        terms.append(f"{folds} folds" + (f" by `{one['group_by']}`" if one.get("group_by") else ""))
+    return ", ".join(terms)
 
 
 def _table(columns: Sequence[str], rows: Any) -> str:

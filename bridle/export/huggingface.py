@@ -224,7 +224,7 @@ def _loaded_elsewhere(
             elif medium.given is not None:
                 inputs[f"medium.{at}"] = medium.given
         save_file(inputs, work / "inputs.safetensors")
-        told = _run_child(folder, work, subject.model.modality, bool(subject.head))
+        answer = _run_child(folder, work, subject.model.modality, bool(subject.head))
         found = load_file(work / "outputs.safetensors")
     except (SafetensorError, OSError) as error:
         raise EnvironmentFault(f"{work} cannot be used: {error}", "Free some space, or name another --out.") from error
@@ -238,7 +238,7 @@ def _loaded_elsewhere(
     def program(part: str) -> Callable[[PatchBatch], list[Tensor]]:
         return lambda batch: [found[f"{place[id(batch)]}.{name}"] for name in outputs[part]]
 
-    return {part: program(part) for part in PARTS if part in parts}, told["patches"]
+    return {part: program(part) for part in PARTS if part in parts}, answer["patches"]
 
 
 def _run_child(folder: Path, work: Path, modality: str, head: bool) -> dict[str, Any]:
@@ -259,8 +259,8 @@ def _run_child(folder: Path, work: Path, modality: str, head: bool) -> dict[str,
             timeout=_TIMEOUT_S,
             check=False,
         )
-        told: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-        return told
+        answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+        return answer
     except subprocess.TimeoutExpired as error:
         raise NumericalError(f"the exported model was not loaded in {_TIMEOUT_S} s", "Nothing was written.") from error
     except (ValueError, IndexError) as error:

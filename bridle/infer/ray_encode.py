@@ -116,14 +116,14 @@ def _windows(cluster: Cluster, decode: Callable[..., Any], source: Source, piece
         raise source.data
     while piece is not None:
         views, about = piece
-        said: Piece = cluster.get(about, f"the decoding of {source.path}")
-        if said.unseen_by and isinstance(source.data, Path) and source.data.exists():
-            raise unseen(source.data, said.unseen_by)
-        if said.failure:
-            raise MediaError(said.failure)
-        piece = None if said.next_s is None else decode(source, said.next_s)
-        for number, (start_s, step_s) in enumerate(said.starts_s):
-            yield View((views, number), start_s, step_s, said.notice)
+        header: Piece = cluster.get(about, f"the decoding of {source.path}")
+        if header.unseen_by and isinstance(source.data, Path) and source.data.exists():
+            raise unseen(source.data, header.unseen_by)
+        if header.failure:
+            raise MediaError(header.failure)
+        piece = None if header.next_s is None else decode(source, header.next_s)
+        for number, (start_s, step_s) in enumerate(header.starts_s):
+            yield View((views, number), start_s, step_s, header.notice)
 
 
 def _decode(

@@ -105,8 +105,8 @@ def _about_schedule(choice: Choice, minutes: float | None) -> list[Line]:
             "30` scales it at the start."
         )
     each, all_steps = _many(f"{choice.steps_per_epoch:.3g}", "step"), _many(f"{choice.steps:,}", "step")
-    told = f"Epochs of {each}, {all_steps} in total. {length}"
-    return [(name, getattr(choice.full.schedule, name), told if name == "cold" else "") for name in PHASES]
+    text = f"Epochs of {each}, {all_steps} in total. {length}"
+    return [(name, getattr(choice.full.schedule, name), text if name == "cold" else "") for name in PHASES]
 
 
 def _about_data(choice: Choice) -> list[Line]:

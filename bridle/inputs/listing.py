@@ -80,8 +80,8 @@ class Listing:
         """Other files, or files that were changed, have another one (in object storage: other names)."""
         digest = hashlib.sha256()
         for part in self._parts:
-            for said in part.marks():
-                digest.update(repr(said).encode())
+            for mark in part.marks():
+                digest.update(repr(mark).encode())
         return digest.hexdigest()
 
     def part_files(self) -> int:

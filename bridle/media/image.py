@@ -51,8 +51,8 @@ def probe(raw: bytes) -> MediaInfo | None:
         width, height = picture.size
         suffix = _SUFFIX[picture.format or ""]
         # Pillow decodes a whole PNG to look for EXIF behind the pixels.
-        told = suffix in {"jpg", "tif", "webp", "avif"} or (suffix == "png" and b"eXIf" in raw)
-        turn = picture.getexif().get(ExifTags.Base.Orientation, 1) if told else 1
+        oriented = suffix in {"jpg", "tif", "webp", "avif"} or (suffix == "png" and b"eXIf" in raw)
+        turn = picture.getexif().get(ExifTags.Base.Orientation, 1) if oriented else 1
         if turn in _TURNED:
             width, height = height, width
         decoder = _PILLOW if suffix == "jpg" and turn != 1 and _XMP_TURN in raw else None

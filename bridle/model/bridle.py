@@ -114,8 +114,8 @@ class Bridle(nn.Module):
         """SHA-256 in hexadecimal of what features and codes follow from: weights, patches and statistics."""
         patches = self.config.patches.model_dump(mode="json")
         patches = {key: value for key, value in patches.items() if _ADDED.get(key, "") != value}
-        said = [patches, self.statistics]
-        digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
+        identity = [patches, self.statistics]
+        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode())
         for name, value in self.state_dict().items():
             digest.update(name.encode())
             digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy())

@@ -44,9 +44,9 @@ def bar_chart(
             parts.append(words(number(value), middle, upper + (14 if inside else -4), "in" if inside else "val"))
         if len(values) <= 12 or at % 4 == 0:
             parts.append(words(str(at + 1), middle, height - 10))
-    told = ", ".join(f"level {at + 1} {number(value)}" for at, value in enumerate(values))
+    label = ", ".join(f"level {at + 1} {number(value)}" for at, value in enumerate(values))
     full = f"{title} ({unit})" if unit else title
-    return Chart(full, drawing(width, height, f"{full}: {told}", parts), note=note)
+    return Chart(full, drawing(width, height, f"{full}: {label}", parts), note=note)
 
 
 def heat_map(
@@ -99,9 +99,9 @@ def scatter(title: str, dots: Sequence[Dot], x_name: str, y_name: str) -> Markup
     parts = [element("rect", kind="field", x=1, y=1, width=side - 2, height=side - 2, rx=8)]
     for dot in dots:
         where = f"translate({x(dot.x):.1f} {y(dot.y):.1f})"
-        told = element("title", dot.title)
+        title = element("title", dot.title)
         parts.append(
-            path(mark(dot.kind), f"dot {kind(dot.kind)}", told, data_n=dot.number, data_kind=dot.kind, transform=where)
+            path(mark(dot.kind), f"dot {kind(dot.kind)}", title, data_n=dot.number, data_kind=dot.kind, transform=where)
         )
     parts.append(words(x_name, side / 2, side - 8, "name"))
     turned = f"translate(16 {side / 2:g}) rotate(-90)"
@@ -127,5 +127,5 @@ def interval_bar(low: float, value: float, high: float, chance: float | None) ->
         parts.append(path(f"M{x(chance):.1f} 2V16", "ref"))
     parts.append(path(f"M{x(low):.1f} 9H{x(high):.1f}", "range"))
     parts.append(element("circle", kind="fill c0", cx=x(value), cy=9, r=4))
-    told = f"{100 * value:.1f} %, interval {100 * low:.1f} to {100 * high:.1f} %"
-    return drawing(120, 18, told, parts, "interval")
+    label = f"{100 * value:.1f} %, interval {100 * low:.1f} to {100 * high:.1f} %"
+    return drawing(120, 18, label, parts, "interval")

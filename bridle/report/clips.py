@@ -19,7 +19,7 @@ from torch import Tensor
 from bridle import progress
 from bridle.errors import MediaError
 from bridle.evaluate.codebook import CodebookHealth
-from bridle.evaluate.codes import told_of_labels
+from bridle.evaluate.codes import label_bits
 from bridle.evaluate.labels import Truth
 from bridle.infer import Encoded, Failures, encode, pool_encoded
 from bridle.infer.encode import modality_of
@@ -101,7 +101,7 @@ def look(model: Bridle, places: Sequence[Location], *, most: int = MOST) -> Seen
     seen.sheet = _sheet(pictures)
     if seen.codes and len(set(seen.labels)) > 1 and all(seen.labels):
         truth = Truth.of([(label,) for label in seen.labels], multi=False)
-        seen.label_bits = told_of_labels([codes.flatten(0, 2) for codes in seen.codes], truth, quantizer.codes)
+        seen.label_bits = label_bits([codes.flatten(0, 2) for codes in seen.codes], truth, quantizer.codes)
 
     def again(clip: int, side: int, longest_s: float) -> Preview:
         source, _ = _decoded(opened[seen.numbers[clip]](), model)

@@ -106,8 +106,8 @@ def _axes(x: Place, y: Place, xs: Point, ys: Point, x_name: str, unit: str) -> l
     parts = []
     for value in ticks(*ys):
         parts.append(path(f"M{_LEFT} {y(value):.1f}H{_RIGHT}", "grid"))
-        told = f"{100 * value:g}" if unit == "%" else short(value)
-        parts.append(words(told, _LEFT - 6, y(value) + 4, anchor="end"))
+        label = f"{100 * value:g}" if unit == "%" else short(value)
+        parts.append(words(label, _LEFT - 6, y(value) + 4, anchor="end"))
     parts.append(path(f"M{_LEFT} {_BOTTOM}H{_RIGHT}", "axis"))
     for value in ticks(*xs):
         parts.append(path(f"M{x(value):.1f} {_BOTTOM}v4", "axis"))

@@ -63,7 +63,7 @@ class Wrong:
 
     path: str
     true: str
-    said: str
+    predicted: str
     margin: str
 
 
@@ -84,10 +84,10 @@ def confusion(results: Sequence[dict[str, Any]]) -> Confusion | None:
         for name, row in zip(classes, matrix, strict=True)
     ]
     wrong = [
-        (classes[true], classes[said], count)
+        (classes[true], classes[predicted], count)
         for true, row in enumerate(matrix)
-        for said, count in enumerate(row)
-        if true != said and count
+        for predicted, count in enumerate(row)
+        if true != predicted and count
     ]
     pairs = sorted(wrong, key=lambda pair: -pair[2])[:_PAIRS]
     return Confusion(f"{one.get('task', '')}, {_how(one)}", classes, rows, pairs)
@@ -103,14 +103,14 @@ def wrong_clips(run: Path, results: Sequence[dict[str, Any]]) -> tuple[str, list
         scores_ML = tested.scores_SML.mean(0)
         if tested.y.ndim != 1 or scores_ML.shape != (len(tested.paths), len(tested.classes)):
             continue
-        said_M = scores_ML.argmax(1)
+        predicted_M = scores_ML.argmax(1)
         margin_M = scores_ML.max(1).values - scores_ML.gather(1, tested.y[:, None])[:, 0]
-        worst = [at for at in margin_M.argsort(descending=True).tolist() if said_M[at] != tested.y[at]]
+        worst = [at for at in margin_M.argsort(descending=True).tolist() if predicted_M[at] != tested.y[at]]
         clips = [
             Wrong(
                 tested.paths[at],
                 tested.classes[int(tested.y[at])],
-                tested.classes[int(said_M[at])],
+                tested.classes[int(predicted_M[at])],
                 number(float(margin_M[at])),
             )
             for at in worst[:_WRONG]

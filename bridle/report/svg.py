@@ -40,16 +40,16 @@ def element(name: str, *inside: str, kind: str = "", **attributes: str | float) 
 
     Text and values are escaped, elements among `inside` are not.
     """
-    told = [("class", kind)] if kind else []
-    told += [(key.replace("_", "-"), _figure(value)) for key, value in attributes.items()]
-    head = "".join(f' {key}="{escape(value)}"' for key, value in told)
+    pairs = [("class", kind)] if kind else []
+    pairs += [(key.replace("_", "-"), _figure(value)) for key, value in attributes.items()]
+    head = "".join(f' {key}="{escape(value)}"' for key, value in pairs)
     body = "".join(map(escape, inside))
     return Markup(f"<{name}{head}>{body}</{name}>" if body else f"<{name}{head}/>")
 
 
-def words(told: str, x: float, y: float, kind: str = "", anchor: str = "middle") -> Markup:
+def words(text: str, x: float, y: float, kind: str = "", anchor: str = "middle") -> Markup:
     """A line of text."""
-    return element("text", told, kind=kind, x=x, y=y, text_anchor=anchor)
+    return element("text", text, kind=kind, x=x, y=y, text_anchor=anchor)
 
 
 def path(d: str, kind: str, *inside: str, **attributes: str | float) -> Markup:
@@ -57,7 +57,7 @@ def path(d: str, kind: str, *inside: str, **attributes: str | float) -> Markup:
 
 
 def drawing(
-    width: float, height: float, told: str, inside: Iterable[Markup], kind: str = "", **attributes: str | float
+    width: float, height: float, label: str, inside: Iterable[Markup], kind: str = "", **attributes: str | float
 ) -> Markup:
     """The whole; `told` is for who cannot see it."""
     return element(
@@ -67,7 +67,7 @@ def drawing(
         xmlns="http://www.w3.org/2000/svg",
         viewBox=f"0 0 {width:g} {height:g}",
         role="img",
-        aria_label=told,
+        aria_label=label,
         **attributes,
     )
 

@@ -29,8 +29,8 @@ class Split:
 
     def __post_init__(self) -> None:
         if any(not share > 0 for share in self.shares.values()) or abs(sum(self.shares.values()) - 1) > 1e-6:
-            said = ",".join(f"{name}={share:g}" for name, share in self.shares.items())
-            raise UsageError(f"the shares of --split {said} are not positive or do not sum to 1")
+            text = ",".join(f"{name}={share:g}" for name, share in self.shares.items())
+            raise UsageError(f"the shares of --split {text} are not positive or do not sum to 1")
         if any(not re.fullmatch("[A-Za-z0-9_-]+", name) for name in self.shares):
             raise UsageError(f"--split: the names {list(self.shares)} may only hold letters, digits, - and _")
         try:

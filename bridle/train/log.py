@@ -44,7 +44,7 @@ class MetricsLog:
         tracker: Tracker = "none",
         config: dict[str, Any] | None = None,
     ) -> None:
-        self.path, self._told = path, False  # a full disk costs rows, not the run
+        self.path, self._warned = path, False  # a full disk costs rows, not the run
         self._sink = _sink(tracker, path.parent, config or {})
 
     def write(self, row: dict[str, Any]) -> None:
@@ -55,9 +55,9 @@ class MetricsLog:
             if self._sink:
                 self._sink.write(row["step"], dict(_scalars(row)))
         except OSError as error:
-            if not self._told:
+            if not self._warned:
                 progress.warn(f"{self.path}: {error.strerror or error}: training continues, rows are lost")
-            self._told = True
+            self._warned = True
 
     def truncate(self, step: int) -> None:
         """Drops the rows after that step, and a last line that a crash cut off."""

@@ -48,8 +48,8 @@ class Meter:
         """One step."""
         new = [
             outcome.sound.double(),
-            outcome.told_4[1].double(),
-            outcome.told_4[2].double(),
+            outcome.status_4[1].double(),
+            outcome.status_4[2].double(),
             outcome.loss,
             outcome.per_level_Q,
             outcome.count_QK,

@@ -210,15 +210,15 @@ def _adopt(model: Bridle, config: Config, force: bool) -> None:
         ConfigError: naming the keys.
     """
     changed = sorted(differences(model.config, config), key=lambda row: row["key"])
-    told = ", ".join(f"{row['key']} ({row.get('a')}, now {row.get('b')})" for row in changed)
+    listed = ", ".join(f"{row['key']} ({row.get('a')}, now {row.get('b')})" for row in changed)
     if any(row["key"] not in _HARMLESS for row in changed):
         raise ConfigError(
-            f"the run was started with other settings: {told}",
+            f"the run was started with other settings: {listed}",
             f"Only these may change on --resume, with --force: {', '.join(_HARMLESS)}. Else start a new run.",
         )
     if changed and not force:
         raise ConfigError(
-            f"the run was started with other settings: {told}", "They do not affect training: use --force."
+            f"the run was started with other settings: {listed}", "They do not affect training: use --force."
         )
     model.config = config
 

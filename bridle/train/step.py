@@ -51,11 +51,11 @@ class Outcome:
     """What a step came to, still on the device.
 
     Attributes:
-        told_4: index into `REASONS`, clips, their patches, the signal to stop by or 0; the same on every rank.
+        status_4: index into `REASONS`, clips, their patches, the signal to stop by or 0; the same on every rank.
         loss, per_level_Q, count_QK: of this rank's clips alone, in shares of the whole step's means.
     """
 
-    told_4: Tensor
+    status_4: Tensor
     loss: Tensor
     per_level_Q: Tensor
     count_QK: Tensor
@@ -63,7 +63,7 @@ class Outcome:
     @property
     def sound(self) -> Tensor:
         """Whether the step changed anything, bool `()`."""
-        return self.told_4[0] == SOUND
+        return self.status_4[0] == SOUND
 
 
 @dataclass(slots=True)
@@ -148,8 +148,8 @@ class Stepper:
             stop: what this rank was told to stop by (see `Stop`); all ranks hear of it, and of a failure make no step.
         """
         parts = self._parts(views, places, number)
-        share_2, weight_Q, told_4 = self._whole(parts, clips, stop)
-        outcome = Outcome(told_4, *(torch.zeros((), device=self.device) for _ in range(3)))
+        share_2, weight_Q, status_4 = self._whole(parts, clips, stop)
+        outcome = Outcome(status_4, *(torch.zeros((), device=self.device) for _ in range(3)))
         self.optimizer.zero_grad(set_to_none=True)
         for part in parts:
             with distributed.without_joining(self.losses, part is not parts[-1]):
@@ -213,10 +213,10 @@ class Stepper:
 
     def _update(self, outcome: Outcome) -> None:
         """What the gradients ask for, if all of them are finite."""
-        told_4 = outcome.told_4
+        status_4 = outcome.status_4
         norm = nn.utils.clip_grad_norm_(self.parameters, self.model.config.optim.clip_norm)
         finite = (distributed.whole(norm) + distributed.sum_over_ranks(outcome.loss.clone())).isfinite()
-        told_4[0] = torch.where((told_4[0] == SOUND) & ~finite, float(BAD_LOSS), told_4[0])
+        status_4[0] = torch.where((status_4[0] == SOUND) & ~finite, float(BAD_LOSS), status_4[0])
         self.model.settle(outcome.sound)
         self.optimizer.found_inf = (~outcome.sound).float()  # type: ignore[attr-defined]  # the fused AdamW's own switch
         with distributed.beside_dealt(self.model.config.train.shard_weights):
@@ -259,14 +259,14 @@ class Stepper:
             one over the number of patches that each loss is a mean of `(2,)` (encoder, tokenizer); the weights of the
             levels; what the outcome tells so far.
         """
-        said = [float(clips), float(sum(part.patches for part in parts)), float(stop)]
+        counts = [float(clips), float(sum(part.patches for part in parts)), float(stop)]
         bad, hidden = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
         energy_Q = torch.zeros(self.model.config.quantizer.levels, device=self.device)
         for part in parts:
             bad = bad + part.bad
             if part.targets:
                 hidden, energy_Q = hidden + part.targets.hidden, energy_Q + part.targets.energy_Q
-        on_device = torch.tensor(said).to(self.device, non_blocking=True)
+        on_device = torch.tensor(counts).to(self.device, non_blocking=True)
         joined = distributed.sum_over_ranks(torch.cat([on_device, torch.stack([bad, hidden]), energy_Q]))
         valid, bad, hidden = joined[1], joined[3], joined[4]
         verdict = torch.where(bad > 0, float(BAD_MEDIA), float(SOUND))

@@ -28,22 +28,22 @@ class Stop:
     """
 
     def __init__(self) -> None:
-        self.told, self.agreed, self._first_s = 0, 0, 0.0
+        self.asked, self.agreed, self._first_s = 0, 0, 0.0
         self.failure: DataError | EnvironmentFault | None = None
 
     def fail(self, failure: DataError | EnvironmentFault) -> None:
         """This rank has no more data."""
-        self.failure, self.told = failure, self.told or FAILED
+        self.failure, self.asked = failure, self.asked or FAILED
 
     @property
     def failed(self) -> bool:
         """Whether they end because the data of one of them failed."""
         return self.agreed >= FAILED
 
-    def hear(self, told: float) -> None:
+    def hear(self, asked: float) -> None:
         """What all ranks said in a step, added up."""
-        if told:
-            self.agreed = FAILED if told >= FAILED else self.told or signal.SIGTERM
+        if asked:
+            self.agreed = FAILED if asked >= FAILED else self.asked or signal.SIGTERM
 
     def raise_agreed(self) -> None:
         """Stop if the ranks agreed to.
@@ -76,7 +76,7 @@ class Stop:
                 signal.signal(number, handler)
 
     def _note(self, number: int, frame: Any) -> None:
-        if not self.told:
-            self.told, self._first_s = number, time.monotonic()
+        if not self.asked:
+            self.asked, self._first_s = number, time.monotonic()
         elif number == signal.SIGINT and time.monotonic() - self._first_s > _ECHO_S:
             raise KeyboardInterrupt

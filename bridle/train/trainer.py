@@ -163,8 +163,8 @@ class Trainer:
         """What is due now: reading, reporting, a look, a checkpoint, the end."""
         over = phase.fraction(self.phase_step, self.phase_seconds) >= 1
         report, save = self._due(self.config.train.log_every) or over, self._due(self.config.train.checkpoint_every)
-        alone_told = self.stop.told and distributed.world() == 1  # several ranks must ask after the same step
-        if report or save or alone_told or self.device.type == "cpu" or self._due(_SETTLE_EVERY):
+        alone_asked = self.stop.asked and distributed.world() == 1  # several ranks must ask after the same step
+        if report or save or alone_asked or self.device.type == "cpu" or self._due(_SETTLE_EVERY):
             self._settle(stepper)
         if report:
             self._report(phase, rate)
@@ -200,7 +200,7 @@ class Trainer:
         tokenizer = self.phase_step % self.config.schedule.joint_every == 0 or not self.model.ready
         try:
             return stepper.step(
-                batch.tensors, batch.places, self.step, len(batch.keys), tokenizer=tokenizer, stop=self.stop.told
+                batch.tensors, batch.places, self.step, len(batch.keys), tokenizer=tokenizer, stop=self.stop.asked
             )
         except (torch.OutOfMemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
@@ -226,8 +226,8 @@ class Trainer:
         Raises:
             NumericalError: too many of them in a row; a checkpoint has been written.
         """
-        told = torch.stack([outcome.told_4 for *_, outcome in self._outcomes]).tolist() if self._outcomes else []
-        for (step, place, _), (verdict, clips, _, stop) in zip(self._outcomes, told, strict=True):
+        statuses = torch.stack([outcome.status_4 for *_, outcome in self._outcomes]).tolist() if self._outcomes else []
+        for (step, place, _), (verdict, clips, _, stop) in zip(self._outcomes, statuses, strict=True):
             self.stop.hear(stop)
             if self.stop.failed:  # no step was made since then: as if none had been tried
                 self.phase_step, self.step = self.phase_step - (self.step - step + 1), step - 1

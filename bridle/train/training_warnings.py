@@ -22,7 +22,7 @@ class Watch:
 
     def __init__(self, codes: int) -> None:
         self._codes = codes
-        self._said: set[tuple[Any, ...]] = set()
+        self._seen: set[tuple[Any, ...]] = set()
 
     def warnings(self, row: dict[str, Any], done: float, steps: int) -> list[str]:
         """What is new in this row.
@@ -50,6 +50,6 @@ class Watch:
                     f"{blind:.2f}: it is not learning; try another learning rate (--set optim.lr=...), a lower "
                     "--set mask.ratio=..., or look at the clips: silence and noise cannot be predicted"
                 )
-        new = [message for key, message in found.items() if key not in self._said]
-        self._said |= set(found)
+        new = [message for key, message in found.items() if key not in self._seen]
+        self._seen |= set(found)
         return new

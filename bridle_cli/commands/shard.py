@@ -62,7 +62,7 @@ def command(console: Console, chosen: Shard, raw: str | Path) -> None:
       bridle shard info shards/recordings
       bridle shard verify shards/recordings
     """
-    with Progress(console) as progress, _told_how_to_go_on(progress, console):
+    with Progress(console) as progress, _hint_of_resume(progress, console):
         result = api.shard(raw, **vars(replace(chosen, on_event=progress)))
     rejects = result["rejects"]
     shown = len(rejects) if console.verbose else _SHOWN_REJECTS
@@ -94,16 +94,16 @@ def command(console: Console, chosen: Shard, raw: str | Path) -> None:
     if console.json:
         console.record(result)
     else:
-        told = {
+        summary = {
             key: value
             for key, value in result.items()
             if key not in ("rejects", "unmatched", "notes", "ungrouped", "absent", "splits", "notices")
         }
-        console.result(told | {"labels": len(result["labels"])} | _by_part(result))
+        console.result(summary | {"labels": len(result["labels"])} | _by_part(result))
 
 
 @contextlib.contextmanager
-def _told_how_to_go_on(progress: Progress, console: Console) -> Iterator[None]:
+def _hint_of_resume(progress: Progress, console: Console) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:

@@ -136,7 +136,7 @@ def write(
         records: with the numbers of their samples in the listing of `place`, in order.
         skipped: file and reason of the samples that have none.
     """
-    said = {name: header[name] for name in ("checkpoint", "model", "codes", "levels")}
+    kept = {name: header[name] for name in ("checkpoint", "model", "codes", "levels")}
     first, waiting = 0, _Waiting(records)
     manifests = find_sets(place, modality)
     for manifest in manifests:
@@ -152,7 +152,7 @@ def write(
             samples=len(rows_N),
             bytes=sum(shard.bytes for shard in shards),
             rejects=[*manifest.rejects, *({**one, "file": one["file"].removeprefix(by)} for one in failed)],
-            options={**manifest.options, "codes": {**said, "of": manifest.identity}},
+            options={**manifest.options, "codes": {**kept, "of": manifest.identity}},
             created_by=f"bridle {bridle.__version__}",
         )
         save_index(folder, shards, rows_N)
@@ -202,12 +202,12 @@ def read(folder: Location, levels: int | None = None) -> Iterator[Codes]:
     """
     manifests = find_sets(folder)
     for manifest in manifests:
-        said = manifest.options.get("codes")
-        if not isinstance(said, dict):
+        about = manifest.options.get("codes")
+        if not isinstance(about, dict):
             raise DataError(
                 f"{manifest.folder} is a set of shards without codes", "Write one: bridle tokenize SHARDS --out FOLDER"
             )
-        sizes = sizes_of(said, manifest.folder / FILE)
+        sizes = sizes_of(about, manifest.folder / FILE)
         kept = check_levels(levels, sizes[1], manifest.folder)
         for shard in manifest.shards:
             place = manifest.folder / shard.file

@@ -436,7 +436,7 @@ def test_wrong_clips_are_those_of_the_largest_margin(tmp_path: Path) -> None:
     )
     of, wrong = results.wrong_clips(tmp_path, [result, {"task": "none kept"}])
     assert of == "folder, knn: 2 of 3 clips"
-    assert [(one.path, one.true, one.said, one.margin) for one in wrong] == [
+    assert [(one.path, one.true, one.predicted, one.margin) for one in wrong] == [
         ("q", "b", "a", "0.8"),
         ("r", "b", "a", "0.2"),
     ]

@@ -169,7 +169,7 @@ def test_ranks_with_fewer_clips_take_part_in_every_part(tmp_path: Path) -> None:
         "    views = views[: (8, 2)[distributed.rank()]]\n"
         "    outcome = one.step(views, range(len(views)), 0, len(views))\n"
         "    same = distributed.gather_objects(model.tokenizer.quantizer.codebook_QKC.sum().item())\n"
-        "    assert outcome.told_4.tolist() == [0, 10, 160, 0] and same[0] == same[1], (outcome, same)\n"
+        "    assert outcome.status_4.tolist() == [0, 10, 160, 0] and same[0] == same[1], (outcome, same)\n"
         "os._exit(0)  # as the command line does\n"
     )
     finish(together([sys.executable, "-c", script, str(Path(__file__).parents[2])]))

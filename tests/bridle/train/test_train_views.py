@@ -231,7 +231,7 @@ def test_a_step_that_is_not_sound_says_why_and_changes_nothing() -> None:
     before = [p.clone() for p in one.parameters]
     one.model.patcher.mean.fill_(float("nan"))
     outcome: Outcome = one.step(views, [0, 1], 0, 2)
-    assert outcome.told_4.tolist() == [float(steps.BAD_MEDIA), 2.0, 32.0, 0.0] and not outcome.sound
+    assert outcome.status_4.tolist() == [float(steps.BAD_MEDIA), 2.0, 32.0, 0.0] and not outcome.sound
     assert all(torch.equal(p, old) for p, old in zip(one.parameters, before, strict=True))
 
 
@@ -244,7 +244,7 @@ def test_a_step_without_a_clip_changes_nothing_and_one_of_two_is_a_whole_step(ki
         one.model.tokenizer.train().start([one.model.patcher(list(VIEWS))])
     before = {name: value.clone() for name, value in one.model.state_dict().items()}
     outcome = one.step([], [], 0, 0)
-    assert steps.REASONS[int(outcome.told_4[0])] == "none of its clips could be read"
+    assert steps.REASONS[int(outcome.status_4[0])] == "none of its clips could be read"
     assert all(torch.equal(value, before[name]) for name, value in one.model.state_dict().items())
     twin = Stepper(deepcopy(one.model), kind, 1)  # type: ignore[arg-type]
     twin.set_rate(1.0)
