@@ -99,9 +99,9 @@ def scatter(title: str, dots: Sequence[Dot], x_name: str, y_name: str) -> Markup
     parts = [element("rect", kind="field", x=1, y=1, width=side - 2, height=side - 2, rx=8)]
     for dot in dots:
         where = f"translate({x(dot.x):.1f} {y(dot.y):.1f})"
-        title = element("title", dot.title)
+        tip = element("title", dot.title)
         parts.append(
-            path(mark(dot.kind), f"dot {kind(dot.kind)}", title, data_n=dot.number, data_kind=dot.kind, transform=where)
+            path(mark(dot.kind), f"dot {kind(dot.kind)}", tip, data_n=dot.number, data_kind=dot.kind, transform=where)
         )
     parts.append(words(x_name, side / 2, side - 8, "name"))
     turned = f"translate(16 {side / 2:g}) rotate(-90)"
