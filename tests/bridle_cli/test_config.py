@@ -76,7 +76,7 @@ def test_validate_looks_at_the_shards(sets: Path, tmp_path: Path, capsys) -> Non
     file = write(tmp_path / "long.yaml", "extends: audio-tiny\npatches: {frames: 640}\n")
     assert main(["config", "validate", file, "--shards", str(sets / "audio")]) == 0
     out, err = capsys.readouterr()
-    assert "12 clips, 12 a step" in out and "steps" in out
+    assert "12 clips, 12 per step" in out and "steps" in out
     assert "patches.frames 640: more than the clips have" in err
     assert "the batch size is 12, not 64" in err
     assert main(["config", "validate", file, "--shards", str(sets / "image")]) == 4

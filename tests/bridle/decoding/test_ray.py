@@ -22,7 +22,7 @@ from standins import content_of, small
 
 from bridle import progress
 from bridle.cluster import Cluster, unseen
-from bridle.decoding import ray_pool
+from bridle.decoding import pool, ray_pool
 from bridle.decoding.pool import KILLED
 from bridle.decoding.ray_pool import Decoder, Unseen, _judged
 from bridle.decoding.server import Failure, Task
@@ -177,27 +177,40 @@ def test_sharding_goes_on_without_a_node(nodes: Nodes, raw: Path, expected: dict
     assert content_of(tmp_path / "set") == expected
 
 
+# The processes that decode; each says that it has taken a file, and never ends with it.
+HANGS = """
+import os, signal, sys
+from multiprocessing.connection import Connection
+from pathlib import Path
+from bridle.decoding import server
+
+def work(task):
+    Path(os.fsdecode(task.path)).with_suffix(".taken").touch()
+    while True:
+        signal.pause()
+
+server.work = work
+server.nurse(sys.argv[1], [Connection(int(number)) for number in sys.argv[2:]])
+"""
+
+
 def test_the_verdict_of_a_decoder_that_was_killed_waits_for_its_node(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ray_pool, "_DYING_S", 1.0)
-    os.mkfifo(tmp_path / "endless.wav")
+    monkeypatch.setattr(pool, "python_module", lambda module, *words: [sys.executable, "-c", HANGS, *words])
+    (tmp_path / "endless.wav").touch()
     decoder = Decoder(Modality.AUDIO)
-    with ThreadPoolExecutor() as pool:
-        answers = pool.submit(decoder.work, [Task.of(tmp_path / "endless.wav", Modality.AUDIO)], None)
-        while True:
-            try:
-                held = os.open(tmp_path / "endless.wav", os.O_WRONLY | os.O_NONBLOCK)
-                break
-            except OSError:  # nobody reads it yet
-                time.sleep(0.05)
+    with ThreadPoolExecutor() as threads:
+        answers = threads.submit(decoder.work, [Task.of(tmp_path / "endless.wav", Modality.AUDIO)], None)
+        while not (tmp_path / "endless.taken").exists():
+            time.sleep(0.05)
         nurse = decoder._workers._nurse.pid
         (reading,) = Path(f"/proc/{nurse}/task/{nurse}/children").read_text().split()
         os.kill(int(reading), signal.SIGKILL)
         killed = time.monotonic()
         assert answers.result() == [Failure(KILLED)]
         assert time.monotonic() - killed >= 1.0  # a node that is going down would have taken the actor by now
-    os.close(held)
     decoder._workers.__exit__(None, None, None)
 
 

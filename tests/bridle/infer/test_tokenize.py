@@ -239,7 +239,7 @@ def test_other_work_is_not_resumed_and_says_what_differs(
     for said, wrong in (
         ("with model", lambda: go_on([raw], elsewhere / "model")),
         ("with inputs", lambda: go_on([elsewhere / "raw"])),
-        ("with levels 3, now it is 2", lambda: go_on([raw], levels=2)),
+        ("with levels 3, not 2", lambda: go_on([raw], levels=2)),
     ):
         with pytest.raises(UsageError, match=said) as caught:
             wrong()
@@ -382,14 +382,14 @@ def test_codes_stand_beside_the_media(checkpoint: Path, sharded: Path, tmp_path:
             assert (sample["codes.npy"] == codes.codes_THWQ.movedim(-1, 0).numpy()).all()
             assert sample["codes.npy"].dtype == np.uint8
             assert sample["json"]["codes"] == {"grid": list(codes.grid), "times": pytest.approx(codes.times_T)}
-    rejected = [one for manifest in find_sets(out) for one in manifest.rejects if "altered" in one["reason"]]
+    rejected = [one for manifest in find_sets(out) for one in manifest.rejects if "was changed" in one["reason"]]
     assert len(rejected) == 1
     assert {codes.file for codes in bridle.read_codes(out)} == expected.keys()
     assert len(expected) == result["files"]
     assert {codes.levels for codes in bridle.read_codes(out, levels=2)} == {2}
     with pytest.raises(DataError, match="without codes"):
         bridle.read_codes(sharded / "b")
-    with pytest.raises(UsageError, match="begun with codes"):  # or samples without codes would come among them
+    with pytest.raises(UsageError, match="started with codes"):  # or samples without codes would come among them
         shard(sharded, Modality.AUDIO, out / "b", options=Options(check="header"), resume=True)
     # and once more from there: a set like any other
     again = api.write_codes([out], tmp_path / "again.codes", checkpoint=checkpoint)
