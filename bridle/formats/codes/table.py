@@ -59,7 +59,7 @@ def read_groups(table: Any, groups: Sequence[int], columns: Sequence[str]) -> An
     """Row groups of an `opened_table` with the columns that are named: "file", the others of numbers.
 
     Raises:
-        ValueError: a column is of something else, or they do not fit into memory.
+        ValueError: a column is of something else.
     """
     for name in columns:
         kind = table.schema_arrow.field(name).type
@@ -67,9 +67,6 @@ def read_groups(table: Any, groups: Sequence[int], columns: Sequence[str]) -> An
             kind = kind.value_type
         if name != "file" and kind.bit_width > _NUMBER_BITS:  # itself a ValueError for texts
             raise ValueError(f"its column {name} is of {kind}")
-    number, parts = table.metadata.num_columns, [table.metadata.row_group(group) for group in groups]
-    each = [part.column(n) for part in parts for n in range(number)]
-    refuse_large(sum(_NUMBER_BITS // 8 * one.num_values + one.total_uncompressed_size for one in each))
     return table.read_row_groups(groups, columns=columns)
 
 
@@ -126,6 +123,9 @@ def read(path: Path, levels: int | None = None) -> Iterator[Codes]:
             sizes = sizes_of(header, path)
             kept = check_levels(levels, sizes[1], path)
             for group in range(table.num_row_groups):
+                part = table.metadata.row_group(group)
+                each = [part.column(n) for n in range(table.metadata.num_columns)]
+                refuse_large(sum(_NUMBER_BITS // 8 * one.num_values + one.total_uncompressed_size for one in each))
                 for file, codes_QTHW, times in _rows(read_groups(table, [group], _COLUMNS)):
                     yield as_codes(file, codes_QTHW, times, sizes, kept, path)
     except FileNotFoundError:
